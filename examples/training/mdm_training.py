@@ -1,0 +1,180 @@
+"""Objective, optimiser loop, likelihood bound and saving shared by ``train_code.py`` and ``train_sudoku.py``.
+
+The models are masked diffusion models with the absorbing ("mask") state (arXiv 2406.07524). ``t`` is the masked
+fraction: at ``t`` each token is masked independently with probability ``t`` (the linear schedule), and the
+negative evidence bound is the mean over ``t`` in (0, 1] of the masked tokens' cross-entropy divided by ``t``.
+"""
+
+import argparse
+import copy
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM, EsmForMaskedLM, PreTrainedTokenizerFast
+
+MaskedLM = BertForMaskedLM | EsmForMaskedLM
+
+#: the smallest masked fraction drawn in training; what lies below adds noise (weight 1/t) and hardly any signal
+MIN_T = 1e-3
+
+
+def common_parser(doc: str | None, **defaults: object) -> argparse.ArgumentParser:
+    """Options that both scripts take; the defaults are those of the shipped models."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the model and tokenizer to")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--weight-decay", type=float, default=0.01)
+    parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument("--hidden", type=int)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--heads", type=int)
+    parser.add_argument("--ffn", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save-minutes", type=float, default=5.0, help="time between checkpoints")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model and a few steps, to test the script")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def build_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, length: int) -> BertForMaskedLM:
+    """A bidirectional transformer with learned positions, tied embeddings and no dropout."""
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        intermediate_size=args.ffn,
+        max_position_embeddings=length,
+        type_vocab_size=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        # at these widths BERT's 0.02 leaves attention nearly uniform for a long time
+        initializer_range=0.05,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return BertForMaskedLM(config)
+
+
+def mdm_loss(model: MaskedLM, ids: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
+    """One draw of the negative evidence bound in nats per token, averaged over the batch ``ids [B, L]``."""
+    batch, length = ids.shape
+    # one uniform offset and B equal strata: far less variance than B independent draws of t
+    t = (torch.rand((), generator=generator) + torch.arange(batch)) / batch
+    t = (MIN_T + (1 - MIN_T) * t).unsqueeze(1).expand(batch, length)
+    masked = torch.rand(ids.shape, generator=generator) < t
+    hidden = model.base_model(ids.masked_fill(masked, mask_id)).last_hidden_state
+    head = model.cls if isinstance(model, BertForMaskedLM) else model.lm_head
+    loss = F.cross_entropy(head(hidden[masked]), ids[masked], reduction="none")
+    return (loss / t[masked]).sum() / (batch * length)
+
+
+@torch.no_grad()
+def nll_bound(
+    model: MaskedLM, ids: Tensor, mask_id: int, draws: int, seed: int, batch: int = 128
+) -> tuple[float, float]:
+    """Monte Carlo estimate of the negative evidence bound of ``ids [N, L]`` in nats per token, and its error.
+
+    Draws the number of masked tokens uniformly from 1..L and takes the mean cross-entropy over them: the same
+    expectation as the integral over ``t``, with less variance. The error is that of the mean over sequences and
+    draws as if independent.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    model.eval()
+    for rows in ids.repeat(draws, 1).split(batch):
+        count = torch.randint(1, rows.shape[1] + 1, (len(rows), 1), generator=generator)
+        masked = torch.rand(rows.shape, generator=generator).argsort(1).argsort(1) < count
+        logits = model(rows.masked_fill(masked, mask_id)).logits
+        # the mask is not a token of the data; a sampler never draws it either
+        logits[..., mask_id] = -math.inf
+        loss = F.cross_entropy(logits.transpose(1, 2), rows, reduction="none")
+        values.append((loss * masked).sum(1) / count.squeeze(1))
+    result = torch.cat(values).double()
+    return result.mean().item(), (result.std() / math.sqrt(len(result))).item()
+
+
+def train(
+    model: MaskedLM,
+    args: argparse.Namespace,
+    mask_id: int,
+    next_batch: Callable[[], Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+) -> MaskedLM:
+    """Train for ``args.steps`` steps and return the exponential moving average of the weights.
+
+    The result depends on the seed, the options and the versions of the libraries, never on time: the timed
+    checkpoints only read the averaged weights.
+    """
+    generator = torch.Generator().manual_seed(args.seed + 1)
+    average = copy.deepcopy(model).eval()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+    )
+    start = saved = time.monotonic()
+    total = 0.0
+    model.train()
+    for step in range(args.steps):
+        rate = min((step + 1) / args.warmup, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = args.lr * rate
+        loss = mdm_loss(model, next_batch(), mask_id, generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            # a shorter average at first, so that an early checkpoint is not the initial weights
+            decay = min(args.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        total += loss.item()
+        if (step + 1) % 100 == 0 or step + 1 == args.steps:
+            seconds = time.monotonic() - start
+            mean = total / (step % 100 + 1)
+            print(f"step {step + 1} loss {mean:.4f} lr {args.lr * rate:.2e} {seconds:.0f} s", flush=True)
+            total = 0.0
+        if time.monotonic() - saved > 60 * args.save_minutes:
+            save(average, tokenizer, args.out)
+            saved = time.monotonic()
+    save(average, tokenizer, args.out)
+    return average
+
+
+def save(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write the folder aside and rename it, so that ``out`` always holds a whole model."""
+    aside = out.with_name(out.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    copy.deepcopy(model).half().save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    # stored in half precision to be small, but to be loaded as the float32 model that it was trained as
+    edit_json(aside / "config.json", dtype="float32")
+    # transformers 5 writes a class name that transformers 4 does not know; both know this one
+    edit_json(aside / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    shutil.rmtree(out, ignore_errors=True)
+    aside.rename(out)
+
+
+def edit_json(path: Path, **values: object) -> None:
+    """Set top-level keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values, indent=2) + "\n")
+
+
+def parameter_count(model: MaskedLM) -> int:
+    """Number of parameters, tied ones counted once."""
+    return sum(p.numel() for p in model.parameters())

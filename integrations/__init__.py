@@ -1,0 +1,1 @@
+"""Bridges to transformers, diffusers, accelerate and lm-eval; each is imported only when used."""

@@ -1,0 +1,82 @@
+"""Mask schedules for masked diffusion language models: the same model, fewer forward passes.
+
+    import mdm_schedules as mdm
+
+    schedule = mdm.get_schedule("beta", a=0.9, b=0.3)
+    schedule.plan(num_tokens=256, steps=16)
+
+Names that need transformers, diffusers, accelerate, optuna or matplotlib are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mdm_schedules import errors
+from mdm_schedules.registry import get_schedule, list_schedules, register_schedule
+from mdm_schedules.schedules import (
+    Beta,
+    Cosine,
+    EnergyOptimal,
+    Geometric,
+    Linear,
+    LogLinear,
+    Polynomial,
+    Schedule,
+    Sine,
+    SquaredSine,
+    Tabulated,
+)
+
+if TYPE_CHECKING:
+    from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, MaskedDiffusionMixin, generate
+    from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
+
+__version__ = "0.1.0"
+
+# name -> the module that has it; add a lazily loaded public name here
+_LAZY = {
+    "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
+    "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
+    "generate": "mdm_schedules.integrations.transformers",
+    "GenerationOutput": "mdm_schedules.sampling",
+    "StepInfo": "mdm_schedules.sampling",
+    "sample": "mdm_schedules.sampling",
+}
+
+__all__ = [
+    "AutoModelForMaskedDiffusion",
+    "Beta",
+    "Cosine",
+    "EnergyOptimal",
+    "GenerationOutput",
+    "Geometric",
+    "Linear",
+    "LogLinear",
+    "MaskedDiffusionMixin",
+    "Polynomial",
+    "Schedule",
+    "Sine",
+    "SquaredSine",
+    "StepInfo",
+    "Tabulated",
+    "errors",
+    "generate",
+    "get_schedule",
+    "list_schedules",
+    "register_schedule",
+    "sample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

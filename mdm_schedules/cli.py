@@ -1,0 +1,178 @@
+"""The command line: demo, list, show, plot, sample. Exit status 0 done, 1 an error told in one line, 2 wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdm_schedules.errors import MDMError, MissingExtraError
+
+def _print(args: argparse.Namespace, data: Any, text: str) -> None:
+    print(json.dumps(data, indent=2) if args.json else text)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from mdm_schedules import demo
+    from mdm_schedules.plotting import plot_quality
+    from mdm_schedules.registry import get_schedule
+
+    schedules = [get_schedule(spec) for spec in args.schedule or demo.SCHEDULES]
+    specs = [schedule.spec for schedule in schedules]
+    texts = {
+        spec: [demo.write_code(spec, prompt, steps=32, new_tokens=88, seed=args.seed) for prompt in demo.PROMPTS]
+        for spec in (specs[0], specs[-1])
+    }
+    if not args.json:
+        print("Python written by the shipped 0.8M-parameter byte model, 88 tokens in 32 passes, random order:\n")
+        for spec, written in texts.items():
+            print(f"--- {spec}")
+            print("\n".join(line for text in written for line in (*text.splitlines(), "")))
+    options = {"puzzles": args.puzzles, "seed": args.seed, **demo.TASK}
+    table = demo.accuracy_table(specs, demo.STEPS, **options)
+    picture: str | None = str(args.output)
+    try:
+        plot_quality(schedules, table, args.output, ylabel="6x6 Sudokus completed to a valid grid")
+    except MissingExtraError as error:
+        picture = None
+        print(f"no picture: {error}", file=sys.stderr)
+    title = f"Valid grids of {args.puzzles} held-out 6x6 Sudokus, percent with one standard error"
+    text = f"{title}\n({demo.TASK_TEXT}):\n\n{demo.format_table(table)}\n"
+    text += f"\nPicture: {picture}" if picture else ""
+    _print(args, {"texts": texts, "task": options, "accuracy": table, "picture": picture}, text)
+
+
+def _list(args: argparse.Namespace) -> None:
+    from mdm_schedules.registry import list_schedules
+
+    rows = list_schedules()
+    width = max((len(row.name) for row in rows), default=0)
+    lines = [f"{row.name:<{width}}  {row.target}  ({row.source})" for row in rows]
+    _print(args, [dataclasses.asdict(row) for row in rows], "\n".join(lines))
+
+
+def _show(args: argparse.Namespace) -> None:
+    from mdm_schedules.registry import get_schedule
+
+    schedule = get_schedule(args.schedule)
+    times = [i / 8 for i in range(9)]
+    data = {
+        "schedule": schedule.spec,
+        "t": times,
+        "alpha": schedule.alpha(times).tolist(),  # type: ignore[attr-defined]
+        "gamma": schedule.gamma(times).tolist(),  # type: ignore[attr-defined]
+        "num_tokens": args.num_tokens,
+        "plan": schedule.plan(args.num_tokens, args.steps).tolist(),
+    }
+    summary = (type(schedule).__doc__ or "").strip().splitlines()[0]
+    rows = zip(data["t"], data["alpha"], data["gamma"], strict=True)
+    curve = "\n".join(f"{t:5.3f}  {alpha:8.6f}  {gamma:8.6f}" for t, alpha, gamma in rows)
+    plan = f"plan for {args.num_tokens} tokens in {args.steps} steps:\n{' '.join(map(str, data['plan']))}"
+    _print(args, data, f"{schedule.spec}\n{summary}\n\n    t     alpha     gamma\n{curve}\n\n{plan}")
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from mdm_schedules.plotting import plot_schedules
+    from mdm_schedules.registry import get_schedule
+
+    schedules = [get_schedule(spec) for spec in args.schedule]
+    plot_schedules(schedules, args.output, num_tokens=args.num_tokens, steps=args.steps)
+    _print(args, {"picture": str(args.output)}, f"Picture: {args.output}")
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from mdm_schedules import demo_models
+    from mdm_schedules.errors import StorageError
+    from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+
+    logging.disable_progress_bar()
+    path = str(demo_models.path(args.model)) if args.model in demo_models.NAMES else args.model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForMaskedDiffusion.from_pretrained(path, schedule=args.schedule)
+    except OSError as error:
+        raise StorageError(f"cannot load {args.model}: {str(error).splitlines()[0]}") from error
+    ids = tokenizer(args.prompt, return_tensors="pt", add_special_tokens=args.special_tokens).input_ids
+    out = model.generate(
+        ids,
+        steps=args.steps,
+        max_new_tokens=args.max_new_tokens,
+        block_length=args.block_length,
+        remasking=args.remasking,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        mask_token_id=tokenizer.mask_token_id,
+        seed=args.seed,
+        progress=sys.stderr.isatty(),
+    )
+    text = tokenizer.decode(out.sequences[0], skip_special_tokens=True)
+    data = {"text": text, "tokens": out.sequences[0].tolist(), "nfe": out.nfe, "seed": out.seeds[0]}
+    _print(args, {**data, "schedule": model.schedule.spec}, text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from mdm_schedules import __version__
+    from mdm_schedules.sampling.policy import POLICIES
+
+    parser = argparse.ArgumentParser(prog="mdm-schedules", description="Mask schedules for masked diffusion models.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", action="store_true", help="print JSON for machines")
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command("demo", _demo, "Write code and solve Sudokus with the shipped models under several schedules.")
+    demo.add_argument("--schedule", action="append", help="a schedule to compare, may be repeated")
+    demo.add_argument("--puzzles", type=int, default=200, help="Sudokus per cell of the table (default 200)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--output", type=Path, default=Path("mdm-schedules-demo.png"), help="where to save the picture")
+
+    command("list", _list, "List the known schedules and where each comes from.")
+
+    show = command("show", _show, "Print a schedule's curve and plan.")
+    show.add_argument("schedule", help="name, spec such as 'beta(a=0.9, b=0.3)', or folder")
+    plot = command("plot", _plot, "Save a picture of schedules and their plans.")
+    plot.add_argument("schedule", nargs="+", help="names, specs or folders")
+    plot.add_argument("--output", type=Path, default=Path("schedules.png"))
+    for sub in (show, plot):
+        sub.add_argument("--num-tokens", type=int, default=256)
+        sub.add_argument("--steps", type=int, default=16)
+
+    sample = command("sample", _sample, "Write text with a masked language model.")
+    sample.add_argument("--model", default="code", help="folder or Hub id, or a shipped one: code, sudoku")
+    sample.add_argument("--prompt", required=True, help="text before the answer; mask tokens in it are filled")
+    sample.add_argument("--schedule", help="default: the model's own, else linear")
+    sample.add_argument("--steps", type=int, help="forward passes (default: one per token)")
+    sample.add_argument("--max-new-tokens", type=int)
+    sample.add_argument("--block-length", type=int)
+    sample.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")
+    sample.add_argument("--temperature", type=float, default=0.0)
+    sample.add_argument("--top-k", type=int)
+    sample.add_argument("--top-p", type=float)
+    sample.add_argument("--seed", type=int)
+    sample.add_argument("--special-tokens", action="store_true", help="let the tokenizer add its special tokens")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (MDMError, OSError) as error:
+        print(f"mdm-schedules: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,117 @@
+"""The demonstration: the two models that ship with the package, written with several schedules, and measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdm_schedules import demo_models
+from mdm_schedules.demo_models import sudoku_task
+from mdm_schedules.registry import get_schedule
+
+SCHEDULES = ("linear", "squared_sine", "beta(a=0.6, b=0.3)")
+STEPS = (6, 12, 18, 24)
+TASK: dict[str, Any] = {"clues": 6, "remasking": "random", "temperature": 1.0}
+TASK_TEXT = "6 clues, 30 cells to fill, random order, temperature 1"
+PROMPTS = ("def __init__(self, ", "    for ")
+
+
+@lru_cache(maxsize=2)
+def load(name: str) -> tuple[Any, Any]:
+    """The shipped model `name` ("code" or "sudoku") and its tokenizer; needs no network."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+
+    logging.disable_progress_bar()
+    path = demo_models.path(name)
+    return AutoModelForMaskedDiffusion.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+
+
+def write_code(schedule: str, prompt: str, *, steps: int, new_tokens: int, seed: int, temperature: float = 0.7) -> str:
+    """Text that the code model writes after `prompt`, in random order."""
+    model, tokenizer = load("code")
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+    out = model.generate(
+        ids,
+        schedule=schedule,
+        steps=steps,
+        max_new_tokens=new_tokens,
+        temperature=temperature,
+        remasking="random",
+        seed=seed,
+        suppress_tokens=[tokenizer.pad_token_id, tokenizer.bos_token_id],
+    )
+    return str(tokenizer.decode(out.sequences[0], skip_special_tokens=True))
+
+
+def sudoku_accuracy(
+    schedule: str,
+    steps: int | None,
+    *,
+    puzzles: int = 200,
+    clues: int = 6,
+    remasking: str = "low_confidence",
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 200,
+) -> tuple[float, float, int]:
+    """Share of held-out 6x6 puzzles that the model completes to a valid grid, its standard error, and the passes spent.
+
+    Args:
+        schedule: spec of the schedule.
+        steps: forward passes; None is one token per pass.
+        puzzles: how many held-out grids.
+        clues: given cells of 36.
+        remasking: position policy.
+        temperature: of the draw.
+        seed: chooses the puzzles and the noise.
+        batch_size: puzzles per forward pass.
+    """
+    model, tokenizer = load("sudoku")
+    digits = torch.tensor(tokenizer.convert_tokens_to_ids(["1", "2", "3", "4", "5", "6"]))
+    to_token = torch.cat([torch.tensor([tokenizer.mask_token_id]), digits])
+    grids, _ = sudoku_task.puzzles(puzzles, clues, seed)
+    prompts = to_token[torch.from_numpy(np.ascontiguousarray(grids)).long()]
+    right, passes = 0, 0
+    for rows in prompts.split(batch_size):
+        out = model.generate(
+            rows, schedule=schedule, steps=steps, remasking=remasking, temperature=temperature, seed=seed
+        )
+        written = (out.sequences[..., None] == digits).long()
+        cells = torch.where(written.any(-1), written.argmax(-1) + 1, 0)
+        right += int(sudoku_task.is_valid(cells.numpy()).sum())
+        passes = max(passes, out.nfe)
+    share = right / puzzles
+    return share, math.sqrt(max(share * (1 - share), 1 / puzzles / 4) / puzzles), passes
+
+
+def accuracy_table(
+    specs: Sequence[str], steps: Sequence[int], **options: Any
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """spec -> steps -> (accuracy, standard error); shows a progress bar."""
+    from tqdm.auto import tqdm
+
+    table: dict[str, dict[int, tuple[float, float]]] = {get_schedule(spec).spec: {} for spec in specs}
+    with tqdm(total=len(table) * len(steps), desc="sudoku", unit="run") as bar:
+        for spec, row in table.items():
+            for step in steps:
+                row[step] = sudoku_accuracy(spec, step, **options)[:2]
+                bar.update()
+    return table
+
+
+def format_table(table: dict[str, dict[int, tuple[float, float]]]) -> str:
+    """The table as Markdown, in percent with one standard error."""
+    steps = sorted({step for row in table.values() for step in row})
+    lines = ["| schedule | " + " | ".join(f"{step} steps" for step in steps) + " |", "|---" * (len(steps) + 1) + "|"]
+    for spec, row in table.items():
+        cells = [f"{100 * row[step][0]:.1f} ± {100 * row[step][1]:.1f}" for step in steps]
+        lines.append(f"| {spec} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

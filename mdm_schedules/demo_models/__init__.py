@@ -1,0 +1,14 @@
+"""Two tiny masked diffusion language models shipped with the package, for demonstrations and tests."""
+
+from pathlib import Path
+
+from mdm_schedules.errors import UnknownNameError
+
+NAMES = ("code", "sudoku")
+
+
+def path(name: str) -> Path:
+    """Folder of a shipped model, to be given to ``AutoModelForMaskedLM.from_pretrained``."""
+    if name not in NAMES:
+        raise UnknownNameError(f"no demo model is named {name!r}; the names are {', '.join(NAMES)}")
+    return Path(__file__).parent / name

@@ -1,0 +1,209 @@
+"""From logits to tokens: one draw and one score per row, in reused buffers, a few rows at a time.
+
+The model's logits are only read. Confidence comes from the float32 softmax before temperature and filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
+from mdm_schedules.sampling.policy import ConfidencePolicy, OrderPolicy
+
+CHUNK_BYTES = 16 << 20  # per buffer; two buffers are kept, whatever the batch and vocabulary
+SEGMENT = 512  # first level of the two-level inverse CDF
+
+LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How a token is drawn from a row of logits.
+
+    Attributes:
+        temperature: >= 0; 0 takes the most probable token.
+        top_k: keep the k most probable tokens; None or 0 keeps all.
+        top_p: keep the smallest set with at least this probability, in (0, 1]; None or 1 keeps all.
+        suppress_tokens: token ids that are never drawn, besides the mask token.
+        logits_processor: as in transformers, (input_ids [R, L], scores [R, V]) -> scores [R, V], before the draw.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    suppress_tokens: Sequence[int] = ()
+    logits_processor: LogitsProcessor | None = None
+
+    def __post_init__(self) -> None:
+        check_real("temperature", self.temperature, 0)
+        if self.top_k is not None:
+            check_int("top_k", self.top_k, 0)
+        if self.top_p is not None:
+            check_real("top_p", self.top_p, 0, 1, low_open=True)
+        if isinstance(self.suppress_tokens, int | str):
+            raise InvalidTypeError(f"suppress_tokens must be a list of token ids, got {self.suppress_tokens!r}")
+        object.__setattr__(self, "suppress_tokens", [check_int("suppress_tokens", x, 0) for x in self.suppress_tokens])
+        if self.logits_processor is not None and not callable(self.logits_processor):
+            raise InvalidTypeError(f"logits_processor must be callable, got {self.logits_processor!r}")
+
+
+class TokenDraw:
+    """Draws tokens for rows of logits; holds the buffers that successive steps share."""
+
+    def __init__(self, options: DrawOptions, policy: ConfidencePolicy | OrderPolicy, mask_token_id: int) -> None:
+        self.options = options
+        self.policy = policy if isinstance(policy, ConfidencePolicy) else None
+        self.hidden = sorted({mask_token_id, *options.suppress_tokens})
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._columns: torch.Tensor | None = None
+
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        index: torch.Tensor | None,
+        uniform: torch.Tensor | None,
+        input_ids: Callable[[int, int], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Draw one token per wanted row.
+
+        Args:
+            logits: [M, V] in any floating dtype.
+            index: LongTensor [R] of the wanted rows; None for all of them.
+            uniform: float64 [R] in [0, 1), one per row; None at temperature 0.
+            input_ids: the sequences of wanted rows i to j, for a logits processor.
+
+        Returns:
+            tokens [R]; the policy's scores [R] (None for a policy that knows its order); and a bool [R] that is False
+            where the logits are unusable (NaN, +inf, or nothing left to draw).
+        """
+        rows, vocabulary = len(logits) if index is None else len(index), logits.shape[1]
+        chunk = max(1, CHUNK_BYTES // (4 * vocabulary))
+        parts = []
+        for start in range(0, rows, chunk):
+            stop = min(start + chunk, rows)
+            scores = self._copy(logits, index, start, stop)
+            scores = self._restrict(scores, input_ids, start, stop)
+            parts.append(self._draw(scores, None if uniform is None else uniform[start:stop]))
+        if len(parts) == 1:
+            return parts[0]
+        tokens, confidence, usable = zip(*parts, strict=True)
+        return torch.cat(tokens), None if confidence[0] is None else torch.cat(confidence), torch.cat(usable)
+
+    def _buffer(self, name: str, rows: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        held = self._buffers.get(name)
+        width = like.shape[-1]
+        wrong = held is None or held.shape[1] != width or held.dtype != dtype or held.device != like.device
+        if held is None or wrong or len(held) < rows:
+            held = self._buffers[name] = torch.empty(rows, width, dtype=dtype, device=like.device)
+        return held[:rows]
+
+    def _copy(self, logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:
+        """The wanted rows in float32 (float64 stays), in a buffer of ours."""
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        target = self._buffer("scores", stop - start, logits, dtype)
+        if index is None:
+            return target.copy_(logits[start:stop])
+        if logits.dtype == dtype:
+            return torch.index_select(logits, 0, index[start:stop], out=target)
+        return target.copy_(logits.index_select(0, index[start:stop]))
+
+    def _restrict(
+        self, scores: torch.Tensor, input_ids: Callable[[int, int], torch.Tensor], start: int, stop: int
+    ) -> torch.Tensor:
+        if self.options.logits_processor is not None:
+            processed = self.options.logits_processor(input_ids(start, stop), scores)
+            if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
+                raise InvalidTypeError(f"logits_processor must return a tensor of shape {tuple(scores.shape)}")
+            scores = processed.to(scores.dtype)
+        if self._columns is None:
+            columns = [column for column in self.hidden if column < scores.shape[1]]
+            self._columns = torch.tensor(columns, device=scores.device)
+        if len(self._columns) == 1:
+            scores[:, self.hidden[0]] = -torch.inf
+        elif len(self._columns):
+            scores.index_fill_(1, self._columns, -torch.inf)
+        return scores
+
+    def _draw(
+        self, scores: torch.Tensor, uniform: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        greedy = uniform is None
+        plain = not greedy and self.options.temperature == 1 and not self._filters
+        probs = None
+        if self.policy is not None or plain:
+            probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores, scores.dtype))
+        if uniform is None:
+            best, tokens = scores.max(1)
+            usable = best.isfinite()
+        elif plain:
+            assert probs is not None
+            tokens, usable = inverse_cdf(probs, uniform)
+        else:
+            tokens, usable = inverse_cdf(self._tempered(scores), uniform)
+        if self.policy is None:
+            return tokens, None, usable
+        assert probs is not None
+        confidence = self.policy.score(probs, tokens)
+        return tokens, confidence, usable & ~confidence.isnan()
+
+    @property
+    def _filters(self) -> bool:
+        return bool(self.options.top_k) or (self.options.top_p is not None and self.options.top_p < 1)
+
+    def _tempered(self, scores: torch.Tensor) -> torch.Tensor:
+        """Probabilities after temperature, top_k and top_p, in that order (as transformers does); ties are kept."""
+        scores = scores.sub_(scores.amax(1, keepdim=True)).div_(self.options.temperature)
+        if self.options.top_k and self.options.top_k < scores.shape[1]:
+            least = scores.topk(self.options.top_k, dim=1).values[:, -1:]
+            scores = scores.masked_fill_(scores < least, -torch.inf)
+        probs = torch.softmax(scores, 1)
+        if self.options.top_p is not None and self.options.top_p < 1:
+            ordered = probs.sort(1, descending=True).values
+            before = ordered.cumsum(1, dtype=torch.float64) - ordered
+            kept = (before < self.options.top_p).sum(1, keepdim=True).clamp(min=1)
+            probs = probs.masked_fill_(probs < ordered.gather(1, kept - 1), 0.0)
+        return probs
+
+
+def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw from each row of non-negative weights by one uniform number, through float64 sums on two levels.
+
+    Args:
+        probs: [R, V] weights, not necessarily normalised.
+        uniform: float64 [R] in [0, 1).
+
+    Returns:
+        tokens [R], never one of weight zero, and a bool [R] that is False where the weights are NaN or all zero.
+    """
+    vocabulary = probs.shape[1]
+    whole = vocabulary // SEGMENT
+    sums = probs[:, : whole * SEGMENT].unflatten(1, (whole, SEGMENT)).sum(2, dtype=torch.float64)
+    if whole * SEGMENT < vocabulary:
+        sums = torch.cat([sums, probs[:, whole * SEGMENT :].sum(1, keepdim=True, dtype=torch.float64)], 1)
+    running = sums.cumsum(1)
+    total = running[:, -1:]
+    # below the total even after rounding, so that the search ends on a segment with weight
+    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    segment = torch.searchsorted(running, target, right=True).clamp(max=sums.shape[1] - 1)
+    column = segment * SEGMENT + torch.arange(SEGMENT, device=probs.device)
+    inside = probs.gather(1, column.clamp(max=vocabulary - 1)).double()
+    inside = torch.where(column < vocabulary, inside, 0.0).cumsum(1)
+    end = inside[:, -1:]
+    target = (target - (running.gather(1, segment) - sums.gather(1, segment))).clamp(min=0)
+    target = torch.minimum(target, torch.nextafter(end, torch.zeros_like(end)))
+    tokens = segment * SEGMENT + torch.searchsorted(inside, target, right=True)
+    return tokens[:, 0].clamp(max=vocabulary - 1), (total[:, 0] > 0) & total[:, 0].isfinite()
+
+
+def check_logits(logits: Any, index: Any, rows: int) -> None:
+    """The first answer of a denoiser, checked so that a wrong shape is told as such."""
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or not logits.is_floating_point():
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InvalidTypeError(f"the denoiser must return floating logits [rows, vocabulary], got {shape}")
+    given = len(logits if index is None else index)
+    if given != rows:
+        raise InvalidValueError(f"the denoiser was asked for {rows} rows of logits and returned {given}")

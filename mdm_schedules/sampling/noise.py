@@ -1,0 +1,93 @@
+"""Randomness that belongs to the sequence: a counter-based generator keyed by seed, prompt, step and position.
+
+A value depends on nothing else, so a sequence draws the same numbers alone, in any batch, behind any padding and on any
+device. The mixing function is splitmix64 (Steele, Lea, Flood, OOPSLA 2014). No global generator is touched.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import torch
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int
+
+TOKEN, POSITION, REMASK, _PROMPT, _COPY = range(5)  # independent streams of one sequence
+
+
+def _signed(value: int) -> int:
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_FIRST = _signed(0xBF58476D1CE4E5B9)
+_SECOND = _signed(0x94D049BB133111EB)
+
+
+def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # int64 shifts keep the sign, a 64-bit word must not
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    x = (x ^ _shift(x, 30)) * _FIRST
+    x = (x ^ _shift(x, 27)) * _SECOND
+    return x ^ _shift(x, 31)
+
+
+class SequenceNoise:
+    """Uniform numbers for a batch of sequences with int64 keys [B]."""
+
+    def __init__(self, keys: torch.Tensor) -> None:
+        self.keys = keys
+
+    def uniform(self, stream: int, step: int, row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """float64 in [0, 1), one for each pair of a row and a position counted from its sequence's first token.
+
+        `row` and `position` are LongTensors that broadcast together.
+        """
+        word = _mix(_mix(self.keys + _signed((stream + 1) * _GOLDEN)) + _signed((step + 1) * _GOLDEN))
+        return _shift(_mix(word[row] + (position + 1) * _GOLDEN), 11).double() * 2.0**-53
+
+
+def check_seed(seed: int | Sequence[int] | torch.Tensor | None, batch: int) -> list[int]:
+    """Seeds as `batch` integers; None draws fresh ones from the operating system."""
+    if seed is None:
+        return [secrets.randbits(63)] * batch
+    if isinstance(seed, torch.Tensor):
+        seed = seed.tolist()
+    if isinstance(seed, str | bytes | float):
+        raise InvalidTypeError(f"seed must be None, an int, or one int per row, got {seed!r}")
+    if isinstance(seed, Sequence):
+        if len(seed) != batch:
+            raise InvalidValueError(f"seed must be one int, or one per row ({batch}), got {len(seed)} of them")
+        return [check_int("seed", value, -(2**63), 2**64 - 1) for value in seed]
+    return [check_int("seed", seed, -(2**63), 2**64 - 1)] * batch
+
+
+def sequence_noise(seeds: list[int], tokens: torch.Tensor, own: torch.Tensor, distinct: bool) -> SequenceNoise:
+    """Keys from each row's seed and its own prompt.
+
+    Args:
+        seeds: one per row.
+        tokens: LongTensor [B, L], the prompt with its masks.
+        own: bool [B, L], False on padding.
+        distinct: give equal prompts with equal seeds different noise by counting them (a single seed for a batch);
+            the first of them gets what it would get alone.
+    """
+    position = own.long().cumsum(1)
+    words = _mix(_mix(tokens + _signed((_PROMPT + 1) * _GOLDEN)) + position * _GOLDEN)
+    prompt = torch.where(own, words, 0).sum(1)
+    seed = torch.tensor([_signed(value) for value in seeds], dtype=torch.int64, device=tokens.device)
+    keys = _mix(_mix(seed + _GOLDEN) + prompt)
+    if distinct:
+        order = torch.argsort(keys, stable=True)
+        ranked = keys[order]
+        new = torch.ones_like(ranked, dtype=torch.bool)
+        new[1:] = ranked[1:] != ranked[:-1]
+        index = torch.arange(len(keys), device=keys.device)
+        start = torch.where(new, index, 0).cummax(0).values
+        copy = torch.empty_like(index).scatter_(0, order, index - start)
+        keys = torch.where(copy > 0, _mix(keys + _signed(_GOLDEN * (_COPY + 1)) + copy * _GOLDEN), keys)
+    return SequenceNoise(keys)

@@ -1,0 +1,265 @@
+"""What a mask schedule is: alpha(t), its slope, its inverse, and the gamma it is optimal for.
+
+Time t is generation time: 0 = every token masked, 1 = clean text (arXiv 2509.13866, Section 2). The noise-time
+view (tau = 1 - t) is reached only through methods with "noise" in their name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+
+from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, shown
+
+if TYPE_CHECKING:
+    import os
+
+T = TypeVar("T")
+Curve = Callable[[torch.Tensor], torch.Tensor]
+
+
+def exact_ends(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`value` with 0 where t is 0 and 1 where t is 1, so that rounding never moves an end point."""
+    return torch.where(t == 0, 0.0, torch.where(t == 1, 1.0, value.clamp(0.0, 1.0)))
+
+
+def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tensor:
+    """Slope at an end of [0, 1] from the values next to it: 0, `inf`, or the difference quotient where it settles.
+
+    Args:
+        t: gives shape and device, and which end is meant: 0 below one half, 1 above.
+        from_zero, from_one: t -> how far the curve is from its value at 0, and at 1.
+    """
+    limits = []
+    for far, end in ((from_zero, 0.0), (from_one, 1.0)):
+        steps = torch.tensor([2.0**-12, 2.0**-20], dtype=torch.float64, device=t.device)
+        wide, near = (far((end - steps).abs()) / steps).tolist()
+        # a power q < 1 of the distance grows by 2**(8 (1 - q)) between the two, one above 1 falls
+        limits.append(math.inf if near > 1.05 * wide else 0.0 if 1.05 * near < wide else near)
+    return torch.where(t < 0.5, t.new_tensor(limits[0]), t.new_tensor(limits[1]))
+
+
+def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
+    """Evaluate a float64 curve on numbers in [0, 1], keeping type, shape, floating dtype and device.
+
+    Args:
+        curve: float64 tensor in, float64 tensor of the same shape out.
+        x: Python number, numpy array or scalar, list or tensor; integers become float64.
+        name: how errors call `x`.
+        slope: derivative of the curve; with it the result is differentiable where `x` requires grad.
+
+    Raises:
+        InvalidValueError: a value outside [0, 1] or NaN.
+        InvalidTypeError: `x` is none of the above.
+    """
+    if isinstance(x, torch.Tensor):
+        if x.is_complex() or x.dtype == torch.bool:
+            raise InvalidTypeError(f"{name} must hold real numbers in [0, 1], got a tensor of dtype {x.dtype}")
+        if x.layout != torch.strided or x.is_meta or x.is_quantized:
+            raise InvalidTypeError(f"{name} must be a dense tensor with data, got {x.layout} on {x.device}")
+        if slope is not None and x.requires_grad and torch.is_grad_enabled():
+            return _Differentiable.apply(x, curve, slope, name)  # type: ignore[no-any-return,no-untyped-call]
+        # Apple's mps has no float64
+        work = x.detach().to("cpu" if x.device.type == "mps" else x.device, torch.float64)
+        inside = (work >= 0) & (work <= 1)
+        if not bool(inside.all()):
+            worst = float(work[~inside].flatten()[0])
+            raise InvalidValueError(f"{name} must lie in [0, 1], got {worst!r}")
+        out = curve(work)
+        return out.to(x.device, x.dtype if x.is_floating_point() else torch.float64)  # type: ignore[return-value]
+    try:
+        array = np.asarray(float(x) if isinstance(x, numbers.Real) and not isinstance(x, bool | np.generic) else x)
+        if array.dtype.kind not in "fiu":  # no bools, texts, complex numbers, objects
+            raise TypeError
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise InvalidTypeError(
+            f"{name} must be a number, array or tensor of numbers in [0, 1], got {shown(x)}"
+        ) from None
+    dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
+    flat = torch.from_numpy(np.array(array, dtype=np.float64, copy=True))
+    out = apply_curve(curve, flat, name)
+    if isinstance(x, np.ndarray | np.generic):
+        return out.numpy().astype(dtype)[()]  # type: ignore[return-value]
+    return out.item() if out.ndim == 0 else out  # type: ignore[return-value]
+
+
+class _Differentiable(torch.autograd.Function):
+    """alpha as seen by autograd: the derivative is the schedule's own slope."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, curve: Curve, slope: Curve, name: str) -> torch.Tensor:
+        ctx.slope, ctx.name = slope, name
+        ctx.save_for_backward(x)
+        return apply_curve(curve, x.detach(), name)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grad * apply_curve(ctx.slope, ctx.saved_tensors[0].detach(), ctx.name), None, None, None
+
+
+class Schedule(ABC):
+    """The expected fraction of tokens revealed, alpha: [0, 1] -> [0, 1], strictly increasing from 0 to 1.
+
+    Subclasses are frozen dataclasses (`@dataclass(frozen=True, repr=False)`) with a class attribute `name`; their
+    fields are the parameters. They write `_alpha` and `_alpha_dot` on float64 tensors, and `_inverse`, `_gamma`,
+    `_gamma_dot`, `_masked` where a closed form exists. `mdm_schedules.testing.check_schedule` tests a new one.
+
+    Every public method takes numbers, lists, numpy arrays or tensors and keeps shape, device and floating dtype;
+    the arithmetic inside is float64. Slopes may be infinite at the ends, and are then returned as `inf`.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def _alpha(self, t: torch.Tensor) -> torch.Tensor: ...
+
+    @abstractmethod
+    def _alpha_dot(self, t: torch.Tensor) -> torch.Tensor: ...
+
+    def _masked(self, t: torch.Tensor) -> torch.Tensor:
+        """1 - alpha, to be given without the cancellation near t = 1 where a formula allows: it divides the loss."""
+        return 1 - self._alpha(t)
+
+    def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
+        low, high = torch.zeros_like(alpha), torch.ones_like(alpha)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self._alpha(middle) < alpha
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return exact_ends(alpha, (low + high) / 2)
+
+    def _gamma(self, t: torch.Tensor) -> torch.Tensor:
+        return torch.atan2(self._alpha(t).sqrt(), self._masked(t).sqrt()) * (2 / math.pi)
+
+    def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
+        alpha, masked, slope = self._alpha(t), self._masked(t), self._alpha_dot(t)
+        inside = slope / (math.pi * alpha.sqrt() * masked.sqrt())
+        at_end = (alpha == 0) | (masked == 0)
+        if not bool(at_end.any()):
+            return inside
+        # At an end alpha_dot > 0 makes gamma_dot infinite; alpha_dot = 0 is an indeterminate form, whose limit is that
+        # of (2/pi) sqrt alpha (families with a closed form override this method).
+        limit = end_limits(
+            t, lambda x: self._alpha(x).sqrt() * (2 / math.pi), lambda x: self._masked(x).sqrt() * (2 / math.pi)
+        )
+        return torch.where(at_end, torch.where(slope > 0, math.inf, limit), inside)
+
+    def _loss_weight(self, t: torch.Tensor) -> torch.Tensor:
+        masked = self._masked(t)
+        return torch.where(masked == 0, math.inf, self._alpha_dot(t) / masked)
+
+    def alpha(self, t: T) -> T:
+        """Expected fraction of tokens revealed at generation time t in [0, 1] (arXiv 2509.13866, Section 2).
+
+        Raises InvalidValueError (a ValueError) for t outside [0, 1] or NaN. Differentiable in a tensor t.
+        """
+        return apply_curve(self._alpha, t, "t", self._alpha_dot)
+
+    def alpha_dot(self, t: T) -> T:
+        """Slope d alpha / dt at t in [0, 1]; `inf` where the curve starts or ends vertically."""
+        return apply_curve(self._alpha_dot, t, "t")
+
+    def inverse(self, alpha: T) -> T:
+        """The time t in [0, 1] at which a fraction `alpha` in [0, 1] of the tokens is revealed."""
+        return apply_curve(self._inverse, alpha, "alpha")
+
+    def gamma(self, t: T) -> T:
+        """The interpolation schedule that this schedule is optimal for: (2/pi) arcsin sqrt alpha(t) (Lemma 3.5)."""
+        return apply_curve(self._gamma, t, "t", self._gamma_dot)
+
+    def gamma_dot(self, t: T) -> T:
+        """Slope of gamma at t: alpha_dot / (pi sqrt(alpha (1 - alpha))); `inf` where gamma is vertical."""
+        return apply_curve(self._gamma_dot, t, "t")
+
+    def loss_weight(self, t: T) -> T:
+        """Weight of the masked cross-entropy in the MDM bound, alpha_dot / (1 - alpha); `inf` at t = 1.
+
+        It is also the rate at which a masked token is revealed (arXiv 2509.13866, Section 2).
+        """
+        return apply_curve(self._loss_weight, t, "t")
+
+    def alpha_noise(self, tau: T) -> T:
+        """alpha in noise time, alpha(1 - tau): 1 at tau = 0 (clean), 0 at tau = 1, as MDLM, LLaDA and dLLM write it."""
+        return apply_curve(lambda x: self._alpha(1 - x), tau, "tau", lambda x: -self._alpha_dot(1 - x))
+
+    def alpha_noise_dot(self, tau: T) -> T:
+        """Slope of `alpha_noise` in tau: -alpha_dot(1 - tau), never positive."""
+        return apply_curve(lambda x: -self._alpha_dot(1 - x), tau, "tau")
+
+    def plan(self, num_tokens: int | torch.Tensor, steps: int, allow_empty: bool = False) -> torch.Tensor:
+        """How many tokens each of `steps` steps reveals: integers that sum exactly to `num_tokens`.
+
+        Cumulative rounding of num_tokens * alpha(i / steps), halves up. By default every step reveals at least one
+        token while tokens remain, so `steps` > `num_tokens` gives num_tokens steps of one token and then zeros.
+
+        Args:
+            num_tokens: masked tokens, an int >= 0 or an integer tensor [B].
+            steps: forward passes, 1 to 2**24.
+            allow_empty: True keeps the paper's plain rounding, where a step may reveal nothing.
+
+        Returns:
+            LongTensor [steps], or [B, steps] for a tensor, on the device of `num_tokens`.
+        """
+        from mdm_schedules.plan import plan_schedule
+
+        return plan_schedule(self, num_tokens, steps, allow_empty)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters by name, in the order of the constructor."""
+        if not dataclasses.is_dataclass(self):
+            raise InvalidTypeError(
+                f"{type(self).__name__} must be a frozen dataclass: @dataclass(frozen=True, repr=False)"
+            )
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @property
+    def spec(self) -> str:
+        """The schedule as text that `get_schedule` reads back, such as 'beta(a=0.9, b=0.3)'.
+
+        Raises FormatError if a parameter has no such text (a Python function, say).
+        """
+        return self._write_spec(strict=True)
+
+    def _write_spec(self, strict: bool) -> str:
+        parts = []
+        for key, value in self.params.items():
+            if isinstance(value, Schedule):
+                text = value._write_spec(strict)
+            elif value is None or isinstance(value, bool | int | float | str | tuple):
+                text = repr(value)
+            elif strict:
+                raise FormatError(f"{self.name} cannot be written as text or saved: its {key} is {value!r}")
+            else:
+                text = repr(value)
+            parts.append(f"{key}={text}")
+        return f"{self.name}({', '.join(parts)})"
+
+    def __repr__(self) -> str:
+        return self._write_spec(strict=False) if dataclasses.is_dataclass(self) else object.__repr__(self)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`; see mdm_schedules.hub."""
+        from mdm_schedules.hub import save_schedule
+
+        save_schedule(self, path)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Schedule:
+        """Read a schedule that `save_pretrained` wrote; called on a subclass, it must be of that subclass."""
+        from mdm_schedules.hub import load_schedule
+
+        schedule = load_schedule(path)
+        if not isinstance(schedule, cls):
+            raise InvalidTypeError(
+                f"{path} holds {schedule!r}, which is not a {cls.__name__}; use Schedule.from_pretrained"
+            )
+        return schedule

@@ -1,0 +1,94 @@
+"""The two-number family of arXiv 2509.13866 (Section 4): alpha = sin^2(pi/2 * BetaCDF(t; a, b))."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from mdm_schedules.errors import check_real
+from mdm_schedules.schedules.base import Schedule, exact_ends
+
+# above it the densities, differences of logarithms of the size of a and b, lose their digits
+MAX_SHAPE = 1e6
+
+
+def _special(function: str, a: float, b: float, x: torch.Tensor) -> torch.Tensor:
+    from scipy import special  # here, so that importing the package stays quick
+
+    compute: Callable[..., Any] = getattr(special, function)
+    # from_numpy, because as_tensor would go by way of torch's default device
+    return torch.from_numpy(np.asarray(compute(a, b, x.cpu().numpy()))).to(x.device)
+
+
+@dataclass(frozen=True, repr=False)
+class Beta(Schedule):
+    """Energy-optimal for gamma = the CDF of a Beta(a, b) law; a, b in (0, 1e6].
+
+    Beta(0.5, 0.5) is linear and Beta(1, 1) the squared sine (Prop. 3.7). a above b reveals few tokens early and many
+    late. At t = 0 alpha grows like t^(2a), so the slope there is infinite for a < 0.5 and zero for a > 0.5; likewise
+    with b at t = 1.
+    """
+
+    a: float
+    b: float
+    name: ClassVar[str] = "beta"
+
+    def __post_init__(self) -> None:
+        for key in ("a", "b"):
+            object.__setattr__(self, key, check_real(key, getattr(self, key), 0, MAX_SHAPE, low_open=True))
+
+    def _halves(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """gamma(t) and 1 - gamma(t), each without cancellation."""
+        return _special("betainc", self.a, self.b, t), _special("betaincc", self.a, self.b, t)
+
+    def _alpha(self, t: torch.Tensor) -> torch.Tensor:
+        low, high = self._halves(t)
+        # from the nearer end, so that both alpha near 0 and 1 - alpha near 0 keep their digits
+        below = torch.sin(math.pi / 2 * low).square()
+        above = 1 - torch.sin(math.pi / 2 * high).square()
+        return exact_ends(t, torch.where(low < 0.5, below, above))
+
+    def _masked(self, t: torch.Tensor) -> torch.Tensor:
+        low, high = self._halves(t)
+        return torch.where(low < 0.5, 1 - torch.sin(math.pi / 2 * low).square(), torch.sin(math.pi / 2 * high).square())
+
+    def _loss_weight(self, t: torch.Tensor) -> torch.Tensor:
+        low, high = self._halves(t)
+        tangent = torch.where(low < 0.5, torch.tan(math.pi / 2 * low), 1 / torch.tan(math.pi / 2 * high))
+        # where both parts fall below the smallest float, 1 - gamma ~ (1 - t)^b
+        inside = torch.where(high < 1e-280, 2 * self.b / (1 - t), math.pi * self._gamma_dot(t) * tangent)
+        return torch.where(t == 0, self._end_slope(self.a), torch.where(t == 1, math.inf, inside))
+
+    def _alpha_dot(self, t: torch.Tensor) -> torch.Tensor:
+        low, high = self._halves(t)
+        inside = math.pi / 2 * torch.sin(math.pi * torch.minimum(low, high)) * self._gamma_dot(t)
+        return torch.where(t == 0, self._end_slope(self.a), torch.where(t == 1, self._end_slope(self.b), inside))
+
+    def _end_slope(self, power: float) -> float:
+        if power != 0.5:
+            return 0.0 if power > 0.5 else math.inf
+        # alpha ~ (pi/2)^2 (2 sqrt(x) / B)^2 = (pi / B)^2 x at distance x from the end
+        return (math.pi * math.exp(-self._log_beta)) ** 2
+
+    @property
+    def _log_beta(self) -> float:
+        return math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
+
+    def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
+        low = torch.asin(alpha.sqrt()) * (2 / math.pi)
+        high = torch.asin((1 - alpha).sqrt()) * (2 / math.pi)
+        from_zero = _special("betaincinv", self.a, self.b, low)
+        from_one = _special("betainccinv", self.a, self.b, high)
+        return exact_ends(alpha, torch.where(low < 0.5, from_zero, from_one))
+
+    def _gamma(self, t: torch.Tensor) -> torch.Tensor:
+        return exact_ends(t, self._halves(t)[0])
+
+    def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
+        log_density = torch.special.xlogy(self.a - 1, t) + torch.special.xlog1py(self.b - 1, -t) - self._log_beta
+        return torch.exp(log_density)

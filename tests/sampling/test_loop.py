@@ -1,0 +1,348 @@
+"""The sampling loop over plain functions: counts, order, randomness, and what it must never do."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, UnknownNameError
+from mdm_schedules.sampling import POLICIES, DrawOptions, sample
+from mdm_schedules.sampling.draw import SEGMENT, inverse_cdf
+from mdm_schedules.sampling.loop import split_steps
+from mdm_schedules.sampling.noise import SequenceNoise
+
+V, MASK = 40, 39
+TABLE = torch.randn(64, V, generator=torch.Generator().manual_seed(0)) * 2
+
+
+def denoiser(tokens, rows):
+    """Logits that depend on the position and on what is revealed in its own sequence."""
+    length = tokens.shape[1]
+    seen = torch.where(tokens == MASK, 0, tokens + 1).sum(1)[rows // length]
+    return TABLE[(rows % length + seen) % 64]
+
+
+def masks(batch, length):
+    return torch.full((batch, length), MASK)
+
+
+@pytest.mark.parametrize("remasking", list(POLICIES))
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_fills_every_mask_keeps_the_prompt_and_spends_the_steps(remasking, temperature):
+    tokens = masks(4, 24)
+    tokens[0, :5], tokens[1, 3:19] = 3, 7
+    given = tokens.clone()
+    asked = []
+
+    def counting(state, rows):
+        asked.append(len(rows))
+        assert (state.flatten()[rows] == MASK).all(), "logits were asked for a revealed position"
+        return denoiser(state, rows)
+
+    draw = DrawOptions(temperature=temperature)
+    out = sample(counting, tokens, mask_token_id=MASK, steps=6, remasking=remasking, seed=1, draw=draw)
+    assert torch.equal(tokens, given)
+    assert not (out.sequences == MASK).any()
+    kept = given != MASK
+    assert torch.equal(out.sequences[kept], given[kept])
+    assert out.nfe == len(asked)
+    if remasking != "ancestral":
+        assert out.nfe == 6
+        assert out.nfe_per_row.tolist() == [6, 6, 6, 6]
+    assert torch.equal(out.plan.sum(1), (given == MASK).sum(1))
+    if remasking in ("random", "left_to_right", "ancestral"):
+        assert sum(asked) == int((given == MASK).sum()), "a known order needs logits of the revealed positions only"
+
+
+def test_more_steps_than_tokens_spends_one_pass_per_token():
+    out = sample(denoiser, masks(2, 5), mask_token_id=MASK, steps=100)
+    assert out.nfe == 5
+    assert out.plan.shape == (2, 100)
+
+
+def test_left_to_right_and_history_and_callback():
+    seen = []
+    out = sample(
+        denoiser,
+        masks(1, 6),
+        mask_token_id=MASK,
+        plan=[1, 2, 3],
+        remasking="left_to_right",
+        callback=seen.append,
+        output_history=True,
+    )
+    assert [(info.step, info.total, info.revealed[0].nonzero().flatten().tolist()) for info in seen] == [
+        (1, 3, [0]),
+        (2, 3, [1, 2]),
+        (3, 3, [3, 4, 5]),
+    ]
+    assert torch.equal(out.history[-1], out.sequences)
+    seen[0].tokens.zero_()
+    assert not torch.equal(out.history[0], seen[0].tokens), "a callback must not be able to change the history"
+
+
+def reference_low_confidence(tokens, plan):
+    """LLaDA's low-confidence remasking from its description: draw everywhere, keep the most confident."""
+    tokens = tokens.clone()
+    for count in plan:
+        rows = torch.arange(tokens.numel())
+        logits = denoiser(tokens, rows).clone()
+        logits[:, MASK] = -torch.inf
+        confidence, best = logits.softmax(1).max(1)
+        confidence[tokens.flatten() != MASK] = -torch.inf
+        for position in confidence.argsort(descending=True, stable=True)[:count]:
+            tokens.view(-1)[position] = best[position]
+    return tokens
+
+
+@pytest.mark.parametrize("spec", ["linear", "beta(a=0.9, b=0.3)", "sine"])
+def test_low_confidence_equals_a_plain_reference(spec):
+    tokens = masks(1, 24)
+    tokens[0, 4:9] = 2
+    out = sample(denoiser, tokens, mask_token_id=MASK, steps=7, schedule=spec)
+    assert torch.equal(out.sequences, reference_low_confidence(tokens, out.plan[0].tolist()))
+
+
+@pytest.mark.parametrize("remasking", list(POLICIES))
+def test_same_seed_same_tokens_alone_in_a_batch_reordered_and_padded(remasking):
+    generator = torch.Generator().manual_seed(5)
+    prompts = torch.randint(0, 30, (8, 4), generator=generator)
+    tokens = torch.cat([prompts, masks(8, 12)], 1)
+    options = {"mask_token_id": MASK, "steps": 5, "remasking": remasking, "draw": DrawOptions(temperature=1.0)}
+    together = sample(denoiser, tokens, seed=7, **options).sequences
+    order = torch.randperm(8, generator=generator)
+    assert torch.equal(sample(denoiser, tokens[order], seed=7, **options).sequences, together[order])
+    for row in range(8):
+        alone = sample(denoiser, tokens[row : row + 1], seed=[7], **options).sequences
+        assert torch.equal(alone[0], together[row])
+
+    def shifted(state, rows):  # the same model, told that two columns are padding
+        inner = rows - (rows // 18 + 1) * 2
+        return denoiser(state[:, 2:], inner)
+
+    padded = torch.nn.functional.pad(tokens, (2, 0), value=0)
+    own = torch.ones_like(padded, dtype=torch.bool)
+    own[:, :2] = False
+    again = sample(shifted, padded, seed=7, own=own, **options).sequences
+    assert torch.equal(again[:, 2:], together)
+
+
+def test_copies_of_a_prompt_differ_and_seeds_are_reported():
+    options = {"mask_token_id": MASK, "remasking": "random", "draw": DrawOptions(temperature=1.0)}
+    out = sample(denoiser, masks(16, 20), seed=3, **options)
+    assert len(out.sequences.unique(dim=0)) == 16
+    assert torch.equal(sample(denoiser, masks(1, 20), seed=3, **options).sequences[0], out.sequences[0])
+    fresh = sample(denoiser, masks(2, 20), **options)
+    again = sample(denoiser, masks(2, 20), seed=fresh.seeds[0], **options)
+    assert torch.equal(fresh.sequences, again.sequences)
+    equal = sample(denoiser, masks(2, 20), seed=[4, 4], **options).sequences
+    assert torch.equal(equal[0], equal[1])
+
+
+def test_global_generators_are_untouched():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    sample(denoiser, masks(2, 9), mask_token_id=MASK, remasking="random", draw=DrawOptions(temperature=1.0))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_mask_is_never_drawn_and_logits_are_never_written():
+    loves_mask = torch.zeros(12, V)
+    loves_mask[:, MASK] = 50.0
+    kept = loves_mask.clone()
+    for temperature in (0.0, 1.0, 0.3):
+        out = sample(
+            lambda state, rows: (loves_mask, rows),
+            masks(1, 12),
+            mask_token_id=MASK,
+            draw=DrawOptions(temperature=temperature, suppress_tokens=[0, 1]),
+            seed=0,
+        )
+        assert not torch.isin(out.sequences, torch.tensor([MASK, 0, 1])).any()
+    assert torch.equal(loves_mask, kept)
+
+
+@pytest.mark.parametrize("remasking", ["random", "ancestral", "left_to_right"])
+def test_the_sampled_law_is_the_enumerated_one(remasking):
+    """Exact conditionals of a law over {0, 1, 2}^3, one token per pass (or ancestral in fine steps): chi-square."""
+    draws = 20_000
+    law = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) ** 2
+    law /= law.sum()
+
+    def exact(state, rows):
+        out = torch.full((len(rows), 4), -torch.inf, dtype=torch.float64)
+        row, column = rows // 3, rows % 3
+        patterns, which = state[row].unique(dim=0, return_inverse=True)
+        for i, pattern in enumerate(patterns):
+            part = law
+            for axis, token in enumerate(pattern.tolist()):
+                if token != 3:
+                    part = part.index_select(axis, torch.tensor([token]))
+            for axis in range(3):
+                weight = part.sum(tuple(a for a in range(3) if a != axis))
+                chosen = (which == i) & (column == axis)
+                if pattern[axis] == 3:
+                    out[chosen, :3] = weight.log()
+        return out
+
+    steps = 32 if remasking == "ancestral" else 3
+    out = sample(
+        exact,
+        torch.full((draws, 3), 3),
+        mask_token_id=3,
+        steps=steps,
+        remasking=remasking,
+        draw=DrawOptions(temperature=1.0),
+        seed=11,
+    )
+    counts = torch.zeros(27, dtype=torch.float64)
+    flat = out.sequences @ torch.tensor([9, 3, 1])
+    counts.index_add_(0, flat, torch.ones(draws, dtype=torch.float64))
+    expected = law.flatten() * draws
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    # 26 degrees of freedom: 54.05 is the 0.999 quantile; ancestral steps may still reveal two tokens at once
+    assert statistic < (54.05 if remasking != "ancestral" else 80.0)
+
+
+def test_ancestral_counts_are_binomial_with_the_schedules_mean():
+    out = sample(
+        lambda state, rows: torch.zeros(len(rows), V),
+        masks(4000, 10),
+        mask_token_id=MASK,
+        steps=4,
+        schedule="squared_sine",
+        remasking="ancestral",
+        draw=DrawOptions(temperature=1.0),
+        seed=0,
+    )
+    alpha = torch.sin(torch.pi / 2 * torch.arange(5, dtype=torch.float64) / 4) ** 2
+    share = alpha.diff()
+    error = (share * (1 - share) * 10 / 4000).sqrt()
+    assert ((out.plan.double().mean(0) - 10 * share).abs() < 4 * error).all()
+    assert ((out.plan.double().var(0) / (10 * share * (1 - share)) - 1).abs() < 0.15).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3 * SEGMENT + 5), st.integers(0, 2**32))
+def test_inverse_cdf_follows_the_definition(vocabulary, seed):
+    generator = torch.Generator().manual_seed(seed)
+    probs = torch.rand(6, vocabulary, generator=generator) ** 8
+    probs[:, torch.rand(vocabulary, generator=generator) < 0.5] = 0
+    probs[:, vocabulary // 2] += 0.1
+    uniform = torch.rand(6, generator=generator, dtype=torch.float64)
+    uniform[0], uniform[1] = 0.0, 1 - 2**-53
+    tokens, usable = inverse_cdf(probs, uniform)
+    assert usable.all()
+    assert (probs.gather(1, tokens[:, None]) > 0).all()
+    running = probs.double().cumsum(1)
+    low = running.gather(1, tokens[:, None])[:, 0] - probs.double().gather(1, tokens[:, None])[:, 0]
+    target = uniform * running[:, -1]
+    slack = 1e-12 * running[:, -1]
+    assert ((low <= target + slack) & (target <= running.gather(1, tokens[:, None])[:, 0] + slack)).all()
+
+
+def test_noise_is_uniform_and_streams_are_independent():
+    noise = SequenceNoise(torch.arange(200))
+    row, position = torch.arange(200)[:, None], torch.arange(200)[None]
+    first, second = noise.uniform(0, 0, row, position), noise.uniform(0, 1, row, position)
+    assert 0 <= float(first.min()) < 1e-4
+    assert 1 - 1e-4 < float(first.max()) < 1
+    counts = torch.histc(first.flatten(), 100, 0, 1)
+    assert float(((counts - 400) ** 2 / 400).sum()) < 148.2  # 99 degrees of freedom, 0.999 quantile
+    for a, b in itertools.combinations([first, second, first.roll(1, 0), first.roll(1, 1)], 2):
+        assert abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) < 4 / 200
+
+
+@given(st.integers(1, 200), st.lists(st.integers(1, 50), min_size=1, max_size=9))
+def test_split_steps_gives_all_steps_and_one_to_each_block(steps, lengths):
+    if steps < len(lengths):
+        with pytest.raises(InvalidValueError, match="number of blocks"):
+            split_steps(steps, lengths)
+    else:
+        shares = split_steps(steps, lengths)
+        assert sum(shares) == steps
+        assert min(shares) >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"steps": 0}, InvalidValueError, "steps"),
+        ({"steps": -3}, InvalidValueError, "steps"),
+        ({"steps": 2.5}, InvalidTypeError, "steps"),
+        ({"remasking": "low_confidense"}, UnknownNameError, "low_confidence"),
+        ({"schedule": "linnear"}, UnknownNameError, "linear"),
+        ({"plan": [1, 2]}, InvalidValueError, "sum"),
+        ({"plan": [4], "steps": 1}, InvalidValueError, "plan or steps"),
+        ({"seed": [1, 2, 3]}, InvalidValueError, "seed"),
+        ({"seed": 1.5}, InvalidTypeError, "seed"),
+        ({"block_ends": [3, 2, 4]}, InvalidValueError, "block_ends"),
+        ({"mask_token_id": None}, InvalidTypeError, "mask_token_id"),
+    ],
+)
+def test_bad_input_is_told_before_the_first_pass(options, error, says):
+    def never(state, rows):
+        raise AssertionError("the model was called")
+
+    with pytest.raises(error, match=says) as caught:
+        sample(never, masks(2, 4), **{"mask_token_id": MASK, **options})
+    assert isinstance(caught.value, MDMError)
+
+
+@pytest.mark.parametrize("tokens", [torch.zeros(0, 4, dtype=torch.long), torch.zeros(4, dtype=torch.long), [[1]]])
+def test_tokens_of_a_wrong_kind(tokens):
+    with pytest.raises(MDMError, match="tokens"):
+        sample(denoiser, tokens, mask_token_id=MASK)
+
+
+def test_unusable_logits_name_the_pass_and_the_row():
+    calls = []
+
+    def breaks(state, rows):
+        calls.append(1)
+        logits = denoiser(state, rows).clone()
+        if len(calls) == 2:
+            logits[rows // state.shape[1] == 1] = float("nan")
+        return logits
+
+    for remasking in ("low_confidence", "random"):
+        calls.clear()
+        with pytest.raises(InvalidValueError, match="pass 2 for row 1"):
+            sample(breaks, masks(3, 6), mask_token_id=MASK, steps=3, remasking=remasking)
+    with pytest.raises(InvalidValueError, match="nothing left to draw"):
+        everything = DrawOptions(suppress_tokens=list(range(V)))
+        sample(denoiser, masks(1, 3), mask_token_id=MASK, draw=everything)
+
+
+@pytest.mark.parametrize("bad", [lambda s, r: None, lambda s, r: torch.zeros(1, 2, 3), lambda s, r: torch.zeros(1, V)])
+def test_a_denoiser_of_the_wrong_shape(bad):
+    with pytest.raises(MDMError, match="denoiser"):
+        sample(bad, masks(2, 4), mask_token_id=MASK)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}]
+)
+def test_bad_draw_options(bad):
+    with pytest.raises(InvalidValueError, match=next(iter(bad))):
+        DrawOptions(**bad)
+
+
+def test_top_k_top_p_and_processor_restrict_the_draw():
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    for options, allowed in (
+        (DrawOptions(1.0, top_k=2), {0, 1}),
+        (DrawOptions(1.0, top_p=0.6), {0, 1}),
+        (DrawOptions(1.0, logits_processor=lambda ids, x: x.index_fill(1, torch.tensor([0, 1]), -torch.inf)), {2, 3}),
+    ):
+        out = sample(
+            lambda state, rows: logits.repeat(len(rows), 1),
+            torch.full((200, 4), 9),
+            mask_token_id=9,
+            draw=options,
+            remasking="random",
+            seed=0,
+        )
+        assert set(out.sequences.unique().tolist()) == allowed
