@@ -267,7 +267,7 @@ class AutoModelForMaskedDiffusion:
         """Give a loaded model a schedule and `.generate()`, in place; it stays an instance of its class."""
         if not isinstance(model, MaskedDiffusionMixin):
             get_adapter(model)
-            model.__class__ = _with_mixin(type(model))
+            model.__class__ = _with_mixin(type(model))  # type: ignore[arg-type]
         model.schedule = get_schedule(schedule)
         return model
 

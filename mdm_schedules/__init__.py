@@ -30,6 +30,14 @@ from mdm_schedules.schedules import (
 )
 
 if TYPE_CHECKING:
+    from mdm_schedules.energy import (
+        conditional_kinetic_energy,
+        discrete_energy,
+        energy_excess,
+        geodesic_energy,
+        kinetic_energy,
+        token_energy,
+    )
     from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, MaskedDiffusionMixin, generate
     from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
 
@@ -37,6 +45,12 @@ __version__ = "0.1.0"
 
 # name -> the module that has it; add a lazily loaded public name here
 _LAZY = {
+    "conditional_kinetic_energy": "mdm_schedules.energy",
+    "discrete_energy": "mdm_schedules.energy",
+    "energy_excess": "mdm_schedules.energy",
+    "geodesic_energy": "mdm_schedules.energy",
+    "kinetic_energy": "mdm_schedules.energy",
+    "token_energy": "mdm_schedules.energy",
     "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
     "generate": "mdm_schedules.integrations.transformers",
@@ -61,12 +75,18 @@ __all__ = [
     "SquaredSine",
     "StepInfo",
     "Tabulated",
+    "conditional_kinetic_energy",
+    "discrete_energy",
+    "energy_excess",
     "errors",
     "generate",
+    "geodesic_energy",
     "get_schedule",
+    "kinetic_energy",
     "list_schedules",
     "register_schedule",
     "sample",
+    "token_energy",
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mdm_schedules.errors import MDMError, MissingExtraError
 
+
 def _print(args: argparse.Namespace, data: Any, text: str) -> None:
     print(json.dumps(data, indent=2) if args.json else text)
 
@@ -97,7 +98,9 @@ def _sample(args: argparse.Namespace) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForMaskedDiffusion.from_pretrained(path, schedule=args.schedule)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, MDMError):
+            raise
         raise StorageError(f"cannot load {args.model}: {str(error).splitlines()[0]}") from error
     ids = tokenizer(args.prompt, return_tensors="pt", add_special_tokens=args.special_tokens).input_ids
     out = model.generate(
@@ -113,7 +116,7 @@ def _sample(args: argparse.Namespace) -> None:
         seed=args.seed,
         progress=sys.stderr.isatty(),
     )
-    text = tokenizer.decode(out.sequences[0], skip_special_tokens=True)
+    text = str(tokenizer.decode(out.sequences[0], skip_special_tokens=True))
     data = {"text": text, "tokens": out.sequences[0].tolist(), "nfe": out.nfe, "seed": out.seeds[0]}
     _print(args, {**data, "schedule": model.schedule.spec}, text)
 

@@ -14,10 +14,10 @@ from mdm_schedules import demo_models
 from mdm_schedules.demo_models import sudoku_task
 from mdm_schedules.registry import get_schedule
 
-SCHEDULES = ("linear", "squared_sine", "beta(a=0.6, b=0.3)")
-STEPS = (6, 12, 18, 24)
-TASK: dict[str, Any] = {"clues": 6, "remasking": "random", "temperature": 1.0}
-TASK_TEXT = "6 clues, 30 cells to fill, random order, temperature 1"
+SCHEDULES = ("linear", "squared_sine", "beta(a=0.8, b=0.3)")
+STEPS = (6, 12, 20, 30)
+TASK: dict[str, Any] = {"clues": 6, "remasking": "random", "temperature": 0.5}
+TASK_TEXT = "6 clues, 30 cells to fill, random order, temperature 0.5"
 PROMPTS = ("def __init__(self, ", "    for ")
 
 

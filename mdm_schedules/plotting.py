@@ -26,7 +26,9 @@ def _figure(columns: int) -> tuple[Any, Any]:
 def _draw_schedules(axes: Any, schedules: Sequence[Schedule]) -> None:
     t = torch.linspace(0, 1, 501, dtype=torch.float64)
     for schedule in schedules:
-        axes.plot(t.numpy(), schedule.alpha(t).numpy(), label=schedule.spec if len(schedule.spec) < 40 else schedule.name)
+        axes.plot(
+            t.numpy(), schedule.alpha(t).numpy(), label=schedule.spec if len(schedule.spec) < 40 else schedule.name
+        )
     axes.set(xlabel="generation time t", ylabel=r"fraction revealed $\alpha(t)$", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left", frameon=False)
 

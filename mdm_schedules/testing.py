@@ -107,6 +107,8 @@ def check_types(schedule: Schedule) -> None:
             out = method(t)
             kept = out.shape == t.shape and out.dtype == dtype and out.device == t.device
             _require(kept, schedule, f"{method.__name__} of a {dtype} tensor gave {out.dtype} {tuple(out.shape)}")
+            own = out.data_ptr() != t.data_ptr()
+            _require(own, schedule, f"{method.__name__} returns its argument; return a new tensor, as t.clone()")
         _require(torch.equal(t, before), schedule, "the argument was changed in place")
     _require(schedule.alpha(torch.zeros(0)).shape == (0,), schedule, "an empty tensor must stay empty")
     _require(isinstance(schedule.alpha(0.5), float), schedule, "a float must give a float")

@@ -83,8 +83,17 @@ class Beta(Schedule):
         low = torch.asin(alpha.sqrt()) * (2 / math.pi)
         high = torch.asin((1 - alpha).sqrt()) * (2 / math.pi)
         from_zero = _special("betaincinv", self.a, self.b, low)
-        from_one = _special("betainccinv", self.a, self.b, high)
-        return exact_ends(alpha, torch.where(low < 0.5, from_zero, from_one))
+        from_one = 1 - _special("betaincinv", self.b, self.a, high)  # betainccinv stops short: 8e-10 off at a = b, 0.5
+        t = torch.where((low < 0.5) | (from_zero < 0.5), from_zero, from_one)
+        # both stop up to 1e-8 short of the middle where a is about b: one step of Newton's method, if it helps
+        gap = self._gap(t, low, high)
+        nearer = (t - gap / self._gamma_dot(t)).clamp(0, 1)
+        return exact_ends(alpha, torch.where(self._gap(nearer, low, high).abs() < gap.abs(), nearer, t))
+
+    def _gap(self, t: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        """gamma(t) less its target, given as `low` = gamma and `high` = 1 - gamma."""
+        below, above = self._halves(t)
+        return torch.where(low < 0.5, below - low, high - above)
 
     def _gamma(self, t: torch.Tensor) -> torch.Tensor:
         return exact_ends(t, self._halves(t)[0])

@@ -164,9 +164,9 @@ def test_mask_is_never_drawn_and_logits_are_never_written():
     assert torch.equal(loves_mask, kept)
 
 
-@pytest.mark.parametrize("remasking", ["random", "ancestral", "left_to_right"])
+@pytest.mark.parametrize("remasking", ["random", "left_to_right"])
 def test_the_sampled_law_is_the_enumerated_one(remasking):
-    """Exact conditionals of a law over {0, 1, 2}^3, one token per pass (or ancestral in fine steps): chi-square."""
+    """Exact conditionals of a law over {0, 1, 2}^3, one token per pass: chi-square."""
     draws = 20_000
     law = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) ** 2
     law /= law.sum()
@@ -187,12 +187,11 @@ def test_the_sampled_law_is_the_enumerated_one(remasking):
                     out[chosen, :3] = weight.log()
         return out
 
-    steps = 32 if remasking == "ancestral" else 3
     out = sample(
         exact,
         torch.full((draws, 3), 3),
         mask_token_id=3,
-        steps=steps,
+        steps=3,
         remasking=remasking,
         draw=DrawOptions(temperature=1.0),
         seed=11,
@@ -202,8 +201,7 @@ def test_the_sampled_law_is_the_enumerated_one(remasking):
     counts.index_add_(0, flat, torch.ones(draws, dtype=torch.float64))
     expected = law.flatten() * draws
     statistic = float(((counts - expected) ** 2 / expected).sum())
-    # 26 degrees of freedom: 54.05 is the 0.999 quantile; ancestral steps may still reveal two tokens at once
-    assert statistic < (54.05 if remasking != "ancestral" else 80.0)
+    assert statistic < 54.05  # 26 degrees of freedom, 0.999 quantile
 
 
 def test_ancestral_counts_are_binomial_with_the_schedules_mean():
@@ -311,8 +309,8 @@ def test_unusable_logits_name_the_pass_and_the_row():
         calls.clear()
         with pytest.raises(InvalidValueError, match="pass 2 for row 1"):
             sample(breaks, masks(3, 6), mask_token_id=MASK, steps=3, remasking=remasking)
+    everything = DrawOptions(suppress_tokens=list(range(V)))
     with pytest.raises(InvalidValueError, match="nothing left to draw"):
-        everything = DrawOptions(suppress_tokens=list(range(V)))
         sample(denoiser, masks(1, 3), mask_token_id=MASK, draw=everything)
 
 

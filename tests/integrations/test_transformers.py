@@ -1,0 +1,213 @@
+"""generate and AutoModelForMaskedDiffusion on real transformers models with random weights, built here."""
+
+import pytest
+import torch
+import transformers
+from mdm_schedules.integrations.models import get_adapter
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import mdm_schedules as mdm
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+V, MASK, PAD = 50, 4, 0
+
+
+def build(kind):
+    torch.manual_seed(0)
+    common = {"vocab_size": V, "pad_token_id": PAD, "max_position_embeddings": 40, "initializer_range": 0.2}
+    if kind == "bert":
+        model = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, **common))
+    elif kind == "roberta":
+        model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SIZES, **common))
+    elif kind == "esm":
+        config = transformers.EsmConfig(**SIZES, **common, mask_token_id=MASK, position_embedding_type="rotary")
+        config.token_dropout = False
+        model = transformers.EsmForMaskedLM(config)
+    elif kind == "modernbert":
+        config = transformers.ModernBertConfig(**SIZES, **common, reference_compile=False)
+        model = transformers.ModernBertForMaskedLM(config)
+    else:
+        config = transformers.DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=48, **common)
+        model = transformers.DistilBertForMaskedLM(config)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "esm", "modernbert", "distilbert"])
+def model(request):
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return build("bert")
+
+
+def prompts(batch=3, length=5):
+    return torch.randint(5, V, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_generate_keeps_the_prompt_and_counts_passes(model):
+    ids = prompts()
+    calls = []
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    get_adapter(model).logits(ids, torch.tensor([0]), None)  # the one-time check of the head
+    calls.clear()
+    out = mdm.generate(model, ids, max_new_tokens=12, steps=4, schedule="beta(a=0.9, b=0.3)", mask_token_id=MASK)
+    hook.remove()
+    assert out.sequences.shape == (3, 17)
+    assert torch.equal(out.sequences[:, :5], ids)
+    assert out.prompt_length == 5
+    assert not (out.sequences == MASK).any()
+    assert out.nfe == 4 == len(calls)
+
+
+def test_head_on_wanted_rows_equals_full_logits(model):
+    ids = prompts()
+    rows = torch.tensor([14, 3, 7])
+    with torch.no_grad():
+        full = model(input_ids=ids).logits.flatten(0, 1)[rows]
+        some = get_adapter(model).logits(ids, rows, None)
+    assert isinstance(some, torch.Tensor), "the head should have been asked for the wanted rows only"
+    assert torch.allclose(some, full, atol=1e-5)
+
+
+def test_a_head_that_cannot_take_rows_falls_back_to_full_logits(bert):
+    class Whole(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, hidden):
+            return self.inner(hidden) + hidden[..., :1].mean(dim=1, keepdim=True)
+
+    model = build("bert")
+    model.cls = Whole(model.cls)
+    logits, rows = get_adapter(model).logits(prompts(), torch.tensor([2]), None)
+    assert logits.shape == (15, V)
+    assert rows.tolist() == [2]
+    assert mdm.generate(model, prompts(), max_new_tokens=4, steps=2, mask_token_id=MASK).nfe == 2
+
+
+def test_left_padded_prompts_write_what_they_write_alone(model):
+    long, short = prompts(1, 7), prompts(1, 4)
+    ids = torch.cat([long, torch.nn.functional.pad(short, (3, 0), value=PAD)])
+    mask = (ids != PAD).long()
+    options = {"max_new_tokens": 8, "steps": 8, "mask_token_id": MASK, "temperature": 1.0, "seed": 3}
+    together = mdm.generate(model, ids, mask, **options).sequences
+    assert torch.equal(together[0], mdm.generate(model, long, **options).sequences[0])
+    assert torch.equal(together[1, 3:], mdm.generate(model, short, **options).sequences[0])
+
+
+def test_blocks_fill_from_the_left_and_share_the_steps(bert):
+    seen = []
+    out = mdm.generate(
+        bert, prompts(), max_new_tokens=10, block_length=4, steps=7, mask_token_id=MASK, callback=seen.append
+    )
+    assert out.nfe == 7
+    first = [info for info in seen if (info.tokens[:, 5:9] == MASK).any()]
+    assert all((info.tokens[:, 9:] == MASK).all() for info in first)
+
+
+def test_infilling_and_its_refusal(bert):
+    ids = prompts()
+    ids[0, 1], ids[2, 3] = MASK, MASK
+    kept = ids.clone()
+    out = mdm.generate(bert, ids, mask_token_id=MASK)
+    assert torch.equal(ids, kept)
+    assert out.sequences.shape == ids.shape
+    assert torch.equal(out.sequences[ids != MASK], ids[ids != MASK])
+    assert not (out.sequences == MASK).any()
+    assert out.nfe_per_row.tolist() == [1, 0, 1]
+    both = mdm.generate(bert, ids, max_new_tokens=6, block_length=3, steps=4, mask_token_id=MASK)
+    assert not (both.sequences == MASK).any()
+    with pytest.raises(InvalidValueError, match="infill"):
+        mdm.generate(bert, ids, mask_token_id=MASK, infill=False)
+
+
+def test_training_mode_is_put_back_and_dropout_is_off():
+    model = build("bert").train()
+    options = {"max_new_tokens": 6, "mask_token_id": MASK}
+    first = mdm.generate(model, prompts(), **options).sequences
+    assert torch.equal(first, mdm.generate(model, prompts(), **options).sequences)
+    assert model.training
+
+
+def test_auto_model_saves_and_loads_the_schedule(tmp_path, bert):
+    bert.save_pretrained(tmp_path / "plain")
+    core = Tokenizer(models.WordLevel({"[MASK]" if i == MASK else f"t{i}": i for i in range(V)}, unk_token="t1"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, mask_token="[MASK]")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    model = mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path / "plain", schedule="beta(a=0.9, b=0.3)")
+    assert isinstance(model, transformers.BertForMaskedLM)
+    assert model.config.mask_token_id == MASK
+    out = model.generate(prompts(), max_new_tokens=12, steps=4)
+    assert out.plan[0].tolist() == mdm.Beta(0.9, 0.3).plan(12, 4).tolist()
+    plain = mdm.generate(bert, prompts(), None, "beta(0.9, 0.3)", 4, 12, mask_token_id=MASK)
+    assert torch.equal(out.sequences, plain.sequences)
+    model.save_pretrained(tmp_path / "tuned")
+    again = mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path / "tuned")
+    assert again.schedule == mdm.Beta(0.9, 0.3)
+    assert again.config.architectures == ["BertForMaskedLM"]
+    assert mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path / "tuned", schedule="sine").schedule == mdm.Sine()
+    assert torch.equal(again.generate(prompts(), max_new_tokens=12, steps=4).sequences, out.sequences)
+    assert type(transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "tuned")) is transformers.BertForMaskedLM
+
+
+def test_models_that_are_no_masked_lm_are_refused(tmp_path):
+    config = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=V, n_positions=40)
+    gpt = transformers.GPT2LMHeadModel(config)
+    with pytest.raises(InvalidTypeError, match="no masked language model"):
+        mdm.generate(gpt, prompts(), max_new_tokens=4, mask_token_id=MASK)
+    with pytest.raises(InvalidTypeError, match="masked"):
+        mdm.AutoModelForMaskedDiffusion.from_model(gpt)
+    gpt.save_pretrained(tmp_path)
+    with pytest.raises(InvalidTypeError, match="no masked language model"):
+        mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path)
+    with pytest.raises(InvalidTypeError, match="no masked language model"):
+        mdm.generate(object(), prompts(), max_new_tokens=4, mask_token_id=MASK)
+
+
+BAD = [
+    ({}, "max_new_tokens"),
+    ({"max_new_tokens": 0}, "max_new_tokens"),
+    ({"max_new_tokens": -1}, "max_new_tokens"),
+    ({"max_new_tokens": 4, "mask_token_id": None}, "mask_token_id"),
+    ({"max_new_tokens": 4, "mask_token_id": V}, "mask_token_id"),
+    ({"max_new_tokens": 36}, "positions for 40"),
+    ({"max_new_tokens": 4, "steps": 0}, "steps"),
+    ({"max_new_tokens": 4, "steps": "4"}, "steps"),
+    ({"max_new_tokens": 4, "block_length": 0}, "block_length"),
+    ({"max_new_tokens": 4, "block_length": 1, "steps": 3}, "number of blocks"),
+    ({"max_new_tokens": 4, "schedule": "betta(a=1, b=1)"}, "beta"),
+    ({"max_new_tokens": 4, "schedule": "beta(a=1, c=1)"}, "'c'"),
+    ({"max_new_tokens": 4, "schedule": 3.0}, "schedule must be"),
+    ({"max_new_tokens": 4, "seed": [1]}, "seed"),
+    ({"max_new_tokens": 4, "temperature": -1}, "temperature"),
+    ({"max_new_tokens": 4, "input_ids": torch.zeros(0, 3, dtype=torch.long)}, "empty batch"),
+    ({"max_new_tokens": 4, "input_ids": torch.full((1, 3), V)}, "49"),
+    ({"max_new_tokens": 4, "input_ids": torch.full((1, 3), -1)}, "-1"),
+    ({"max_new_tokens": 4, "input_ids": torch.zeros(2, 3)}, "LongTensor"),
+    ({"max_new_tokens": 4, "input_ids": "text"}, "LongTensor"),
+    ({"max_new_tokens": 4, "input_ids": torch.ones(3, dtype=torch.long)}, "LongTensor"),
+    ({"max_new_tokens": 4, "attention_mask": torch.ones(3, 4)}, "attention_mask"),
+    ({"max_new_tokens": 4, "attention_mask": torch.tensor([[1, 1, 1, 1, 0]] * 3)}, "padding_side"),
+    ({"max_new_tokens": 4, "attention_mask": torch.full((3, 5), 2)}, "0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), BAD)
+def test_bad_input_is_told_before_the_first_pass(bert, options, says):
+    calls = []
+    hook = bert.register_forward_pre_hook(lambda *_: calls.append(1))
+    options = {"input_ids": prompts(), "mask_token_id": MASK, **options}
+    with pytest.raises(MDMError, match=says):
+        mdm.generate(bert, **options)
+    hook.remove()
+    assert not calls
+
+
+def test_an_unknown_keyword_is_not_swallowed(bert):
+    with pytest.raises(TypeError, match="max_new_token"):
+        mdm.generate(bert, prompts(), max_new_token=4)

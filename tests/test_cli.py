@@ -1,0 +1,97 @@
+"""The command line, as a user types it."""
+
+import json
+
+import pytest
+
+import mdm_schedules as mdm
+from mdm_schedules import demo
+from mdm_schedules.cli import main
+
+
+def run(capsys, *words):
+    status = main(list(words))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_list_and_show(capsys):
+    status, out, _ = run(capsys, "list", "--json")
+    assert status == 0
+    assert {"linear", "beta", "tabulated"} <= {row["name"] for row in json.loads(out)}
+    status, out, _ = run(capsys, "show", "beta(a=0.9, b=0.3)", "--num-tokens", "64", "--steps", "8", "--json")
+    shown = json.loads(out)
+    assert status == 0
+    assert shown["plan"] == mdm.Beta(0.9, 0.3).plan(64, 8).tolist()
+    assert shown["alpha"][0] == 0
+    assert shown["alpha"][-1] == 1
+    assert "plan for 64 tokens" in run(capsys, "show", "linear", "--num-tokens", "64")[1]
+
+
+def test_plot_writes_a_picture(capsys, tmp_path):
+    picture = tmp_path / "curves.png"
+    status, out, _ = run(capsys, "plot", "linear", "beta(1, 0.2)", "--output", str(picture))
+    assert status == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in out
+
+
+def test_errors_are_one_line_and_status_one(capsys, tmp_path):
+    for words in (
+        ("show", "lineer"),
+        ("show", "beta(a=0, b=1)"),
+        ("show", "linear", "--steps", "0"),
+        ("plot", "linear", "--output", str(tmp_path / "no" / "such" / "x.png")),
+        ("sample", "--prompt", "x", "--model", str(tmp_path), "--max-new-tokens", "4"),
+        ("sample", "--prompt", "x", "--max-new-tokens", "100000"),
+        ("sample", "--prompt", "x"),
+    ):
+        status, out, err = run(capsys, *words)
+        assert (status, out) == (1, "")
+        assert err.startswith("mdm-schedules: ")
+        assert err.count("\n") == 1
+
+
+def test_wrong_usage_is_status_two(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", "--no-such-option"])
+    assert stop.value.code == 2
+    capsys.readouterr()
+
+
+def test_sample_is_repeatable(capsys):
+    words = ("sample", "--prompt", "def f(", "--max-new-tokens", "12", "--steps", "4", "--temperature", "1", "--json")
+    status, out, _ = run(capsys, *words, "--remasking", "random", "--seed", "3")
+    first = json.loads(out)
+    assert status == 0
+    assert first["nfe"] == 4
+    assert first["text"].startswith("def f(")
+    assert json.loads(run(capsys, *words, "--remasking", "random", "--seed", "3")[1])["tokens"] == first["tokens"]
+
+
+def test_sample_fills_a_sudoku_with_dots(capsys):
+    puzzle = "123456" + "456123" + "2" + "." * 23
+    status, out, _ = run(capsys, "sample", "--model", "sudoku", "--prompt", puzzle, "--json")
+    assert status == 0
+    digits = [c for c in json.loads(out)["text"] if c.isdigit()]
+    assert len(digits) == 36
+    assert "".join(digits).startswith(puzzle[:13])
+
+
+def test_demo_reports_every_cell(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "STEPS", (6, 30))
+    picture = tmp_path / "demo.png"
+    status, out, _ = run(capsys, "demo", "--puzzles", "6", "--schedule", "linear", "--output", str(picture), "--json")
+    shown = json.loads(out)
+    assert status == 0
+    assert set(shown["accuracy"]["linear()"]) == {"6", "30"}
+    assert picture.exists()
+    assert "| linear() |" in run(capsys, "demo", "--puzzles", "4", "--schedule", "linear", "--output", str(picture))[1]
+
+
+def test_the_sudoku_model_is_as_good_as_its_card_says():
+    accuracy, error, passes = demo.sudoku_accuracy("linear", None, puzzles=60)
+    assert passes == 30
+    assert accuracy > 0.95 - 3 * error
+    few, _, _ = demo.sudoku_accuracy("linear", 5, puzzles=60)
+    assert few < accuracy - 0.3, "few steps must visibly hurt"

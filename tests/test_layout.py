@@ -1,0 +1,286 @@
+"""The rooms of the project: which may import which, what an import costs, and what the wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mdm_schedules as mdm
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "mdm_schedules"
+HEAVY = ("transformers", "diffusers", "accelerate", "optuna", "matplotlib")
+
+in_the_tree = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
+
+
+# --- arrows
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the package by the name it is installed under."""
+    for folder, prefix in ((PACKAGE, "mdm_schedules"), (ROOT / "integrations", "mdm_schedules.integrations")):
+        for file in sorted(folder.rglob("*.py")):
+            parts = file.relative_to(folder).with_suffix("").parts
+            yield ".".join([prefix, *(part for part in parts if part != "__init__")]), file
+
+
+MODULES = dict(modules())
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def statements(body: list[ast.stmt], inside_functions: bool) -> Iterator[ast.stmt]:
+    """The statements that run when the module is imported, and, if asked, when its functions are called."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If) and is_type_checking(node.test):
+            yield from statements(node.orelse, inside_functions)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or inside_functions:
+            for part in ("body", "orelse", "finalbody"):
+                yield from statements(getattr(node, part, []), inside_functions)
+            for handler in [*getattr(node, "handlers", []), *getattr(node, "cases", [])]:
+                yield from statements(handler.body, inside_functions)
+
+
+def imports(name: str, inside_functions: bool = False) -> set[str]:
+    """The modules of ours that a module imports, by full name."""
+    file = MODULES[name]
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in statements(ast.parse(file.read_text(encoding="utf-8")).body, inside_functions):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module
+            )
+            assert base is not None
+            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names}
+    return {target for target in found if target.split(".")[0] == "mdm_schedules"}
+
+
+def below(name: str, *rooms: str) -> bool:
+    return any(name == f"mdm_schedules.{room}" or name.startswith(f"mdm_schedules.{room}.") for room in rooms)
+
+
+def allowed(name: str, target: str) -> bool:
+    """The rule, for imports at module level."""
+    if below(name, "errors"):
+        return False
+    if below(name, "schedules"):
+        return below(target, "errors", "schedules")
+    if below(name, "plan"):
+        return below(target, "errors")
+    if below(name, "energy", "information", "registry", "hub"):
+        return not below(target, "sampling", "integrations", "tuning", "cli", "demo", "demo_models", "plotting")
+    if below(name, "sampling"):
+        return not below(target, "integrations", "tuning", "cli", "demo", "demo_models", "plotting")
+    if below(name, "integrations"):
+        return not below(target, "cli", "demo", "tuning")
+    return not below(target, "integrations")
+
+
+def test_the_checker_sees_what_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+        from __future__ import annotations
+        from typing import TYPE_CHECKING
+        import mdm_schedules.errors, torch
+        from mdm_schedules import plan
+        from . import energy
+        from .sampling.loop import sample
+        if TYPE_CHECKING:
+            from mdm_schedules.integrations import models
+        else:
+            import mdm_schedules.hub
+        try:
+            pass
+        except ImportError:
+            import mdm_schedules.cli
+        class A:
+            import mdm_schedules.testing
+        def f():
+            import mdm_schedules.registry
+    """
+    (tmp_path / "probe.py").write_text(textwrap.dedent(code))
+    monkeypatch.setitem(MODULES, "mdm_schedules.probe", tmp_path / "probe.py")
+    seen = {name.removeprefix("mdm_schedules.") for name in imports("mdm_schedules.probe")}
+    assert seen == {"errors", "plan", "energy", "sampling.loop", "hub", "cli", "testing"}
+    assert "mdm_schedules.registry" in imports("mdm_schedules.probe", inside_functions=True)
+
+
+@in_the_tree
+def test_arrows_go_one_way() -> None:
+    wrong = [(name, target) for name in MODULES for target in imports(name) if not allowed(name, target)]
+    assert not wrong
+    assert len(MODULES) > 15
+
+
+@in_the_tree
+def test_the_loop_never_imports_an_integration_not_even_when_called() -> None:
+    core = [
+        name for name in MODULES if below(name, "schedules", "plan", "energy", "information", "sampling", "registry")
+    ]
+    assert len(core) > 10
+    wrong = [(name, target) for name in core for target in imports(name, True) if below(target, "integrations", "tuning")]  # noqa: E501
+    assert not wrong
+
+
+@in_the_tree
+def test_files_are_short() -> None:
+    """STYLE.md: about 150 lines, 400 at the most."""
+    long = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in MODULES.items()}
+    assert not {name: lines for name, lines in long.items() if lines > 400}
+
+
+# --- imports
+
+
+def run_python(code: str, cwd: Path, **environment: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_importing_the_package_imports_no_framework(tmp_path: Path) -> None:
+    code = f"""
+        import sys, torch
+        before = set(sys.modules)
+        import mdm_schedules as mdm
+        mdm.get_schedule("linear").plan(16, 4)
+        mdm.list_schedules()
+        dir(mdm)
+        new = set(sys.modules) - before
+        print(sorted(name for name in {(*HEAVY, "scipy", "huggingface_hub", "safetensors")!r} if name in new))
+        print(sorted(name for name in new if "integrations" in name))
+    """
+    assert run_python(code, tmp_path).split() == ["[]", "[]"]
+
+
+def test_public_names_resolve() -> None:
+    assert len(set(mdm.__all__)) == len(mdm.__all__)
+    assert list(mdm.__all__) == sorted(mdm.__all__)
+    assert set(mdm.__all__) <= set(dir(mdm))
+    for name in mdm.__all__:
+        assert getattr(mdm, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = mdm.nothing
+    from mdm_schedules.errors import MDMError
+
+    assert mdm.errors.MDMError is MDMError
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    from importlib import metadata
+
+    assert metadata.version("mdm-schedules") == mdm.__version__
+
+
+# --- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the tree so that nothing is left in it."""
+    if not (ROOT / "pyproject.toml").is_file():
+        pytest.skip("needs the source tree")
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "tree"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("mdm_schedules", "integrations", "examples", "tests"):  # the last two must stay outside
+        ignored = shutil.ignore_patterns("*.egg-info", ".*", "*.tmp") if name == "mdm_schedules" else None
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    command += ["--disable-pip-version-check", "--wheel-dir", str(folder / "dist"), str(copy)]
+    if importlib.util.find_spec("build"):
+        command = [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(folder / "dist"),
+            str(copy),
+        ]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    (built,) = (folder / "dist").glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    information = f"mdm_schedules-{mdm.__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"mdm_schedules", information}
+    expected = {file.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*.py")}
+    expected |= {f"mdm_schedules/{file.relative_to(ROOT).as_posix()}" for file in (ROOT / "integrations").rglob("*.py")}
+    expected |= {"mdm_schedules/py.typed", "mdm_schedules/integrations/transformers.py"}
+    for model in ("code", "sudoku"):
+        expected |= {f"mdm_schedules/demo_models/{model}/{file}" for file in ("model.safetensors", "config.json")}
+    assert expected <= set(names)
+    assert f"{information}/entry_points.txt" in names
+    assert any("LICENSE" in name for name in names if name.startswith(information))
+    unwanted = (".pyc", ".tmp", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")
+    assert not [name for name in names if name.endswith(unwanted) or "__pycache__" in name]
+    # two models of about 3 MB each or less
+    assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist()) < 10_000_000
+
+
+def test_the_installed_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) -> None:
+    """A clean target folder that Python sees before the source tree, in a foreign working directory."""
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    install += ["--disable-pip-version-check", "--target", str(target), str(wheel)]
+    run = subprocess.run(install, cwd=elsewhere, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    code = f"""
+        import pathlib, sys
+        import mdm_schedules as mdm
+        from mdm_schedules import demo_models
+        from mdm_schedules.testing import check_schedule
+
+        target = pathlib.Path({str(target)!r})
+        assert mdm.__version__ == {mdm.__version__!r}
+        check_schedule(mdm.get_schedule("beta(a=0.9, b=0.3)"))
+        assert {{row.source for row in mdm.list_schedules()}} == {{"mdm-schedules"}}, mdm.list_schedules()
+        for name in mdm.__all__:
+            getattr(mdm, name)
+        ours = {{name: module for name, module in sys.modules.items() if name.split(".")[0] == "mdm_schedules"}}
+        outside = [name for name, module in ours.items() if not target in pathlib.Path(module.__file__).parents]
+        assert not outside, outside
+        assert "mdm_schedules.integrations.transformers" in ours
+        for name in ("code", "sudoku"):
+            assert (demo_models.path(name) / "model.safetensors").stat().st_size > 100_000
+            assert target in demo_models.path(name).parents
+        print("works")
+    """
+    environment = {"PYTHONPATH": str(target), "HF_HUB_OFFLINE": "1"}
+    assert run_python(code, elsewhere, **environment) == "works\n"
+    assert sorted(path.name for path in target.iterdir() if not path.name.startswith(("bin", "__pycache__"))) == [
+        "mdm_schedules",
+        f"mdm_schedules-{mdm.__version__}.dist-info",
+    ]
