@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from mdm_schedules.integrations.models.base import ModelAdapter
 
+from mdm_schedules.errors import InvalidValueError
+
 _row_heads: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
@@ -56,6 +58,11 @@ class MaskedLMAdapter(ModelAdapter):
             inputs["attention_mask"] = own.long()
             if "position_ids" in inspect.signature(self.model.forward).parameters:
                 inputs["position_ids"] = (own.long().cumsum(1) - 1).clamp(min=0) + self._position_offset
+            elif not bool(own[:, 0].all()):
+                raise InvalidValueError(
+                    f"{type(self.model).__name__} takes no position_ids, so prompts padded on the left would stand at "
+                    "wrong positions; generate for prompts of equal length at a time, without padding"
+                )
         if rows is None:
             return self.model(**inputs).logits  # type: ignore[no-any-return]
         caller = threading.get_ident()

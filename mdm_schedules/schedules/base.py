@@ -62,8 +62,9 @@ def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
     if isinstance(x, torch.Tensor):
         if x.is_complex() or x.dtype == torch.bool:
             raise InvalidTypeError(f"{name} must hold real numbers in [0, 1], got a tensor of dtype {x.dtype}")
-        if x.layout != torch.strided or x.is_meta or x.is_quantized:
-            raise InvalidTypeError(f"{name} must be a dense tensor with data, got {x.layout} on {x.device}")
+        if x.layout != torch.strided or x.is_meta or x.is_quantized or x.is_nested:
+            kind = "a nested tensor" if x.is_nested else f"{x.layout} on {x.device}"
+            raise InvalidTypeError(f"{name} must be a dense tensor with data, got {kind}")
         if slope is not None and x.requires_grad and torch.is_grad_enabled():
             return _Differentiable.apply(x, curve, slope, name)  # type: ignore[no-any-return,no-untyped-call]
         # Apple's mps has no float64
