@@ -38,7 +38,12 @@ if TYPE_CHECKING:
         kinetic_energy,
         token_energy,
     )
-    from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, MaskedDiffusionMixin, generate
+    from mdm_schedules.integrations.transformers import (
+        AutoModelForMaskedDiffusion,
+        MaskedDiffusionGenerationConfig,
+        MaskedDiffusionMixin,
+        generate,
+    )
     from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
 
 __version__ = "0.1.0"
@@ -52,6 +57,7 @@ _LAZY = {
     "kinetic_energy": "mdm_schedules.energy",
     "token_energy": "mdm_schedules.energy",
     "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
+    "MaskedDiffusionGenerationConfig": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
     "generate": "mdm_schedules.integrations.transformers",
     "GenerationOutput": "mdm_schedules.sampling",
@@ -68,6 +74,7 @@ __all__ = [
     "Geometric",
     "Linear",
     "LogLinear",
+    "MaskedDiffusionGenerationConfig",
     "MaskedDiffusionMixin",
     "Polynomial",
     "Schedule",

@@ -241,7 +241,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"mdm_schedules", information}
     expected = {file.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*.py")}
     expected |= {f"mdm_schedules/{file.relative_to(ROOT).as_posix()}" for file in (ROOT / "integrations").rglob("*.py")}
-    expected |= {"mdm_schedules/py.typed", "mdm_schedules/integrations/transformers.py"}
+    expected |= {"mdm_schedules/py.typed", "mdm_schedules/integrations/transformers/generation.py"}
     for model in ("code", "sudoku"):
         expected |= {f"mdm_schedules/demo_models/{model}/{file}" for file in ("model.safetensors", "config.json")}
     assert expected <= set(names)

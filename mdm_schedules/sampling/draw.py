@@ -14,8 +14,10 @@ import torch
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
 from mdm_schedules.sampling.policy import ConfidencePolicy, OrderPolicy
 
-CHUNK_BYTES = 16 << 20  # per buffer; two buffers are kept, whatever the batch and vocabulary
-SEGMENT = 512  # first level of the two-level inverse CDF
+# per buffer; two buffers are kept, whatever the batch and vocabulary. On a CPU they stay in its cache.
+CHUNK_BYTES = {"cpu": 1 << 20}
+DEFAULT_CHUNK_BYTES = 16 << 20
+SEGMENT = 512  # of the vocabulary: the first level of the argmax and of the inverse CDF
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -81,7 +83,7 @@ class TokenDraw:
             where the logits are unusable (NaN, +inf, or nothing left to draw).
         """
         rows, vocabulary = len(logits) if index is None else len(index), logits.shape[1]
-        chunk = max(1, CHUNK_BYTES // (4 * vocabulary))
+        chunk = max(1, CHUNK_BYTES.get(logits.device.type, DEFAULT_CHUNK_BYTES) // (4 * vocabulary))
         parts = []
         for start in range(0, rows, chunk):
             stop = min(start + chunk, rows)
@@ -137,7 +139,7 @@ class TokenDraw:
         if self.policy is not None or plain:
             probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores, scores.dtype))
         if uniform is None:
-            best, tokens = scores.max(1)
+            best, tokens = greedy_token(scores)
             usable = best.isfinite()
         elif plain:
             assert probs is not None
@@ -169,8 +171,31 @@ class TokenDraw:
         return probs
 
 
+def _by_segment(values: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """`reduce` over each segment of the vocabulary, the last one shorter: [R, ceil(V / SEGMENT)]."""
+    whole = values.shape[1] // SEGMENT
+    parts = [reduce(values[:, : whole * SEGMENT].unflatten(1, (whole, SEGMENT)))]
+    if whole * SEGMENT < values.shape[1]:
+        parts.append(reduce(values[:, whole * SEGMENT :].unsqueeze(1)))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _segment(values: torch.Tensor, segment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The columns [R, SEGMENT] of one segment per row, segment [R, 1], and the values there."""
+    column = segment * SEGMENT + torch.arange(SEGMENT, device=values.device)
+    return column, values.gather(1, column.clamp(max=values.shape[1] - 1))
+
+
+def greedy_token(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest score of each row [R, V] and its first column; faster on two levels, since amax is vectorised."""
+    best, segment = _by_segment(scores, lambda part: part.amax(2)).max(1, keepdim=True)
+    column, inside = _segment(scores, segment)
+    first = (inside == best).to(torch.uint8).argmax(1, keepdim=True)
+    return best[:, 0], column.gather(1, first)[:, 0].clamp(max=scores.shape[1] - 1)
+
+
 def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw from each row of non-negative weights by one uniform number, through float64 sums on two levels.
+    """Draw from each row of non-negative weights by one uniform number, through sums on two levels.
 
     Args:
         probs: [R, V] weights, not necessarily normalised.
@@ -179,24 +204,20 @@ def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tenso
     Returns:
         tokens [R], never one of weight zero, and a bool [R] that is False where the weights are NaN or all zero.
     """
-    vocabulary = probs.shape[1]
-    whole = vocabulary // SEGMENT
-    sums = probs[:, : whole * SEGMENT].unflatten(1, (whole, SEGMENT)).sum(2, dtype=torch.float64)
-    if whole * SEGMENT < vocabulary:
-        sums = torch.cat([sums, probs[:, whole * SEGMENT :].sum(1, keepdim=True, dtype=torch.float64)], 1)
+    # float32 within a segment of 512, float64 across segments: no mass is lost in a large vocabulary
+    sums = _by_segment(probs, lambda part: part.sum(2)).double()
     running = sums.cumsum(1)
     total = running[:, -1:]
     # below the total even after rounding, so that the search ends on a segment with weight
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     segment = torch.searchsorted(running, target, right=True).clamp(max=sums.shape[1] - 1)
-    column = segment * SEGMENT + torch.arange(SEGMENT, device=probs.device)
-    inside = probs.gather(1, column.clamp(max=vocabulary - 1)).double()
-    inside = torch.where(column < vocabulary, inside, 0.0).cumsum(1)
+    column, inside = _segment(probs, segment)
+    inside = torch.where(column < probs.shape[1], inside.double(), 0.0).cumsum(1)
     end = inside[:, -1:]
     target = (target - (running.gather(1, segment) - sums.gather(1, segment))).clamp(min=0)
     target = torch.minimum(target, torch.nextafter(end, torch.zeros_like(end)))
     tokens = segment * SEGMENT + torch.searchsorted(inside, target, right=True)
-    return tokens[:, 0].clamp(max=vocabulary - 1), (total[:, 0] > 0) & total[:, 0].isfinite()
+    return tokens[:, 0].clamp(max=probs.shape[1] - 1), (total[:, 0] > 0) & total[:, 0].isfinite()
 
 
 def check_logits(logits: Any, index: Any, rows: int) -> None:

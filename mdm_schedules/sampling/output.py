@@ -32,7 +32,7 @@ class GenerationOutput:
         sequences: LongTensor [B, L], the prompt and the answer; holds no mask token that was to be filled.
         nfe: forward passes of the model.
         nfe_per_row: LongTensor [B], passes in which the row revealed a token.
-        plan: LongTensor [B, passes planned], tokens revealed in each step.
+        plan: LongTensor [B, nfe], tokens that each pass revealed, less those it masked again.
         seeds: the seed of each row; with them a run without a given seed can be repeated.
         prompt_length: columns of `sequences` that are the prompt, so that `sequences[:, prompt_length:]` is the answer.
         history: token states [B, L] after each pass, if asked for.

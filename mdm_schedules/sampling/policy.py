@@ -28,8 +28,11 @@ class OrderPolicy(PositionPolicy):
     """A policy that knows the order beforehand, so logits are asked for the revealed positions only."""
 
     @abstractmethod
-    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise) -> torch.Tensor:
-        """Scores [B, W] for rows [B, 1] and positions [B, W], counted from each sequence's own first token."""
+    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0) -> torch.Tensor:
+        """Scores [B, W] for rows [B, 1] and positions [B, W], counted from each sequence's own first token.
+
+        `step` is 0 at the start, and changes with each pass where revealed tokens are masked again.
+        """
 
 
 class LowConfidence(ConfidencePolicy):
@@ -69,9 +72,9 @@ class Random(OrderPolicy):
 
     name = "random"
 
-    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise) -> torch.Tensor:
+    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0) -> torch.Tensor:
         """One uniform number per position."""
-        return 1 - noise.uniform(POSITION, 0, row, position)
+        return 1 - noise.uniform(POSITION, step, row, position)
 
 
 class Ancestral(Random):
@@ -89,7 +92,7 @@ class LeftToRight(OrderPolicy):
 
     name = "left_to_right"
 
-    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise) -> torch.Tensor:
+    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0) -> torch.Tensor:
         """Minus the position."""
         return -position.double()
 

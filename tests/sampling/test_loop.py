@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, UnknownNameError
 from mdm_schedules.sampling import POLICIES, DrawOptions, sample
+from mdm_schedules.sampling.counts import split_steps
 from mdm_schedules.sampling.draw import SEGMENT, inverse_cdf
-from mdm_schedules.sampling.loop import split_steps
 from mdm_schedules.sampling.noise import SequenceNoise
 
 V, MASK = 40, 39
@@ -59,7 +59,7 @@ def test_fills_every_mask_keeps_the_prompt_and_spends_the_steps(remasking, tempe
 def test_more_steps_than_tokens_spends_one_pass_per_token():
     out = sample(denoiser, masks(2, 5), mask_token_id=MASK, steps=100)
     assert out.nfe == 5
-    assert out.plan.shape == (2, 100)
+    assert out.plan.tolist() == [[1] * 5] * 2
 
 
 def test_left_to_right_and_history_and_callback():
@@ -237,7 +237,7 @@ def test_inverse_cdf_follows_the_definition(vocabulary, seed):
     running = probs.double().cumsum(1)
     low = running.gather(1, tokens[:, None])[:, 0] - probs.double().gather(1, tokens[:, None])[:, 0]
     target = uniform * running[:, -1]
-    slack = 1e-12 * running[:, -1]
+    slack = 1e-6 * running[:, -1]  # sums within a segment are float32
     assert ((low <= target + slack) & (target <= running.gather(1, tokens[:, None])[:, 0] + slack)).all()
 
 

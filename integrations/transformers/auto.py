@@ -1,0 +1,137 @@
+"""Classes that give a transformers model a schedule and `.generate()`: a mixin, and an auto class."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import torch
+from mdm_schedules.integrations.models import get_adapter
+from mdm_schedules.integrations.transformers.config import MaskedDiffusionGenerationConfig
+from mdm_schedules.integrations.transformers.generation import generate
+
+from mdm_schedules.errors import InvalidTypeError, MDMError
+from mdm_schedules.hub import SCHEDULE_FILE
+from mdm_schedules.registry import get_schedule
+from mdm_schedules.sampling import GenerationOutput
+from mdm_schedules.schedules import Schedule
+
+
+class MaskedDiffusionMixin:
+    """Gives a masked LM class `.schedule`, `.generate()`, and a schedule that is saved and loaded with the model."""
+
+    schedule: Schedule
+
+    def generate(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
+    ) -> GenerationOutput:
+        """`mdm_schedules.generate` with this model, and its own schedule unless another is given."""
+        out: GenerationOutput = generate(self, input_ids, attention_mask, **options)
+        return out
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save the model as transformers does, and its schedule and generation options beside it."""
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        self.schedule.save_pretrained(save_directory)
+        config = getattr(self, "generation_config", None)
+        if isinstance(config, MaskedDiffusionGenerationConfig):
+            config.save_pretrained(save_directory)
+
+
+@lru_cache(maxsize=64)
+def _with_mixin(cls: Any) -> Any:
+    # under its own name, since transformers writes the class name into config.architectures
+    return type(cls.__name__, (MaskedDiffusionMixin, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+class AutoModelForMaskedDiffusion:
+    """Loads a masked language model that can `.generate()`."""
+
+    def __init__(self) -> None:
+        raise InvalidTypeError("use AutoModelForMaskedDiffusion.from_pretrained(...) or .from_model(model, schedule)")
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *args: Any, schedule: str | Schedule | None = None, **kwargs: Any
+    ) -> Any:
+        """A masked LM with a schedule.
+
+        Args:
+            path: folder or Hub id, as `transformers.AutoModelForMaskedLM.from_pretrained` takes it.
+            schedule: name, spec or Schedule; None takes the schedule saved in the folder, else linear.
+            *args: passed on to transformers.
+            **kwargs: passed on to transformers (dtype, device_map, revision, trust_remote_code, ...).
+
+        Raises:
+            InvalidTypeError: the model there is no masked LM.
+        """
+        if schedule is None and os.path.isfile(os.path.join(path, SCHEDULE_FILE)):
+            chosen = Schedule.from_pretrained(path)
+        else:
+            chosen = get_schedule("linear" if schedule is None else schedule)
+        try:
+            model = _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
+        except ValueError as error:
+            if "for this kind of AutoModel" not in str(error):
+                raise
+            raise InvalidTypeError(f"{path} holds no masked language model: {str(error).splitlines()[0]}") from error
+        model = model[0] if isinstance(model, tuple) else model
+        if getattr(model.config, "mask_token_id", None) is None:
+            model.config.mask_token_id = _tokenizer_mask(path, kwargs)
+        options = _saved_options(path, kwargs)
+        if options is not None:
+            model.generation_config = options
+        return cls.from_model(model, chosen)
+
+    @classmethod
+    def from_model(cls, model: Any, schedule: str | Schedule = "linear") -> Any:
+        """Give a loaded model a schedule and `.generate()`, in place; it stays an instance of its class."""
+        if not isinstance(model, MaskedDiffusionMixin):
+            get_adapter(model)
+            model.__class__ = _with_mixin(type(model))  # type: ignore[arg-type]
+        model.schedule = get_schedule(schedule)
+        return model
+
+
+def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int | None:
+    """The mask token of the tokenizer beside the model; None if there is no tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **_known(kwargs))
+    except MDMError:
+        raise
+    except Exception:
+        return None  # generate then asks for mask_token_id
+    return tokenizer.mask_token_id  # type: ignore[no-any-return]
+
+
+def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The loading options that every from_pretrained takes."""
+    names = ("revision", "cache_dir", "token", "local_files_only", "trust_remote_code", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _auto_class(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
+    """AutoModelForMaskedLM, or the auto class under which a repository with its own code lists its model."""
+    import transformers
+
+    names = ["AutoModelForMaskedLM"]
+    if kwargs.get("trust_remote_code"):
+        config = transformers.AutoConfig.from_pretrained(path, **_known(kwargs))
+        listed = getattr(config, "auto_map", None) or {}
+        names = [name for name in (*names, "AutoModelForCausalLM", "AutoModel") if name in listed] + names
+    return getattr(transformers, names[0])
+
+
+def _saved_options(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> MaskedDiffusionGenerationConfig | None:
+    """The generation options saved with the model, if they are ours."""
+    from transformers import GenerationConfig
+
+    given = {name: value for name, value in _known(kwargs).items() if name != "trust_remote_code"}
+    try:
+        stored = getattr(GenerationConfig.from_pretrained(path, **given), "masked_diffusion", None)
+    except OSError:
+        return None
+    return None if stored is None else MaskedDiffusionGenerationConfig(**stored)

@@ -1,0 +1,139 @@
+"""Checks of what `generate` is given, all before the first forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mdm_schedules.integrations.models import ModelAdapter
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, did_you_mean
+
+_INTEGERS = (torch.long, torch.int32, torch.int16, torch.uint8, torch.int8)
+#: what transformers' own generate hands to a custom function and what has no meaning without a cache
+_OF_TRANSFORMERS = (
+    "cache_position",
+    "logits_to_keep",
+    "output_attentions",
+    "output_hidden_states",
+    "past_key_values",
+    "position_ids",
+    "return_dict_in_generate",
+    "synced_gpus",
+    "use_cache",
+)
+_LENGTH_CRITERIA = ("MaxLengthCriteria", "EosTokenCriteria")
+_WARPERS = ("TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper")
+
+
+def check_mask_token(bound: ModelAdapter, given: int | None) -> int:
+    """The mask token, given or the model's own."""
+    mask = bound.mask_token_id if given is None else given
+    if mask is None:
+        raise InvalidValueError(
+            "the model's config has no mask_token_id; pass mask_token_id=tokenizer.mask_token_id to generate"
+        )
+    return check_int("mask_token_id", mask, 0, None if bound.vocab_size is None else bound.vocab_size - 1)
+
+
+def check_prompt(bound: ModelAdapter, input_ids: Any, attention_mask: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The prompt on the model's device and a bool [B, P] that is False on padding."""
+    if not isinstance(input_ids, torch.Tensor) or input_ids.dtype not in _INTEGERS or input_ids.ndim != 2:
+        given = type(input_ids).__name__
+        if isinstance(input_ids, torch.Tensor):
+            given = f"{input_ids.dtype} of shape {tuple(input_ids.shape)}"
+        raise InvalidTypeError(
+            f"input_ids must be a LongTensor [batch, length], got {given}; "
+            "for example tokenizer(['text'], return_tensors='pt').input_ids"
+        )
+    if input_ids.shape[0] == 0:
+        raise InvalidValueError("input_ids must hold at least one sequence, got an empty batch")
+    prompt = input_ids.to(bound.device or input_ids.device, torch.long)
+    if prompt.numel() and bound.vocab_size is not None:
+        low, high = int(prompt.min()), int(prompt.max())
+        if low < 0 or high >= bound.vocab_size:
+            wrong = low if low < 0 else high
+            raise InvalidValueError(f"input_ids must lie in [0, {bound.vocab_size - 1}], got {wrong}")
+    if attention_mask is None:
+        return prompt, torch.ones_like(prompt, dtype=torch.bool)
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.shape != input_ids.shape:
+        shape = getattr(attention_mask, "shape", type(attention_mask).__name__)
+        raise InvalidValueError(
+            f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, got {shape}"
+        )
+    mask = attention_mask.to(prompt.device)
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InvalidValueError("attention_mask must hold only 0 and 1")
+    return prompt, mask.bool()
+
+
+def check_new_tokens(given: int | None, has_masks: bool) -> int:
+    """How many masks to append."""
+    example = "generate(model, input_ids, max_new_tokens=128, steps=16)"
+    if given is None and not has_masks:
+        raise InvalidValueError(f"max_new_tokens is needed for a prompt without masks; for example {example}")
+    new = 0 if given is None else check_int("max_new_tokens", given, 0, 1 << 20, example)
+    if not new and not has_masks:
+        raise InvalidValueError(
+            f"nothing to generate: max_new_tokens is 0 and the prompt has no masks; write {example}"
+        )
+    return new
+
+
+def block_ends(bound: ModelAdapter, own: torch.Tensor, new: int, block_length: int | None) -> list[int]:
+    """Columns where the blocks of the answer end, from the prompt's `own` bool [B, P]."""
+    prompt = own.shape[1]
+    if block_length is not None:
+        block_length = check_int("block_length", block_length, 1, example="block_length=32")
+    offset = 0  # tokens of the answer's first block that the prompt takes
+    if bound.block_length is not None:
+        if block_length not in (None, bound.block_length):
+            raise InvalidValueError(f"this model attends by blocks of {bound.block_length}, got {block_length}")
+        block_length = bound.block_length
+        offsets = (own.sum(1) % block_length).unique().tolist()
+        if len(offsets) > 1:
+            raise InvalidValueError(
+                f"prompts of one batch must have the same length modulo the model's block of {block_length}, got "
+                f"remainders {offsets}; sort them by length % {block_length}, or generate for one at a time"
+            )
+        offset = offsets[0]
+    if block_length is None:
+        return [prompt + new]
+    return [*range(prompt - offset + block_length, prompt + new, block_length), prompt + new]
+
+
+def token_ids(name: str, given: int | Sequence[int] | torch.Tensor | None, vocab_size: int | None) -> list[int]:
+    """One token id or several as a list; None is an empty one."""
+    if given is None:
+        return []
+    values = given.tolist() if isinstance(given, torch.Tensor) else given
+    values = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
+    return [check_int(name, value, 0, None if vocab_size is None else vocab_size - 1) for value in values]
+
+
+def check_rest(rest: dict[str, Any], options: list[str]) -> None:
+    """Refuse keywords that nobody knows; let pass what transformers adds by itself."""
+    for name, value in rest.items():
+        if name == "token_type_ids":  # tokenizers of BERT return zeros
+            if isinstance(value, torch.Tensor) and not bool((value == 0).all()):
+                raise InvalidValueError("token_type_ids other than zeros are not supported")
+        elif name == "stopping_criteria":
+            for criterion in value or ():
+                if type(criterion).__name__ not in _LENGTH_CRITERIA:
+                    raise InvalidTypeError(
+                        f"stopping_criteria {type(criterion).__name__} does not fit writing in any order; "
+                        "use eos_token_id=..., or callback=..."
+                    )
+        elif name not in _OF_TRANSFORMERS:
+            raise InvalidTypeError(f"generate has no option {name!r}.{did_you_mean(name, options)}")
+
+
+def plain_processor(processor: Any) -> Any:
+    """Without transformers' own warpers, which we get as temperature, top_k and top_p; None if nothing is left."""
+    if not isinstance(processor, list):
+        return processor
+    kept = type(processor)(one for one in processor if type(one).__name__ not in _WARPERS)
+    if kept and not callable(kept):
+        raise InvalidTypeError("logits_processor must be a function or a transformers LogitsProcessorList, got a list")
+    return kept or None

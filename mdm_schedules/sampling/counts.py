@@ -1,0 +1,121 @@
+"""How many tokens each row reveals in each step of each block, known before the first pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mdm_schedules.errors import InvalidValueError, check_int, check_real
+from mdm_schedules.plan import MAX_STEPS, check_plan, share_out
+from mdm_schedules.sampling.noise import SequenceNoise
+from mdm_schedules.sampling.policy import Ancestral, ConfidencePolicy, OrderPolicy
+from mdm_schedules.schedules import Schedule
+
+
+def block_spans(ends: Sequence[int] | None, length: int) -> list[tuple[int, int]]:
+    """Columns [start, end) of each block; what lies left of the first end belongs to the first block."""
+    ends = [length] if ends is None else list(ends)
+    starts = [0, *ends[:-1]]
+    if not ends or ends[-1] != length or any(end <= start for start, end in zip(starts, ends, strict=True)):
+        raise InvalidValueError(f"block_ends must increase to the sequence length {length}, got {ends}")
+    return list(zip(starts, ends, strict=True))
+
+
+def split_steps(steps: int, lengths: Sequence[int]) -> list[int]:
+    """Share `steps` passes among blocks in proportion to their lengths, at least one each, exactly `steps` in all."""
+    if steps < len(lengths):
+        raise InvalidValueError(f"steps must be at least the number of blocks, {len(lengths)}, got {steps}")
+    weights = torch.tensor(lengths, dtype=torch.float64)
+    return share_out(weights.cumsum(0) / weights.sum(), torch.tensor([steps]))[0].tolist()  # type: ignore[no-any-return]
+
+
+def steps_per_block(steps: int | Sequence[int] | None, counts: torch.Tensor) -> list[int]:
+    """One number of passes for each block, from what the user gave and the masks [B, blocks]."""
+    blocks = counts.shape[1]
+    if steps is None:
+        return [max(1, int(count)) for count in counts.max(0).values]
+    given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
+    if len(given) != blocks:
+        raise InvalidValueError(f"steps must be one number for each of the {blocks} blocks, got {steps!r}")
+    return [check_int("steps", step, 1, MAX_STEPS, example="steps=16") for step in given]
+
+
+def count_tables(
+    schedule: Schedule,
+    plan: Any,
+    counts: torch.Tensor,
+    steps: int | Sequence[int] | None,
+    policy: ConfidencePolicy | OrderPolicy,
+) -> list[torch.Tensor]:
+    """Per block, the tokens that each row reveals in each step, LongTensor [B, K], from masks counts [B, blocks]."""
+    shares = steps_per_block(steps, counts)
+    if plan is None:
+        return [schedule.plan(count, share) for count, share in zip(counts.unbind(1), shares, strict=True)]
+    if steps is not None or isinstance(policy, Ancestral):
+        other = "steps" if steps is not None else "remasking='ancestral', whose counts are random"
+        raise InvalidValueError(f"give a plan or {other}, not both")
+    return [check_plan(plan, count) for count in counts.unbind(1)]
+
+
+def ancestral_tables(
+    schedule: Schedule,
+    steps: list[int],
+    policy: Ancestral,
+    masked: torch.Tensor,
+    position: torch.Tensor,
+    spans: list[tuple[int, int]],
+    noise: SequenceNoise,
+) -> list[torch.Tensor]:
+    """As `count_tables`, with the random counts of ancestral sampling: a token goes when alpha passes its number."""
+    tables = []
+    row = torch.arange(len(masked), device=masked.device)[:, None]
+    uniform = 1 - policy.score(row, position, noise)
+    for (start, end), share in zip(spans, steps, strict=True):
+        grid = schedule.alpha(torch.arange(1, share + 1, dtype=torch.float64) / share).to(masked.device)
+        step = torch.searchsorted(grid, uniform[:, start:end].contiguous(), right=True).clamp(max=share - 1)
+        table = torch.zeros(len(masked), share, dtype=torch.long, device=masked.device)
+        tables.append(table.scatter_add_(1, step, masked[:, start:end].long()).cpu())
+    return tables
+
+
+@dataclass(frozen=True)
+class CommitRule:
+    """Reveals more than the plan asks where the model is sure; the plan is the least.
+
+    Attributes:
+        threshold: with low_confidence, every token whose probability is above it, in [0, 1).
+        entropy_bound: with the entropy policy, the surest tokens as long as the sum of their entropies without the
+            largest stays at or below it, in nats (the entropy-bounded sampler, arXiv 2505.24857).
+    """
+
+    threshold: float | None = None
+    entropy_bound: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            check_real("threshold", self.threshold, 0, 1)
+        if self.entropy_bound is not None:
+            check_real("entropy_bound", self.entropy_bound, 0)
+
+    def check(self, policy: ConfidencePolicy | OrderPolicy, remask: float) -> bool:
+        """Whether the rule does anything; an error if it does not go with the policy."""
+        for name, value, needed in (
+            ("threshold", self.threshold, "low_confidence"),
+            ("entropy_bound", self.entropy_bound, "entropy"),
+        ):
+            if value is not None and policy.name != needed:
+                raise InvalidValueError(f"{name} needs remasking={needed!r}, got {policy.name!r}")
+            if value is not None and remask:
+                raise InvalidValueError(f"give {name} or remask, not both")
+        return self.threshold is not None or self.entropy_bound is not None
+
+    def count(self, scores: torch.Tensor) -> torch.Tensor:
+        """Tokens to reveal, LongTensor [B], from the policy's scores [B, W] in falling order, -inf where nothing is."""
+        if self.threshold is not None:
+            return (scores > self.threshold).sum(1)
+        assert self.entropy_bound is not None
+        entropy = (-scores).clamp(min=0).double()
+        return ((entropy.cumsum(1) - entropy <= self.entropy_bound) & entropy.isfinite()).sum(1)

@@ -1,0 +1,160 @@
+"""Each model family's adapter: how the model is called, which logits speak of which token, the head on wanted rows."""
+
+import pytest
+import torch
+from families import FAMILIES, HIDDEN, MASK, V
+from mdm_schedules.integrations.models import ModelAdapter, get_adapter, models
+
+import mdm_schedules as mdm
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return FAMILIES[request.param]().eval()
+
+
+def prompts(batch=2, length=6, seed=0):
+    return torch.randint(0, MASK, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def test_it_is_found_by_model_type_and_knows_the_mask(model):
+    bound = get_adapter(model)
+    assert bound.name == {"Dream": "dream", "llada2_moe": "llada2"}.get(model.model_type, model.model_type)
+    assert (bound.mask_token_id, bound.vocab_size, bound.max_length) == (MASK, V, 64)
+
+
+def test_the_head_runs_on_wanted_rows_only(model):
+    bound = get_adapter(model)
+    ids = prompts()
+    full = bound.forward(ids, None)
+    rows = torch.tensor([0, 1, 5, 6, 10])
+    assert bound.head_takes_rows
+    model.calls.clear()
+    hooked = []
+    handle = bound.head.register_forward_hook(lambda module, args, output: hooked.append(output.shape))
+    some = bound.logits(ids, rows, None)
+    handle.remove()
+    assert hooked == [(1, 5, V)]
+    # Dream's logits at a position speak of the token after it; of the first token nothing speaks but itself
+    source = torch.tensor([0, 0, 4, 6, 9]) if bound.shift else rows
+    torch.testing.assert_close(some, full.flatten(0, 1)[source])
+
+
+def test_full_logits_give_the_same_text(model, monkeypatch):
+    options = {"max_new_tokens": 12, "steps": 5, "temperature": 1.0, "seed": 3}
+    out = mdm.generate(model, prompts(), **options)
+    monkeypatch.setattr(ModelAdapter, "head_takes_rows", False)
+    assert torch.equal(mdm.generate(model, prompts(), **options).sequences, out.sequences)
+    assert int(out.sequences[:, 6:].max()) < MASK
+
+
+def test_prompts_padded_on_the_left_write_what_they_write_alone(model):
+    long, short = prompts(1, 7), prompts(1, 3, seed=1)
+    ids = torch.cat([long, torch.nn.functional.pad(short, (4, 0))])
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    options = {"max_new_tokens": 9, "steps": 6, "temperature": 1.0, "seed": 3}
+    if model.model_type == "mdlm":  # takes no attention mask
+        with pytest.raises(InvalidValueError, match="equal length"):
+            mdm.generate(model, ids, mask, **options)
+        return
+    together = mdm.generate(model, ids, mask, **options).sequences
+    assert torch.equal(together[0], mdm.generate(model, long, **options).sequences[0])
+    assert torch.equal(together[1, 4:], mdm.generate(model, short, **options).sequences[0])
+
+
+def test_first_tokens_that_are_masked_do_not_depend_on_padding(model):
+    if model.model_type == "mdlm":
+        pytest.skip("takes no padding")
+    ids = torch.full((1, 4), MASK)
+    padded = torch.cat([prompts(1, 8), torch.nn.functional.pad(ids, (4, 0))])
+    mask = torch.ones_like(padded)
+    mask[1, :4] = 0
+    alone = mdm.generate(model, ids, steps=4).sequences
+    assert torch.equal(mdm.generate(model, padded, mask, steps=4).sequences[1, 4:], alone[0])
+
+
+def test_mdlm_is_told_the_masked_share():
+    model = FAMILIES["mdlm"]().eval()
+    model.times.clear()
+    mdm.generate(model, prompts(1, 4), max_new_tokens=4, steps=2)
+    # half of it masked, then a quarter; two more calls tried the head
+    expected = -torch.log1p(-0.999 * torch.tensor([0.5, 0.25]))
+    torch.testing.assert_close(torch.cat(model.times[-2:]), expected)
+
+
+def test_llada2_writes_block_by_block_and_no_block_sees_a_later_one():
+    model = FAMILIES["llada2"]().eval()
+    seen = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0].shape[1]), with_kwargs=True
+    )
+    out = mdm.generate(model, prompts(1, 6), max_new_tokens=9, steps=9)
+    handle.remove()
+    # blocks of 4 from the sequence's start: columns 6-7, 8-11, 12-14
+    assert seen[-9:] == [8] * 2 + [12] * 4 + [15] * 3
+    first = mdm.generate(model, prompts(1, 6), max_new_tokens=2, steps=2)
+    assert torch.equal(out.sequences[:, :8], first.sequences)
+
+
+def test_llada2_refuses_what_its_blocks_cannot_do():
+    model = FAMILIES["llada2"]().eval()
+    with pytest.raises(InvalidValueError, match="blocks of 4"):
+        mdm.generate(model, prompts(), max_new_tokens=8, block_length=8)
+    mask = torch.ones(2, 6, dtype=torch.long)
+    mask[1, 0] = 0
+    with pytest.raises(InvalidValueError, match="modulo the model's block of 4"):
+        mdm.generate(model, prompts(), mask, max_new_tokens=8)
+
+
+def test_any_function_is_a_model():
+    table = torch.randn(V, generator=torch.Generator().manual_seed(0))
+
+    def function(tokens):
+        return table.expand(*tokens.shape, V)
+
+    out = mdm.generate(function, prompts(), max_new_tokens=3, steps=3, mask_token_id=MASK)
+    assert (out.sequences[:, 6:] == int(table[:MASK].argmax())).all()
+    with pytest.raises(InvalidValueError, match="mask_token_id"):
+        mdm.generate(function, prompts(), max_new_tokens=3)
+    with pytest.raises(InvalidTypeError, match="logits"):
+        mdm.generate(lambda tokens: tokens, prompts(), max_new_tokens=3, mask_token_id=MASK)
+    mask = torch.tensor([[1] * 6, [0] + [1] * 5])
+    with pytest.raises(InvalidValueError, match="padding"):
+        mdm.generate(function, prompts(), mask, max_new_tokens=3, mask_token_id=MASK)
+
+
+def test_a_module_of_no_family_must_be_asked_for_by_name():
+    module = torch.nn.Sequential(torch.nn.Embedding(V, HIDDEN), torch.nn.Linear(HIDDEN, V))
+    with pytest.raises(InvalidTypeError, match="adapter='callable'"):
+        mdm.generate(module, prompts(), max_new_tokens=2, mask_token_id=MASK)
+    out = mdm.generate(module, prompts(), max_new_tokens=2, mask_token_id=MASK, adapter="callable")
+    assert out.nfe == 2
+    with pytest.raises(UnknownNameError, match="callable"):
+        mdm.generate(module, prompts(), max_new_tokens=2, mask_token_id=MASK, adapter="calable")
+
+
+def test_a_compiled_model_is_asked_for_full_logits_and_writes_the_same():
+    expected = mdm.generate(FAMILIES["llada"]().eval(), prompts(), max_new_tokens=6, steps=3).sequences
+    model = FAMILIES["llada"]().eval()
+    model.compile(backend="eager")
+    assert not get_adapter(model).head_takes_rows
+    assert torch.equal(mdm.generate(model, prompts(), max_new_tokens=6, steps=3).sequences, expected)
+
+
+def test_a_new_family_is_a_few_lines(monkeypatch):
+    class Mine(ModelAdapter):
+        name = "mine"
+
+        @classmethod
+        def accepts(cls, model):
+            return False
+
+        def forward(self, tokens, own):
+            return self.model(tokens).logits
+
+    model = FAMILIES["llada"]().eval()
+    monkeypatch.setattr(models, "_local", {"mine": Mine})
+    out = mdm.generate(model, prompts(), max_new_tokens=4, adapter="mine")
+    assert torch.equal(out.sequences, mdm.generate(model, prompts(), max_new_tokens=4).sequences)
