@@ -144,7 +144,7 @@ def evaluate(
 
 
 def main() -> None:
-    parser = common_parser(__doc__, steps=1500, batch=16, lr=3e-3, hidden=128, layers=4, heads=4, ffn=512, warmup=100)
+    parser = common_parser(__doc__, steps=6000, batch=16, lr=3e-3, hidden=128, layers=4, heads=4, ffn=512, warmup=100)
     parser.add_argument("--eval-draws", type=int, default=16)
     parser.add_argument("--eval-only", action="store_true", help="measure the model already in --out")
     args = parser.parse_args()

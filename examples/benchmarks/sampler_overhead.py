@@ -1,0 +1,217 @@
+"""Seconds per step that a sampler spends outside the model: ours against the loops that models ship with.
+
+    python examples/benchmarks/sampler_overhead.py --output sampler_overhead.json
+
+A fake model returns preallocated random logits (float32), so that what is timed is everything but the forward pass:
+prompt 64, 128 new tokens, 128 steps, in blocks of 32 and in one block of 128. At temperature 0 the tokens are asserted
+to be the same. With diffusers installed its block refinement scheduler is timed in the loop of LLaDA2Pipeline, with one
+token per step; with dLLM installed its MDLM sampler is, too. Per setting the runs take turns, and medians are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference_loops import llada_generate
+
+from mdm_schedules.sampling import DrawOptions, sample
+
+PROMPT, NEW = 64, 128
+
+
+class Fake:
+    """Logits [B, L, V] of a model that looks at nothing; one set for the batch, so that large ones fit."""
+
+    def __init__(self, batch: int, vocabulary: int, device: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        one = torch.randn(PROMPT + NEW, vocabulary, generator=generator)
+        one[:, -1] = -100.0  # the mask; the reference loop would return it
+        self.logits = one.to(device).repeat(batch, 1, 1)
+        self.prompt = torch.randint(0, vocabulary - 1, (batch, PROMPT), generator=generator).to(device)
+        self.mask = vocabulary - 1
+        self.rows = 0
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.rows += tokens.numel()
+        return self.logits
+
+    def some(self, tokens: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The denoiser of our loop."""
+        self.rows += len(rows)
+        return self.logits.flatten(0, 1), rows
+
+
+def ours(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
+    """`sample` with the head's logits at wanted rows."""
+    tokens = torch.nn.functional.pad(fake.prompt, (0, NEW), value=fake.mask)
+    ends = list(range(PROMPT + block, PROMPT + NEW + 1, block))
+    out = sample(
+        fake.some,
+        tokens,
+        mask_token_id=fake.mask,
+        block_ends=ends,
+        steps=[steps // len(ends)] * len(ends),
+        draw=DrawOptions(temperature),
+        seed=0,
+    )
+    return out.sequences
+
+
+def llada(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
+    """The loop that LLaDA ships with."""
+    return llada_generate(
+        fake,
+        fake.prompt,
+        mask_id=fake.mask,
+        steps=steps,
+        new_tokens=NEW,
+        block_length=block,
+        temperature=temperature,
+    )
+
+
+def diffusers(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
+    """BlockRefinementScheduler as LLaDA2Pipeline drives it, quotas only (threshold above 1, no editing)."""
+    from diffusers import BlockRefinementScheduler
+
+    scheduler = BlockRefinementScheduler(block_length=block)
+    per_block = steps * block // NEW
+    scheduler.set_timesteps(per_block, device=fake.logits.device)
+    tokens = torch.nn.functional.pad(fake.prompt, (0, NEW), value=fake.mask)
+    for start in range(PROMPT, PROMPT + NEW, block):
+        for step in range(per_block):
+            logits = fake(tokens[:, : start + block])[:, start : start + block]
+            tokens[:, start : start + block] = scheduler.step(
+                model_output=logits,
+                timestep=step,
+                sample=tokens[:, start : start + block],
+                mask_token_id=fake.mask,
+                temperature=temperature,
+                sampling_method="multinomial" if temperature else "greedy",
+                threshold=1.1,
+                editing_threshold=None,
+                prompt_mask=torch.zeros(block, dtype=torch.bool, device=tokens.device),
+            ).prev_sample
+    return tokens
+
+
+def dllm(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
+    """dLLM's MDLM sampler."""
+    from dllm.core.samplers.mdlm import MDLMSampler, MDLMSamplerConfig
+
+    def model(tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> SimpleNamespace:
+        return SimpleNamespace(logits=fake(tokens))
+
+    tokenizer = SimpleNamespace(mask_token_id=fake.mask, bos_token_id=0, eos_token_id=0)
+    config = MDLMSamplerConfig(
+        max_new_tokens=NEW, block_size=block, steps=steps, temperature=temperature, return_dict=False
+    )
+    model.device = fake.logits.device  # type: ignore[attr-defined]
+    sampler = MDLMSampler(model=model, tokenizer=tokenizer)
+    return sampler.sample(list(fake.prompt), config)
+
+
+def available() -> dict[str, Callable[[Fake, int, int, float], torch.Tensor]]:
+    """Name -> loop, for what is installed."""
+    loops: dict[str, Callable[[Fake, int, int, float], torch.Tensor]] = {"ours": ours, "LLaDA": llada}
+    try:
+        import diffusers as installed
+
+        if hasattr(installed, "BlockRefinementScheduler"):
+            loops["diffusers"] = diffusers
+    except ImportError:
+        pass
+    try:
+        import dllm.core.samplers.mdlm  # noqa: F401
+
+        loops["dLLM"] = dllm
+    except ImportError:
+        pass
+    return loops
+
+
+def timed(loop: Callable[[Fake, int, int, float], torch.Tensor], fake: Fake, *args: float) -> tuple[float, torch.Tensor]:
+    """Milliseconds per step of one run, and its tokens."""
+    cuda = fake.logits.is_cuda
+    if cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    tokens = loop(fake, *args)  # type: ignore[arg-type]
+    if cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / args[1] * 1e3, tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_768, 126_464])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--block", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
+    parser.add_argument("--steps", type=int, default=128, help="for ours, diffusers, and the others at batch 1")
+    parser.add_argument("--slow-steps", type=int, default=16, help="for LLaDA and dLLM at a larger batch")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    print(f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads; milliseconds per step, medians")
+    loops, results = available(), []
+    print("| vocabulary | batch | block | temperature | " + " | ".join(loops) + " | ours is faster by |")
+    print("|---" * (len(loops) + 5) + "|")
+    for vocabulary in args.vocabulary:
+        for batch in args.batch:
+            fake = Fake(batch, vocabulary, args.device)
+            for block in args.block:
+                for temperature in args.temperature:
+                    times: dict[str, list[float]] = {loop: [] for loop in loops}
+                    rows = {}
+                    for _ in range(args.repeats):
+                        for loop, run in loops.items():
+                            slow = loop in ("LLaDA", "dLLM") and (batch > 1 or temperature > 0)
+                            steps = max(args.slow_steps, NEW // block) if slow else args.steps
+                            fake.rows = 0
+                            spent, tokens = timed(run, fake, block, steps, temperature)
+                            times[loop].append(spent)
+                            rows[loop] = fake.rows / batch / steps
+                            if loop == "ours":
+                                expected = tokens
+                            elif temperature == 0:
+                                if steps != args.steps:
+                                    expected = ours(fake, block, steps, 0.0)
+                                assert torch.equal(tokens, expected), f"{loop} wrote other tokens than ours"
+                    medians = {loop: statistics.median(values) for loop, values in times.items()}
+                    ratios = [f"{medians[loop] / medians['ours']:.1f}x {loop}" for loop in loops if loop != "ours"]
+                    cells = [str(vocabulary), str(batch), str(block), f"{temperature:g}"]
+                    cells += [f"{value:.2f}" for value in medians.values()] + [", ".join(ratios)]
+                    print("| " + " | ".join(cells) + " |", flush=True)
+                    results.append(
+                        {
+                            "vocabulary": vocabulary,
+                            "batch": batch,
+                            "block": block,
+                            "temperature": temperature,
+                            "milliseconds_per_step": medians,
+                            "vocabulary_rows_per_step_and_sequence": rows,
+                        }
+                    )
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
