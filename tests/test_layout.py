@@ -86,7 +86,7 @@ def allowed(name: str, target: str) -> bool:
         return below(target, "errors", "schedules")
     if below(name, "plan"):
         return below(target, "errors")
-    if below(name, "energy", "information", "information_plan", "registry", "hub"):
+    if below(name, "distribution", "energy", "energy_integral", "information", "presets", "registry", "hub"):
         return not below(target, "sampling", "integrations", "tuning", "cli", "demo", "demo_models", "plotting")
     if below(name, "sampling"):
         return not below(target, "integrations", "tuning", "cli", "demo", "demo_models", "plotting")
@@ -135,7 +135,7 @@ def test_the_loop_never_imports_an_integration_not_even_when_called() -> None:
     core = [
         name
         for name in MODULES
-        if below(name, "schedules", "plan", "energy", "information", "information_plan", "sampling", "registry")
+        if below(name, "schedules", "plan", "energy", "energy_integral", "information", "sampling", "registry")
     ]
     assert len(core) > 10
     wrong = [
