@@ -212,6 +212,11 @@ class MaskedDiffusionMixin:
         """`mdm_schedules.generate` with this model, and its own schedule unless another is given."""
         return generate(self, input_ids, attention_mask, **options)
 
+    def denoiser(self) -> Callable[..., Any]:
+        """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it: (tokens, rows) -> logits."""
+        bound = get_adapter(self)
+        return lambda tokens, rows: bound.logits(tokens, rows, None)
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save the model as transformers does, and its schedule beside it."""
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
         kinetic_energy,
         token_energy,
     )
+    from mdm_schedules.information import InformationProfile
     from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, MaskedDiffusionMixin, generate
+    from mdm_schedules.presets import list_presets
     from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
 
 __version__ = "0.1.0"
@@ -51,6 +53,8 @@ _LAZY = {
     "geodesic_energy": "mdm_schedules.energy",
     "kinetic_energy": "mdm_schedules.energy",
     "token_energy": "mdm_schedules.energy",
+    "InformationProfile": "mdm_schedules.information",
+    "list_presets": "mdm_schedules.presets",
     "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
     "generate": "mdm_schedules.integrations.transformers",
@@ -66,6 +70,7 @@ __all__ = [
     "EnergyOptimal",
     "GenerationOutput",
     "Geometric",
+    "InformationProfile",
     "Linear",
     "LogLinear",
     "MaskedDiffusionMixin",
@@ -83,6 +88,7 @@ __all__ = [
     "geodesic_energy",
     "get_schedule",
     "kinetic_energy",
+    "list_presets",
     "list_schedules",
     "register_schedule",
     "sample",
