@@ -176,7 +176,7 @@ class InformationProfile:
     def optimal_plan(self, steps: int) -> torch.Tensor:
         """The plan of least cost, LongTensor [steps], all >= 1, by an exact dynamic programme.
 
-        O(steps N log N): 0.5 s for 4,096 tokens in 64 steps. Among equal costs the last steps are the largest.
+        O(steps N log N): seconds for 4,096 tokens. Among equal costs the last steps are the largest.
         Raises InvalidValueError for more steps than tokens.
         """
         steps = self._check_steps("optimal_plan", steps)
