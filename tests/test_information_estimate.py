@@ -209,6 +209,19 @@ def test_a_prompt_stays_visible_and_the_mask_is_never_predicted():
         assert any(not (mask & ~row).any() for row in maskable)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 9])
+@pytest.mark.parametrize("sure", [False, True])
+def test_short_sequences_and_a_model_without_doubt(n, sure):
+    def model(tokens):
+        return torch.nn.functional.one_hot(torch.zeros_like(tokens), 6) * (1e4 if sure else 0.0)
+
+    profile = InformationProfile.estimate(model, torch.ones(2, n, dtype=torch.long), mask_token_id=5)
+    torch.testing.assert_close(profile.h, torch.full((n,), 0.0 if sure else np.log(5), dtype=torch.float64))
+    assert profile.cost(profile.optimal_plan(1)) == pytest.approx(0, abs=1e-6)
+    assert profile.schedule().plan(n, 1).tolist() == [n]
+    assert profile.fit_beta(1).plan(n, 1).tolist() == [n]
+
+
 def test_estimates_are_saved_whole(bert, tmp_path):
     profile = InformationProfile.estimate(bert, CLEAN)
     profile.save_pretrained(tmp_path)

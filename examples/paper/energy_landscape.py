@@ -19,7 +19,6 @@ from scipy.optimize import minimize
 from tqdm import tqdm
 
 from mdm_schedules.energy import energy_excess
-from mdm_schedules.errors import missing_extra
 from mdm_schedules.schedules import Beta
 
 GAMMAS = [(1.0, 1.0), (0.5, 0.5), (0.9, 0.3), (0.4, 0.8)]
@@ -58,10 +57,8 @@ def landscape(gamma: tuple[float, float], points: int, tolerance: float) -> dict
 
 
 def draw(panels: list[dict[str, Any]], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        raise missing_extra("matplotlib", "plot") from None
+    import matplotlib  # the extra `plot`
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.colors import LogNorm

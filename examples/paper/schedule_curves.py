@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from mdm_schedules.errors import missing_extra
 from mdm_schedules.schedules import Beta
 
 # late, early, steep in the middle, steep at the ends, and the two with names
@@ -24,10 +23,8 @@ STYLES = {(0.5, 0.5): {"linestyle": "--", "color": "0.3"}, (1.0, 1.0): {"linesty
 
 
 def draw(t: np.ndarray, curves: list[dict[str, Any]], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        raise missing_extra("matplotlib", "plot") from None
+    import matplotlib  # the extra `plot`
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from mdm_schedules import InformationProfile, Schedule, get_schedule
-from mdm_schedules.errors import missing_extra
 from mdm_schedules.sampling import OrderPolicy, sample
 from mdm_schedules.sampling.policy import Ancestral
 
@@ -146,10 +145,8 @@ def figures(p: torch.Tensor) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        raise missing_extra("matplotlib", "plot") from None
+    import matplotlib  # the extra `plot`
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

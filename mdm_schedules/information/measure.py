@@ -119,7 +119,7 @@ def choose_counts(number: int, n: int, counts: Any, passes: Any) -> tuple[Intege
     if counts is None:
         affordable = DEFAULT_COUNTS if passes is None else min(DEFAULT_COUNTS, passes // number)
         if affordable < min(2, n):
-            raise InvalidValueError(f"{number} sequences need at least {2 * number} passes, got {passes}")
+            raise InvalidValueError(f"{number} sequences need at least {min(2, n) * number} passes, got {passes}")
         chosen = spread_counts(n, affordable)
     else:
         given = counts if isinstance(counts, Iterable) else [counts]
