@@ -38,12 +38,14 @@ if TYPE_CHECKING:
         kinetic_energy,
         token_energy,
     )
+    from mdm_schedules.information import InformationProfile
     from mdm_schedules.integrations.transformers import (
         AutoModelForMaskedDiffusion,
         MaskedDiffusionGenerationConfig,
         MaskedDiffusionMixin,
         generate,
     )
+    from mdm_schedules.presets import list_presets
     from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
 
 __version__ = "0.1.0"
@@ -56,6 +58,8 @@ _LAZY = {
     "geodesic_energy": "mdm_schedules.energy",
     "kinetic_energy": "mdm_schedules.energy",
     "token_energy": "mdm_schedules.energy",
+    "InformationProfile": "mdm_schedules.information",
+    "list_presets": "mdm_schedules.presets",
     "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionGenerationConfig": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
@@ -72,6 +76,7 @@ __all__ = [
     "EnergyOptimal",
     "GenerationOutput",
     "Geometric",
+    "InformationProfile",
     "Linear",
     "LogLinear",
     "MaskedDiffusionGenerationConfig",
@@ -90,6 +95,7 @@ __all__ = [
     "geodesic_energy",
     "get_schedule",
     "kinetic_energy",
+    "list_presets",
     "list_schedules",
     "register_schedule",
     "sample",

@@ -1,10 +1,14 @@
-"""The command line: demo, list, show, plot, sample. Exit status 0 done, 1 an error told in one line, 2 wrong usage."""
+"""The command line: demo, list, show, plot, energy, sample.
+
+Exit status: 0 done, 1 an error told in one line, 2 wrong usage.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,9 +52,15 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from mdm_schedules.registry import list_schedules
+    from mdm_schedules.presets import PREFIX, list_presets
+    from mdm_schedules.registry import Entry, list_schedules
 
     rows = list_schedules()
+    for preset in list_presets():
+        steps = ", ".join(map(str, preset.steps))
+        rows.append(
+            Entry(PREFIX + preset.name, preset.source, f"best of {len(preset.rows)} schedules at steps {steps}")
+        )
     width = max((len(row.name) for row in rows), default=0)
     lines = [f"{row.name:<{width}}  {row.target}  ({row.source})" for row in rows]
     _print(args, [dataclasses.asdict(row) for row in rows], "\n".join(lines))
@@ -83,6 +93,29 @@ def _plot(args: argparse.Namespace) -> None:
     schedules = [get_schedule(spec) for spec in args.schedule]
     plot_schedules(schedules, args.output, num_tokens=args.num_tokens, steps=args.steps)
     _print(args, {"picture": str(args.output)}, f"Picture: {args.output}")
+
+
+def _energy(args: argparse.Namespace) -> None:
+    from mdm_schedules.energy import discrete_energy, energy_excess
+    from mdm_schedules.registry import get_schedule
+
+    schedule = get_schedule(args.schedule)
+    gamma = None if args.gamma is None else get_schedule(args.gamma)
+    excess = energy_excess(schedule, gamma)
+    data = {
+        "schedule": schedule.spec,
+        "gamma": None if gamma is None else gamma.spec,
+        "energy": excess * math.pi**2 if math.isfinite(excess) else None,  # JSON has no infinity
+        "excess": excess if math.isfinite(excess) else None,
+        "excess_error": excess.error,
+        "steps": args.steps,
+        "discrete_energy": discrete_energy(schedule, args.steps, gamma),
+    }
+    weight = "gamma(t) = t" if gamma is None else f"the gamma of {gamma.spec}"
+    value = f"{excess * math.pi**2:.9g} = {excess:.9g} * pi^2 (error {excess.error:.1g})"
+    text = f"{schedule.spec} under {weight}, per token (arXiv 2509.13866, Eq. 14):\n"
+    text += f"energy: {value if math.isfinite(excess) else 'infinite'}; the least possible is pi^2\n"
+    _print(args, data, f"{text}in {args.steps} steps (App. D.5): {data['discrete_energy']:.9g}")
 
 
 def _sample(args: argparse.Namespace) -> None:
@@ -141,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--output", type=Path, default=Path("mdm-schedules-demo.png"), help="where to save the picture")
 
-    command("list", _list, "List the known schedules and where each comes from.")
+    command("list", _list, "List the known schedules and presets, and where each comes from.")
 
     show = command("show", _show, "Print a schedule's curve and plan.")
     show.add_argument("schedule", help="name, spec such as 'beta(a=0.9, b=0.3)', or folder")
@@ -151,6 +184,11 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (show, plot):
         sub.add_argument("--num-tokens", type=int, default=256)
         sub.add_argument("--steps", type=int, default=16)
+
+    energy = command("energy", _energy, "Print a schedule's energy, and how far it is above the minimum.")
+    energy.add_argument("schedule", help="name, spec or folder")
+    energy.add_argument("--gamma", help="the schedule whose gamma weighs the energy (default: gamma(t) = t)")
+    energy.add_argument("--steps", type=int, default=16, help="of the discrete energy (default 16)")
 
     sample = command("sample", _sample, "Write text with a masked language model.")
     sample.add_argument("--model", default="code", help="folder or Hub id, or a shipped one: code, sudoku")

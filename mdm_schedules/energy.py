@@ -1,68 +1,24 @@
 """The energies that masked diffusion minimises, and their optimum (arXiv 2509.13866, Sections 2 and 3).
 
-Every energy is an integral over t with the weight 1 / gamma_dot. None of them depends on the clock: with x any
-increasing function of t, alpha_dot^2 / gamma_dot dt = (d alpha/dx)^2 / (d gamma/dx) dx, and rates scale alike. They are
-integrated in x = log(t / (1 - t)), where both ends are far away and each schedule falls off exponentially; beyond what
-floats hold, the tail is the power law that the schedules have there, which also decides whether there is an integral.
+Every energy is an integral over t with the weight 1 / gamma_dot, of a density that is written here from its definition.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from mdm_schedules import schedules as families
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, shown
+from mdm_schedules.distribution import check_distribution
+from mdm_schedules.energy_integral import Array, Density, Energy, Path, integrate, resolve, resolve_gamma
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int
 from mdm_schedules.plan import MAX_STEPS, check_plan
-from mdm_schedules.schedules import EnergyOptimal, Schedule, SquaredSine, Tabulated
-
-Array = npt.NDArray[np.float64]
-Density = Callable[["_Path"], Array]
+from mdm_schedules.schedules import Schedule
 
 MAX_STATES = 1 << 25  # states of one enumeration: about 1 GiB at the peak
 MAX_PATTERN_TOKENS = 24
-_TINY, _NOISY = 1e-290, 1e-9
-_LOW, _HIGH = math.log(1e-300), math.log(2**30 - 1)  # at the latter t = 1 - 2^-30, without rounding
-
-# (p, q) with gamma ~ t^p at 0 and 1 - gamma ~ (1 - t)^q at 1; a type listed here also keeps its digits near both ends
-_ORDERS: dict[type[Schedule], Callable[[Any], tuple[float, float]]] = {
-    families.Beta: lambda s: (s.a, s.b),
-    families.Cosine: lambda s: (1, 0.5),
-    families.Geometric: lambda s: (0.5, 0.5),
-    families.Linear: lambda s: (0.5, 0.5),
-    families.LogLinear: lambda s: (0.5, 0.5),
-    families.Polynomial: lambda s: (s.p / 2, 0.5),
-    families.Sine: lambda s: (0.5, 1),
-    families.SquaredSine: lambda s: (1, 1),
-    families.Tabulated: lambda s: (1, 1),
-}
-
-
-class Energy(float):
-    """A float that carries `error`, the estimated absolute error of its integral (0 where the value is `inf`)."""
-
-    error: float
-
-    def __new__(cls, value: float, error: float = 0.0) -> Energy:
-        energy = super().__new__(cls, value)
-        energy.error = error
-        return energy
-
-@dataclass(frozen=True)
-class _Path:
-    """One token on a grid of x: P(revealed), P(masked), d alpha/dx and d gamma/dx."""
-
-    reveal: Array
-    mask: Array
-    rise: Array
-    weight: Array
 
 
 def geodesic_energy(schedule: Schedule | str, gamma: Schedule | str | None = None, num_tokens: int = 1) -> Energy:
@@ -84,12 +40,12 @@ def geodesic_energy(schedule: Schedule | str, gamma: Schedule | str | None = Non
     """
     tokens = check_int("num_tokens", num_tokens, 1, 1 << 52)
 
-    def density(path: _Path) -> Array:
+    def density(path: Path) -> Array:
         # y = (sqrt mask, sqrt reveal): the other coordinates of the sphere stay 0 on the way to a clean token
         speed: Array = path.rise / 2 / np.sqrt([path.mask, path.reveal])
         return np.asarray(4 * tokens * np.sum(speed**2, axis=0) / path.weight)
 
-    return _integrate(schedule, gamma, density)
+    return integrate(schedule, gamma, density)
 
 
 def conditional_kinetic_energy(
@@ -117,7 +73,7 @@ def conditional_kinetic_energy(
     moves = np.zeros(n)  # transitions out of patterns with k revealed tokens: each reveals one of the masked
     for token in range(n):
         moves += np.bincount(revealed[patterns & (1 << token) == 0], minlength=n)
-    return _integrate(schedule, gamma, _kinetic_density(moves))
+    return integrate(schedule, gamma, _kinetic_density(moves))
 
 
 def kinetic_energy(
@@ -139,7 +95,9 @@ def kinetic_energy(
     Raises:
         InvalidTypeError, InvalidValueError: as `geodesic_energy`; a distribution that is none; too many states.
     """
-    return _integrate(schedule, gamma, _kinetic_density(_marginal_moves(_check_distribution(distribution))))
+    remedy = "for full support the energy is n * (d+1)^(n-1) * token_energy(schedule, gamma)"
+    p = check_distribution(distribution, MAX_STATES, remedy)
+    return integrate(schedule, gamma, _kinetic_density(_marginal_moves(p)))
 
 
 def token_energy(schedule: Schedule | str, gamma: Schedule | str | None = None) -> Energy:
@@ -151,7 +109,7 @@ def token_energy(schedule: Schedule | str, gamma: Schedule | str | None = None) 
 
     Args, returns, raises: as `geodesic_energy`.
     """
-    return _integrate(schedule, gamma, lambda path: path.rise / path.reveal * (path.rise / path.mask) / path.weight)
+    return integrate(schedule, gamma, lambda path: path.rise / path.reveal * (path.rise / path.mask) / path.weight)
 
 
 def energy_excess(schedule: Schedule | str, gamma: Schedule | str | None = None) -> Energy:
@@ -183,7 +141,7 @@ def discrete_energy(
         if steps is None:
             raise InvalidTypeError("the energy of a schedule needs steps; for example discrete_energy('linear', 16)")
         k = check_int("steps", steps, 1, MAX_STEPS, example="discrete_energy('linear', 16)")
-        angles = _angles(_resolve("schedule", schedule_or_plan), np.arange(k + 1) / k)
+        angles = _angles(resolve("schedule", schedule_or_plan), np.arange(k + 1) / k)
     else:
         revealed = _cumulative(schedule_or_plan)
         k = check_int("steps", len(revealed) - 1 if steps is None else steps, 1, MAX_STEPS)
@@ -192,7 +150,7 @@ def discrete_energy(
         left = revealed[-1] - revealed
         angles = np.arctan2(np.sqrt(revealed), np.sqrt(left)), np.arctan2(np.sqrt(left), np.sqrt(revealed))
     theta = _increments(*angles)
-    span = _increments(*_angles(_resolve_gamma(gamma), np.arange(k + 1) / k)) * (2 / math.pi)
+    span = _increments(*_angles(resolve_gamma(gamma), np.arange(k + 1) / k)) * (2 / math.pi)
     with np.errstate(divide="ignore", invalid="ignore"):
         # 2 (1 - cos theta) is the squared chord, 4 sin^2(theta / 2) without cancellation
         terms = np.where(theta == 0, 0.0, 16 * np.sin(theta / 2) ** 2 / span)
@@ -230,7 +188,7 @@ def _kinetic_density(moves: Array) -> Density:
     """
     n = len(moves)
 
-    def density(path: _Path) -> Array:
+    def density(path: Path) -> Array:
         reveal, mask = np.log(path.reveal), np.log(path.mask)
         rate = np.log(path.rise) - mask  # a masked token is revealed at the rate alpha_dot / (1 - alpha)
         total = np.zeros_like(reveal)
@@ -260,141 +218,3 @@ def _marginal_moves(p: Array) -> Array:
         level = np.broadcast_to(np.asarray(revealed).take([d], axis), target.shape)
         moves += np.bincount(level.ravel(), weights=terms.ravel(), minlength=n)
     return moves
-
-
-def _check_distribution(p: Any) -> Array:
-    example = "for example kinetic_energy(schedule, distribution=torch.full((2, 2, 2), 1 / 8))"
-    try:
-        # numpy has no bfloat16
-        array = np.asarray(p.detach().cpu().double() if isinstance(p, torch.Tensor) and p.is_floating_point() else p)
-        if array.dtype.kind not in "fiu":
-            raise TypeError
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidTypeError(f"distribution must be real probabilities [d]*n, got {shown(p)}; {example}") from None
-    n, d = array.ndim, array.shape[0] if array.ndim else 0
-    if d == 0 or set(array.shape) != {d}:
-        raise InvalidValueError(f"distribution must have n axes of equal length d, got {array.shape}; {example}")
-    if (d + 1) ** n > MAX_STATES:
-        raise InvalidValueError(
-            f"{n} tokens of {d} letters have (d+1)^n = {(d + 1) ** n} partly masked states, at most {MAX_STATES} "
-            "can be enumerated; for full support the energy is n * (d+1)^(n-1) * token_energy(schedule, gamma)"
-        )
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all() or (array < 0).any():
-        bad = array[~(array >= 0) | np.isinf(array)][0]
-        raise InvalidValueError(f"distribution must hold finite probabilities >= 0, got {bad}")
-    if abs(array.sum() - 1) > 1e-6:
-        raise InvalidValueError(f"distribution must sum to 1 within 1e-6, got {array.sum()!r}")
-    return array
-
-
-def _resolve(name: str, value: Any) -> Schedule:
-    if not isinstance(value, Schedule | str):
-        raise InvalidTypeError(
-            f"{name} must be a Schedule or a spec string such as 'beta(a=0.9, b=0.3)', got {shown(value)}"
-        )
-    from mdm_schedules.registry import get_schedule
-
-    schedule = get_schedule(value)
-    while isinstance(schedule, EnergyOptimal) and not callable(schedule.interpolation):
-        schedule = schedule.interpolation or SquaredSine()
-    return schedule
-
-
-def _resolve_gamma(gamma: Any) -> Schedule:
-    return SquaredSine() if gamma is None else _resolve("gamma", gamma)  # its gamma(t) is t
-
-
-def _path(schedule: Schedule, gamma: Schedule, x: Array) -> _Path:
-    from scipy.special import expit
-
-    t = expit(x)
-    clock = t * np.where(x > 0, 1 - t, expit(-x))  # dt/dx
-    time = torch.from_numpy(t)
-    return _Path(
-        schedule._alpha(time).numpy(),
-        schedule._masked(time).numpy(),
-        schedule._alpha_dot(time).numpy() * clock,
-        gamma._gamma_dot(time).numpy() * clock,
-    )
-
-
-def _usable(schedule: Schedule, gamma: Schedule, x: Array) -> npt.NDArray[np.bool_]:
-    """Where nothing under- or overflows, and no cancellation in alpha or 1 - alpha of a foreign schedule is felt."""
-    good = np.ones(x.shape, dtype=bool)
-    for one, other in ((schedule, gamma), (gamma, schedule)):
-        path = _path(one, other, x)
-        good &= np.minimum(path.reveal, path.mask) > (_TINY if type(one) in _ORDERS else _NOISY)
-        good &= (path.rise > _TINY) & (path.rise < 1 / _TINY)
-        good &= (path.weight > _TINY) & (path.weight < 1 / _TINY)
-    return good
-
-
-def _reach(schedule: Schedule, gamma: Schedule, center: float, limit: float) -> float:
-    """The farthest usable x from `center` towards `limit`."""
-    for _ in range(5):
-        x = np.linspace(center, limit, 65)
-        bad = np.flatnonzero(~_usable(schedule, gamma, x))
-        if len(bad) == 0:
-            return limit
-        center, limit = float(x[max(bad[0] - 1, 0)]), float(x[bad[0]])
-    return center
-
-
-def _order(schedule: Schedule, x: float, inward: float) -> float:
-    """p where gamma leaves the end beyond x like t^p; measured, and freed of its first-order error, if not known."""
-    if type(schedule) in _ORDERS:
-        return _ORDERS[type(schedule)](schedule)[x > 0]
-    path = _path(schedule, schedule, np.array([x, x + inward]))
-    near, far = (path.reveal, path.mask) if x < 0 else (path.mask, path.reveal)
-    slope = path.weight / (2 / math.pi * np.arctan2(np.sqrt(near), np.sqrt(far)))
-    return float(slope[0] - (slope[1] - slope[0]) / math.expm1(abs(inward)))
-
-
-def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, inward: float) -> Energy:
-    """Integral from x to the end beyond it, where density ~ e^(-k |x|) with k = 2 p - q; infinite where k <= 0."""
-    exact = type(schedule) in _ORDERS and type(gamma) in _ORDERS
-    k = 2 * _order(schedule, x, inward) - _order(gamma, x, inward)
-    if k <= (1e-12 if exact else 1e-3):
-        return Energy(math.inf)
-    here, there = density(_path(schedule, gamma, np.array([x, x + inward])))
-    if not here > 0:
-        return Energy(0.0)
-    # density ~ e^(-k |x|) (1 + c e^-|x|): c e^-|x| shows in the local slope, and the integral has it over 1 + k
-    correction = (k * abs(inward) - math.log(there / here)) / math.expm1(abs(inward)) / (1 + k)
-    return Energy(here / k * (1 + min(max(correction, -0.5), 0.5)), float(here / k * abs(correction)))
-
-
-def _integrate(schedule_or_spec: Any, gamma_or_spec: Any, density: Density) -> Energy:
-    from scipy.integrate import quad
-    from scipy.special import logit
-
-    schedule, gamma = _resolve("schedule", schedule_or_spec), _resolve_gamma(gamma_or_spec)
-    tables = [s._knots(torch.device("cpu"))[0][1:-1].numpy() for s in (schedule, gamma) if isinstance(s, Tabulated)]
-    knots = logit(np.concatenate([np.zeros(0), *tables]))
-    middle = float(schedule._inverse(torch.tensor([0.5], dtype=torch.float64, device="cpu"))[0])
-    center = float(np.clip(logit(middle), _LOW, _HIGH))
-    if not _usable(schedule, gamma, np.array([center])).all():
-        raise InvalidValueError(f"{shown(schedule)} or {shown(gamma)} is too steep for float64 near t = {middle:g}")
-    low = _reach(schedule, gamma, center, _LOW)
-    high = _reach(schedule, gamma, center, float(np.max(knots + 2, initial=_HIGH)))
-    inward = min(math.log(2), (high - low) / 4)
-    tails = [_tail(schedule, gamma, density, low, inward), _tail(schedule, gamma, density, high, -inward)]
-    if math.inf in tails:
-        return Energy(math.inf)
-    # panels grow with the distance from the middle; all share the nodes of one quadrature on [0, 1]
-    grading = np.linspace(0, 1, 41) ** 2
-    edges = np.concatenate([center + (low - center) * grading, center + (high - center) * grading, knots])
-    edges = np.unique(np.clip(edges, low, high))
-    left, width = edges[:-1], np.diff(edges)
-
-    def panels(u: float) -> float:
-        return float(density(_path(schedule, gamma, left + u * width)) @ width)
-
-    value, error, *_ = quad(panels, 0, 1, epsabs=0, epsrel=1e-11, limit=50, full_output=1)
-    total = value + sum(tails)
-    # the last term: near t = 1 the nodes are rounded, for which quad cannot answer
-    error = float(error + sum(tail.error for tail in tails) + 5e-11 * total)
-    if not error <= 1e-6 * total:
-        warnings.warn(f"the energy of {shown(schedule)} is {total:g} with an error of up to {error:g}", stacklevel=3)
-    return Energy(total, error)

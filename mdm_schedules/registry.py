@@ -179,7 +179,8 @@ def get_schedule(spec: str | os.PathLike[str] | Schedule, **params: Any) -> Sche
 
     Args:
         spec: a name with `params` ("beta", a=0.9, b=0.3); text as `repr` writes it ("beta(a=0.9, b=0.3)"); a folder or
-            file that `save_pretrained` wrote; or a Schedule, returned as it is.
+            file that `save_pretrained` wrote; a Schedule, returned as it is; or a preset ("preset:llada-8b/mbpp",
+            steps=16; or "preset:llada-8b/mbpp(steps=16)"), the paper's best for a task and number of steps.
 
     Raises:
         UnknownNameError: no such schedule; the message lists the nearest names.
@@ -190,6 +191,12 @@ def get_schedule(spec: str | os.PathLike[str] | Schedule, **params: Any) -> Sche
         if params:
             raise InvalidValueError(f"parameters {sorted(params)} cannot be added to {spec!r}, which is already built")
         return spec
+    if isinstance(spec, str) and spec.strip().startswith("preset:"):
+        from mdm_schedules.presets import preset_schedule
+
+        if params.keys() - {"steps"}:
+            raise InvalidValueError(f"a preset takes steps only, got {sorted(params)}")
+        return preset_schedule(spec, **params)
     if isinstance(spec, os.PathLike) or (isinstance(spec, str) and _is_path(spec)):
         if params:
             raise InvalidValueError(f"parameters {sorted(params)} cannot be added to the schedule saved in {spec}")

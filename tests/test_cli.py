@@ -28,6 +28,18 @@ def test_list_and_show(capsys):
     assert "plan for 64 tokens" in run(capsys, "show", "linear", "--num-tokens", "64")[1]
 
 
+def test_energy_says_what_is_infinite(capsys):
+    status, out, _ = run(capsys, "energy", "beta(a=0.9, b=0.6)", "--gamma", "squared_sine", "--steps", "8", "--json")
+    shown = json.loads(out)
+    assert status == 0
+    assert shown["excess"] == mdm.energy_excess("beta(a=0.9, b=0.6)")
+    assert shown["discrete_energy"] == mdm.discrete_energy("beta(a=0.9, b=0.6)", 8)
+    assert "= 1 * pi^2" in run(capsys, "energy", "squared_sine")[1]
+    assert json.loads(run(capsys, "energy", "linear", "--json")[1])["excess"] is None
+    assert "infinite" in run(capsys, "energy", "linear")[1]
+    assert run(capsys, "energy", "linear", "--gamma", "lineer")[0] == 1
+
+
 def test_plot_writes_a_picture(capsys, tmp_path):
     picture = tmp_path / "curves.png"
     status, out, _ = run(capsys, "plot", "linear", "beta(1, 0.2)", "--output", str(picture))

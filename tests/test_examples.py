@@ -1,5 +1,6 @@
 """README's snippets and the scripts in examples/, run as written (with their quick options)."""
 
+import importlib.util
 import json
 import os
 import re
@@ -50,3 +51,77 @@ def test_sudoku_benchmark(tmp_path):
     results = json.loads((tmp_path / "out.json").read_text())
     assert set(results) == {"random", "low_confidence"}
     assert set(results["random"]["linear()"]) == {"6"}
+
+
+@pytest.mark.parametrize("name", ["energy_landscape", "schedule_curves", "toy"])
+def test_paper_figure(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run(ROOT / f"examples/paper/{name}.py", *([] if name == "toy" else ["--quick"]), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+    numbers = json.loads((tmp_path / f"figures/{name}.json").read_text())
+    if name == "energy_landscape":
+        for panel in numbers["panels"]:
+            assert panel["minimum"]["excess"] == pytest.approx(1, abs=1e-3)
+            assert [panel["minimum"]["a"], panel["minimum"]["b"]] == pytest.approx(panel["gamma"], rel=0.05)
+    elif name == "schedule_curves":
+        linear = next(curve for curve in numbers["curves"] if (curve["a"], curve["b"]) == (0.5, 0.5))
+        assert linear["alpha"] == pytest.approx(numbers["t"], abs=1e-12)
+    else:
+        for target in numbers["targets"].values():
+            assert len(target["plans"]) == 21
+            for row in target["schedules"]:
+                assert row["ancestral"] == pytest.approx(row["ancestral_predicted"], abs=1e-10)
+
+
+def test_paper_tables(tmp_path):
+    done = run(ROOT / "examples/paper/tables.py", "--markdown", "--output", "out.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("### LLaDA-8B on ") == 6
+    assert re.search(r"beta\(a=1, b=0.2\) +\| +5.80 ± 1.05\* \| +15.40 ± 1.62\* \|", done.stdout)
+    assert {table["task"]: len(table["rows"]) for table in json.loads((tmp_path / "out.json").read_text())}["bbh"] == 9
+    done = run(ROOT / "examples/paper/tables.py", "--task", "mbbp", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "'llada-8b/mbpp'" in done.stderr
+
+
+def test_the_papers_grid_on_a_model(tmp_path):
+    docs = [{"prompt": "for i in range", "answer": "("}, {"prompt": "import ", "answer": "no such module"}]
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    task = {
+        "task": "completion",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "docs.jsonl")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["i", "l", "n"]},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (tmp_path / "task.yaml").write_text(json.dumps(task))  # JSON is YAML
+    words = ["--model", ROOT / "mdm_schedules/demo_models/code", "--task", "completion", "--include-path", tmp_path]
+    words += ["--schedule", "linear", "--schedule", "sine", "--steps", 2, 4, "--gen-length", 8, "--batch-size", 2]
+    done = run(ROOT / "examples/paper/tables.py", *words, "--output", "out.json", cwd=tmp_path)
+    if importlib.util.find_spec("lm_eval") is None:
+        assert done.returncode == 1
+        assert done.stderr == "lm-eval is not installed; run: pip install 'mdm-schedules[eval]'\n"
+        return
+    assert done.returncode == 0, done.stderr
+    (table,) = json.loads((tmp_path / "out.json").read_text())
+    assert (table["steps"], [row["schedule"] for row in table["rows"]]) == ([2, 4], ["linear", "sine"])
+    for row in table["rows"]:
+        assert row["mean"][0] in (0, 50, 100)
+        assert len(row["standard_error"]) == 2
+
+
+def test_markov_chains_benchmark(tmp_path):
+    words = ("--world", "well mixed", "--world", "parity", "--steps", 4, "--repeats", 1, "--output", "out.json")
+    done = run(ROOT / "examples/benchmarks/markov_chains.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("linear is already optimal") == 1
+    results = json.loads((tmp_path / "out.json").read_text())
+    for world in results.values():
+        costs = world["cost"]["4"]
+        assert costs["optimal_plan"] <= costs["fit_beta"] <= costs["best Beta of the grid"]
+        assert 1 <= world["estimated"]["ratio"]["4"]["optimal_plan"] <= 1.05

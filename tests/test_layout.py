@@ -86,7 +86,7 @@ def allowed(name: str, target: str) -> bool:
         return below(target, "errors", "schedules")
     if below(name, "plan"):
         return below(target, "errors")
-    if below(name, "energy", "information", "information_plan", "registry", "hub"):
+    if below(name, "distribution", "energy", "energy_integral", "information", "presets", "registry", "hub"):
         return not below(target, "sampling", "integrations", "tuning", "cli", "demo", "demo_models", "plotting")
     if below(name, "sampling"):
         return not below(target, "integrations", "tuning", "cli", "demo", "demo_models", "plotting")
@@ -135,7 +135,7 @@ def test_the_loop_never_imports_an_integration_not_even_when_called() -> None:
     core = [
         name
         for name in MODULES
-        if below(name, "schedules", "plan", "energy", "information", "information_plan", "sampling", "registry")
+        if below(name, "schedules", "plan", "energy", "energy_integral", "information", "sampling", "registry")
     ]
     assert len(core) > 10
     wrong = [
@@ -241,6 +241,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"mdm_schedules", information}
     expected = {file.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*.py")}
     expected |= {f"mdm_schedules/{file.relative_to(ROOT).as_posix()}" for file in (ROOT / "integrations").rglob("*.py")}
+    expected |= {file.relative_to(ROOT).as_posix() for file in PACKAGE.glob("presets/*.json")}
     expected |= {"mdm_schedules/py.typed", "mdm_schedules/integrations/transformers/generation.py"}
     for model in ("code", "sudoku"):
         expected |= {f"mdm_schedules/demo_models/{model}/{file}" for file in ("model.safetensors", "config.json")}
@@ -273,6 +274,7 @@ def test_the_installed_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) ->
         assert {{row.source for row in mdm.list_schedules()}} == {{"mdm-schedules"}}, mdm.list_schedules()
         for name in mdm.__all__:
             getattr(mdm, name)
+        assert mdm.list_presets()
         ours = {{name: module for name, module in sys.modules.items() if name.split(".")[0] == "mdm_schedules"}}
         outside = [name for name, module in ours.items() if not target in pathlib.Path(module.__file__).parents]
         assert not outside, outside

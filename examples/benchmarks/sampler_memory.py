@@ -3,8 +3,8 @@
     python examples/benchmarks/sampler_memory.py
 
 Each loop runs in a process of its own on preallocated logits [4, 192, 126464] (float32); told is how far the resident
-memory of the process, or the peak of the GPU's allocator, rises above what is there before the first step. Temperature 1,
-blocks of 32 and of 128, one pass each.
+memory of the process, or the peak of the GPU's allocator, rises above what is there before the first step. The
+temperature is 1; blocks of 32 and of 128, one pass each.
 """
 
 from __future__ import annotations

@@ -52,6 +52,9 @@ class Fake:
         return self.logits.flatten(0, 1), rows
 
 
+Loop = Callable[[Fake, int, int, float], torch.Tensor]  # block length, steps and temperature -> tokens
+
+
 def ours(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
     """`sample` with the head's logits at wanted rows."""
     tokens = torch.nn.functional.pad(fake.prompt, (0, NEW), value=fake.mask)
@@ -122,9 +125,9 @@ def dllm(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor
     return sampler.sample(list(fake.prompt), config)
 
 
-def available() -> dict[str, Callable[[Fake, int, int, float], torch.Tensor]]:
+def available() -> dict[str, Loop]:
     """Name -> loop, for what is installed."""
-    loops: dict[str, Callable[[Fake, int, int, float], torch.Tensor]] = {"ours": ours, "LLaDA": llada}
+    loops: dict[str, Loop] = {"ours": ours, "LLaDA": llada}
     try:
         import diffusers as installed
 
@@ -133,7 +136,7 @@ def available() -> dict[str, Callable[[Fake, int, int, float], torch.Tensor]]:
     except ImportError:
         pass
     try:
-        import dllm.core.samplers.mdlm  # noqa: F401
+        import dllm.core.samplers.mdlm
 
         loops["dLLM"] = dllm
     except ImportError:
@@ -141,16 +144,16 @@ def available() -> dict[str, Callable[[Fake, int, int, float], torch.Tensor]]:
     return loops
 
 
-def timed(loop: Callable[[Fake, int, int, float], torch.Tensor], fake: Fake, *args: float) -> tuple[float, torch.Tensor]:
+def timed(loop: Loop, fake: Fake, block: int, steps: int, temperature: float) -> tuple[float, torch.Tensor]:
     """Milliseconds per step of one run, and its tokens."""
     cuda = fake.logits.is_cuda
     if cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    tokens = loop(fake, *args)  # type: ignore[arg-type]
+    tokens = loop(fake, block, steps, temperature)
     if cuda:
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / args[1] * 1e3, tokens
+    return (time.perf_counter() - start) / steps * 1e3, tokens
 
 
 def main() -> None:

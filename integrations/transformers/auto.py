@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,11 @@ class MaskedDiffusionMixin:
         """`mdm_schedules.generate` with this model, and its own schedule unless another is given."""
         out: GenerationOutput = generate(self, input_ids, attention_mask, **options)
         return out
+
+    def denoiser(self) -> Callable[..., Any]:
+        """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it: (tokens, rows) -> logits."""
+        bound = get_adapter(self)
+        return lambda tokens, rows: bound.logits(tokens, rows, None)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save the model as transformers does, and its schedule and generation options beside it."""

@@ -1,0 +1,154 @@
+"""From noisy means at some reveal counts to a whole profile: four kinds of curve, chosen on held-out sequences.
+
+Every curve is non-increasing and >= 0. `fit` gets means [C] at counts [C], and returns the curve at 0, ..., N - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from mdm_schedules.information.plans import optimal_plans, plan_cost
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Fit = Callable[[Integers, Array, Array, int], Array]
+
+MAX_FOLDS = 8
+_STEP_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # whose plans are compared on held-out sequences
+_WORSE = 0.05  # risk of leaving the default curve by chance, shared among its rivals
+
+
+def project(values: Array, weights: Array | None = None) -> Array:
+    """The nearest non-increasing curve (weighted least squares): pool adjacent violators."""
+    means: list[float] = []
+    masses: list[float] = []
+    lengths: list[int] = []
+    for value, mass in zip(values, np.ones(len(values)) if weights is None else weights, strict=True):
+        means.append(float(value))
+        masses.append(float(mass))
+        lengths.append(1)
+        while len(means) > 1 and means[-2] <= means[-1]:
+            total = masses[-2] + masses[-1]
+            means[-2:] = [(means[-2] * masses[-2] + means[-1] * masses[-1]) / total]
+            masses[-2:] = [total]
+            lengths[-2:] = [lengths[-2] + lengths[-1]]
+    return np.repeat(means, lengths)
+
+
+def fit_isotonic(counts: Integers, means: Array, weights: Array, n: int) -> Array:
+    """Nothing but monotone; straight between the counts."""
+    return np.interp(np.arange(n), counts, project(means, weights))
+
+
+def fit_convex(counts: Integers, means: Array, weights: Array, n: int) -> Array:
+    """Convex: a non-negative sum of a constant and hinges that reach 0 at a count or at N."""
+    ends = np.append(counts[1:], n).astype(np.float64)
+    hinges = np.maximum(ends - np.arange(n)[:, None], 0) / ends
+    return _non_negative_sum(np.concatenate([np.ones((n, 1)), hinges], axis=1), counts, means, weights)
+
+
+def fit_beta_mixture(counts: Integers, means: Array, weights: Array, n: int) -> Array:
+    """Smooth, convex or not: a non-negative sum of a constant and falls 1 - BetaCDF(n / (N - 1); a, b)."""
+    return _non_negative_sum(_mixture_basis(n), counts, means, weights)
+
+
+def fit_beta(counts: Integers, means: Array, weights: Array, n: int) -> Array:
+    """One fall, c + d (1 - BetaCDF(n / (N - 1); a, b)), c, d >= 0: the fewest parameters."""
+    side = np.geomspace(0.1, 20, 24)
+    pairs = np.array([(a, b) for a in side for b in side])
+    falls = _falls(pairs, counts, n).T
+    share = weights / weights.sum()
+    centred, middle = falls - (falls @ share)[:, None], means - means @ share
+    height = np.maximum((centred * share) @ middle, 0) / np.maximum(centred**2 @ share, 1e-300)
+    level = means @ share - height * (falls @ share)
+    without_level = np.maximum((falls * share) @ means, 0) / np.maximum(falls**2 @ share, 1e-300)
+    height, level = np.where(level < 0, without_level, height), np.maximum(level, 0)
+    best = int(np.argmin(((level[:, None] + height[:, None] * falls - means) ** 2) @ share))
+    curve: Array = level[best] + height[best] * _falls(pairs[best : best + 1], np.arange(n), n)[:, 0]
+    return curve
+
+
+# the first is the default; each of the others is right where the one before it is not flexible, or not rigid, enough
+CURVES: dict[str, Fit] = {
+    "beta_mixture": fit_beta_mixture,
+    "isotonic": fit_isotonic,
+    "convex": fit_convex,
+    "beta": fit_beta,
+}
+
+
+def _falls(pairs: Array, counts: Integers, n: int) -> Array:
+    from scipy.special import betainc
+
+    falls: Array = 1 - betainc(pairs[:, 0], pairs[:, 1], (counts / max(n - 1, 1))[:, None])
+    return falls
+
+
+@lru_cache(maxsize=8)
+def _mixture_basis(n: int) -> Array:
+    side = np.geomspace(0.2, 20, 10)
+    # sharp falls (a + b large) only at the two ends: sharp ones in the middle would follow the noise
+    pairs = np.array([(a, b) for a in side for b in side if min(a, b) <= 1 or a + b < 12])
+    return np.concatenate([np.ones((n, 1)), _falls(pairs, np.arange(n), n)], axis=1)
+
+
+def _non_negative_sum(basis: Array, counts: Integers, means: Array, weights: Array) -> Array:
+    from scipy.optimize import nnls
+
+    scale = np.sqrt(weights)
+    coefficients, _ = nnls(basis[counts] * scale[:, None], means * scale, maxiter=100 * basis.shape[1])
+    return basis @ coefficients  # type: ignore[no-any-return]
+
+
+def choose_and_fit(values: Array, counts: Integers, n: int) -> tuple[Array, str, dict[str, float]]:
+    """Choose the kind of curve by the cost, on held-out sequences, of the plans that it proposes; fit it to all.
+
+    The sequences are split into at most MAX_FOLDS folds. Each kind is fitted without one fold, its best plans for
+    several step counts are priced with the raw means of that fold, and so on around. The default is left only for a
+    rival whose plans cost less by a one-sided paired t-test over the folds (5 % shared among the rivals), for with few
+    sequences the least of several noisy costs is often that of the noisiest curve.
+
+    Args:
+        values: [S, C], entropy per token of each sequence at each count; S >= 2.
+        counts: increasing, from 0 to N - 1.
+
+    Returns:
+        The curve [N], its kind, and for each kind the held-out cost (1 is the mean of the kinds).
+    """
+    from scipy.special import stdtrit
+
+    # a mean over N - n hidden tokens: part of the noise falls with their number, part (between sequences) does not
+    weights = 1 / (1 / (n - counts) + 0.1)
+    steps = [k for k in _STEP_COUNTS if k <= n // 4]
+    folds = min(len(values), MAX_FOLDS)
+    chosen, scores = next(iter(CURVES)), dict.fromkeys(CURVES, 1.0)
+    if steps:
+        which = np.arange(len(values)) % folds
+        costs = {name: np.empty((folds, len(steps))) for name in CURVES}
+        for fold in range(folds):
+            rest, held_out = values[which != fold].mean(0), values[which == fold].mean(0)
+            raw = np.interp(np.arange(n), counts, held_out)
+            for name, curve in CURVES.items():
+                plans = optimal_plans(_tidy(curve(counts, rest, weights, n)), steps)
+                costs[name][fold] = [plan_cost(raw, plans[k]) for k in steps]
+        typical = np.abs(np.mean([cost.mean(0) for cost in costs.values()], axis=0))
+        typical = np.maximum(typical, 1e-6 * values.mean() * n + 1e-300)
+        relative = {name: (cost / typical).mean(1) for name, cost in costs.items()}
+        scores = {name: float(cost.mean()) for name, cost in relative.items()}
+        margin = float(stdtrit(folds - 1, 1 - _WORSE / (len(CURVES) - 1)))
+        default = relative[chosen]
+        for name, cost in relative.items():
+            gain = default - cost
+            certain = gain.mean() > margin * gain.std(ddof=1) / np.sqrt(folds)
+            if certain and scores[name] < scores[chosen] - 1e-9:
+                chosen = name
+    return _tidy(CURVES[chosen](counts, values.mean(0), weights, n)), chosen, scores
+
+
+def _tidy(curve: Array) -> Array:
+    """Without the last bits by which a sum of falling terms may rise or pass below 0."""
+    return np.maximum(np.minimum.accumulate(curve), 0)

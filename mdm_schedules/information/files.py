@@ -1,0 +1,89 @@
+"""A profile as one file, profile.safetensors: the numbers as tensors, the rest as JSON in its header.
+
+One file, so that whatever is interrupted, h and what is said of it belong together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from mdm_schedules.errors import FormatError, MDMError, StorageError, check_int, check_real, shown
+from mdm_schedules.hub import _Tensors, local_path, write_atomically
+from mdm_schedules.information.measure import Measurement
+
+PROFILE_FILE = "profile.safetensors"
+FORMAT_VERSION = "1.0"
+_KEY = "information_profile"  # of the JSON in the header
+_TENSORS = ("means", "standard_errors")
+
+
+def save_profile(path: str | os.PathLike[str], h: Sequence[float], measurement: Measurement | None) -> None:
+    """Write the file into the folder `path`, made if missing."""
+    from safetensors.torch import save_file
+
+    folder = local_path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot make the folder {folder}: {getattr(error, 'strerror', None) or error}") from error
+    tensors = {"h": torch.tensor(h, dtype=torch.float64)}
+    record = None if measurement is None else asdict(measurement)
+    if record is not None:
+        tensors |= {key: torch.tensor(record.pop(key), dtype=torch.float64) for key in _TENSORS}
+    header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, "measurement": record}, allow_nan=False)}
+    write_atomically(folder / PROFILE_FILE, lambda name: save_file(tensors, name, header))
+
+
+def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measurement | None]:
+    """Read it back; StorageError where nothing can be read, FormatError for anything but a profile."""
+    from safetensors import safe_open
+
+    file = local_path(path) / PROFILE_FILE
+    if not os.path.exists(file):
+        raise StorageError(f"no profile at {file}; save one with profile.save_pretrained(folder)")
+    tensors = _Tensors(file)
+    h = tensors["h"]  # refuses what is no whole safetensors file
+    with safe_open(file, framework="pt") as opened:
+        header = (opened.metadata() or {}).get(_KEY, "")
+    try:
+        return h, _parse(json.loads(header), h, tensors)
+    except StorageError:
+        raise
+    except (MDMError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FormatError(f"{file} does not describe an information profile: {error}") from error
+
+
+def _parse(document: dict[str, Any], h: tuple[float, ...], tensors: _Tensors) -> Measurement | None:
+    version = document.get("format_version")
+    if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise FormatError(f"it has format version {shown(version)}; this library reads {FORMAT_VERSION}")
+    if not h or any(later > earlier for earlier, later in itertools.pairwise(h)):
+        raise FormatError("h must not be empty, and not rise")
+    for value in h:
+        check_real("h", value, 0)
+    record = document.get("measurement")
+    if record is None:
+        return None
+    counts = tuple(check_int("counts", count, 0, len(h) - 1) for count in record["counts"])
+    means, errors = (tuple(check_real(key, value, 0) for value in tensors[key]) for key in _TENSORS)
+    if not len(counts) == len(means) == len(errors):
+        raise FormatError("counts, means and standard_errors must have one length")
+    passes, sequences, seed = (check_int(key, record[key], 0) for key in ("passes", "sequences", "seed"))
+    return Measurement(
+        counts=counts,
+        means=means,
+        standard_errors=errors,
+        passes=passes,
+        sequences=sequences,
+        seed=seed,
+        method=str(record["method"]),
+        curve=str(record["curve"]),
+        held_out=tuple((str(name), check_real("held_out", cost)) for name, cost in record["held_out"]),
+    )
