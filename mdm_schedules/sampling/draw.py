@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
-from mdm_schedules.sampling.policy import ConfidencePolicy, OrderPolicy
+from mdm_schedules.sampling.policy import ConfidencePolicy, LowConfidence, OrderPolicy
 
 # per buffer; two buffers are kept, whatever the batch and vocabulary. On a CPU they stay in its cache.
-CHUNK_BYTES = {"cpu": 1 << 20}
+CHUNK_BYTES = {"cpu": 1 << 19}
 DEFAULT_CHUNK_BYTES = 16 << 20
-SEGMENT = 512  # of the vocabulary: the first level of the argmax and of the inverse CDF
+SEGMENT = 512  # columns of the vocabulary that are summed up first
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -60,6 +60,10 @@ class TokenDraw:
         self.options = options
         self.policy = policy if isinstance(policy, ConfidencePolicy) else None
         self.hidden = sorted({mask_token_id, *options.suppress_tokens})
+        filters = bool(options.top_k) or (options.top_p is not None and options.top_p < 1)
+        plain = options.temperature in (0, 1) and not filters and options.logits_processor is None
+        # then sums and maxima of the rows are enough, without their probabilities
+        self.lean = plain and (self.policy is None or type(self.policy) is LowConfidence)
         self._buffers: dict[str, torch.Tensor] = {}
         self._columns: torch.Tensor | None = None
 
@@ -82,16 +86,18 @@ class TokenDraw:
             tokens [R]; the policy's scores [R] (None for a policy that knows its order); and a bool [R] that is False
             where the logits are unusable (NaN, +inf, or nothing left to draw).
         """
-        rows, vocabulary = len(logits) if index is None else len(index), logits.shape[1]
-        chunk = max(1, CHUNK_BYTES.get(logits.device.type, DEFAULT_CHUNK_BYTES) // (4 * vocabulary))
+        if self._columns is None:
+            columns = [column for column in self.hidden if column < logits.shape[1]]
+            self._columns = torch.tensor(columns, dtype=torch.long, device=logits.device)
+        rows = len(logits) if index is None else len(index)
+        chunk = max(1, CHUNK_BYTES.get(logits.device.type, DEFAULT_CHUNK_BYTES) // (4 * logits.shape[1]))
+        spans = [(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+        if self.lean:
+            return self._lean(logits, index, uniform, spans)
         parts = []
-        for start in range(0, rows, chunk):
-            stop = min(start + chunk, rows)
-            scores = self._copy(logits, index, start, stop)
-            scores = self._restrict(scores, input_ids, start, stop)
+        for start, stop in spans:
+            scores = self._processed(self._scores(logits, index, start, stop), input_ids, start, stop)
             parts.append(self._draw(scores, None if uniform is None else uniform[start:stop]))
-        if len(parts) == 1:
-            return parts[0]
         tokens, confidence, usable = zip(*parts, strict=True)
         return torch.cat(tokens), None if confidence[0] is None else torch.cat(confidence), torch.cat(usable)
 
@@ -103,58 +109,84 @@ class TokenDraw:
             held = self._buffers[name] = torch.empty(rows, width, dtype=dtype, device=like.device)
         return held[:rows]
 
-    def _copy(self, logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:
-        """The wanted rows in float32 (float64 stays), in a buffer of ours."""
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    def _scores(self, logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:
+        """The wanted rows in float32 (float64 stays), in a buffer of ours, without what is never drawn."""
+        dtype = _wide(logits.dtype)
         target = self._buffer("scores", stop - start, logits, dtype)
         if index is None:
-            return target.copy_(logits[start:stop])
-        if logits.dtype == dtype:
-            return torch.index_select(logits, 0, index[start:stop], out=target)
-        return target.copy_(logits.index_select(0, index[start:stop]))
+            target.copy_(logits[start:stop])
+        elif logits.dtype == dtype:
+            torch.index_select(logits, 0, index[start:stop], out=target)
+        else:
+            target.copy_(logits.index_select(0, index[start:stop]))
+        return self._hide(target)
 
-    def _restrict(
-        self, scores: torch.Tensor, input_ids: Callable[[int, int], torch.Tensor], start: int, stop: int
-    ) -> torch.Tensor:
-        if self.options.logits_processor is not None:
-            processed = self.options.logits_processor(input_ids(start, stop), scores)
-            if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
-                raise InvalidTypeError(f"logits_processor must return a tensor of shape {tuple(scores.shape)}")
-            scores = processed.to(scores.dtype)
-        if self._columns is None:
-            columns = [column for column in self.hidden if column < scores.shape[1]]
-            self._columns = torch.tensor(columns, device=scores.device)
+    def _hide(self, scores: torch.Tensor) -> torch.Tensor:
+        assert self._columns is not None
         if len(self._columns) == 1:
             scores[:, self.hidden[0]] = -torch.inf
         elif len(self._columns):
             scores.index_fill_(1, self._columns, -torch.inf)
         return scores
 
+    def _processed(
+        self, scores: torch.Tensor, input_ids: Callable[[int, int], torch.Tensor], start: int, stop: int
+    ) -> torch.Tensor:
+        if self.options.logits_processor is None:
+            return scores
+        processed = self.options.logits_processor(input_ids(start, stop), scores)
+        if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
+            raise InvalidTypeError(f"logits_processor must return a tensor of shape {tuple(scores.shape)}")
+        return self._hide(processed.to(scores.dtype))
+
+    def _lean(
+        self,
+        logits: torch.Tensor,
+        index: torch.Tensor | None,
+        uniform: torch.Tensor | None,
+        spans: list[tuple[int, int]],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Temperature 0 or 1: each row is read once for maxima and sums by segment; the rest needs one segment."""
+        rows, vocabulary, dtype = spans[-1][1], logits.shape[1], _wide(logits.dtype)
+        maxima = logits.new_empty(rows, -(-vocabulary // SEGMENT), dtype=dtype)
+        sums, columns = torch.empty_like(maxima), torch.tensor([]) if self._columns is None else self._columns
+        for start, stop in spans:
+            scores = self._scores(logits, index, start, stop)
+            _by_segment(scores, torch.amax, maxima[start:stop])
+            if uniform is not None or self.policy is not None:
+                weights = scores.sub_(maxima[start:stop].amax(1, keepdim=True)).exp_()
+                _by_segment(weights, torch.sum, sums[start:stop])
+
+        def inside(segment: torch.Tensor) -> torch.Tensor:
+            row = torch.arange(rows, device=logits.device) if index is None else index
+            column = _columns(segment)
+            values = logits[row[:, None], column.clamp(max=vocabulary - 1)].to(dtype)
+            return values.masked_fill((column >= vocabulary) | torch.isin(column, columns), -torch.inf)
+
+        if uniform is None:
+            best, tokens = _first_maximum(maxima, inside)
+            usable = best.isfinite()
+            return tokens, None if self.policy is None else 1 / sums.sum(1), usable
+        best = maxima.amax(1, keepdim=True)
+        tokens, weight, total = _search(sums, uniform, lambda segment: (inside(segment) - best).exp())
+        usable = (total > 0) & total.isfinite()
+        return tokens, None if self.policy is None else (weight / total).to(dtype), usable
+
     def _draw(
         self, scores: torch.Tensor, uniform: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        greedy = uniform is None
-        plain = not greedy and self.options.temperature == 1 and not self._filters
         probs = None
-        if self.policy is not None or plain:
+        if self.policy is not None:
             probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores, scores.dtype))
         if uniform is None:
-            best, tokens = greedy_token(scores)
+            best, tokens = scores.max(1)
             usable = best.isfinite()
-        elif plain:
-            assert probs is not None
-            tokens, usable = inverse_cdf(probs, uniform)
         else:
             tokens, usable = inverse_cdf(self._tempered(scores), uniform)
-        if self.policy is None:
+        if self.policy is None or probs is None:
             return tokens, None, usable
-        assert probs is not None
         confidence = self.policy.score(probs, tokens)
         return tokens, confidence, usable & ~confidence.isnan()
-
-    @property
-    def _filters(self) -> bool:
-        return bool(self.options.top_k) or (self.options.top_p is not None and self.options.top_p < 1)
 
     def _tempered(self, scores: torch.Tensor) -> torch.Tensor:
         """Probabilities after temperature, top_k and top_p, in that order (as transformers does); ties are kept."""
@@ -171,27 +203,58 @@ class TokenDraw:
         return probs
 
 
-def _by_segment(values: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """`reduce` over each segment of the vocabulary, the last one shorter: [R, ceil(V / SEGMENT)]."""
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _by_segment(values: torch.Tensor, reduce: Callable[..., torch.Tensor], out: torch.Tensor) -> None:
+    """`reduce` over each segment of the vocabulary, the last one shorter, into out [R, ceil(V / SEGMENT)]."""
     whole = values.shape[1] // SEGMENT
-    parts = [reduce(values[:, : whole * SEGMENT].unflatten(1, (whole, SEGMENT)))]
-    if whole * SEGMENT < values.shape[1]:
-        parts.append(reduce(values[:, whole * SEGMENT :].unsqueeze(1)))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    if whole:
+        out[:, :whole] = reduce(values[:, : whole * SEGMENT].unflatten(1, (whole, SEGMENT)), 2)
+    if whole < out.shape[1]:
+        out[:, whole] = reduce(values[:, whole * SEGMENT :], 1)
 
 
-def _segment(values: torch.Tensor, segment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The columns [R, SEGMENT] of one segment per row, segment [R, 1], and the values there."""
-    column = segment * SEGMENT + torch.arange(SEGMENT, device=values.device)
-    return column, values.gather(1, column.clamp(max=values.shape[1] - 1))
+def _columns(segment: torch.Tensor) -> torch.Tensor:
+    """The columns [R, SEGMENT] of one segment per row, segment [R, 1]."""
+    return segment * SEGMENT + torch.arange(SEGMENT, device=segment.device)
 
 
-def greedy_token(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest score of each row [R, V] and its first column; faster on two levels, since amax is vectorised."""
-    best, segment = _by_segment(scores, lambda part: part.amax(2)).max(1, keepdim=True)
-    column, inside = _segment(scores, segment)
-    first = (inside == best).to(torch.uint8).argmax(1, keepdim=True)
-    return best[:, 0], column.gather(1, first)[:, 0].clamp(max=scores.shape[1] - 1)
+def _first_maximum(
+    maxima: torch.Tensor, inside: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest value of each row and its first column, from the maxima by segment [R, segments].
+
+    `inside` gives the values [R, SEGMENT] in one segment per row.
+    """
+    best, segment = maxima.max(1, keepdim=True)
+    first = (inside(segment) == best).to(torch.uint8).argmax(1, keepdim=True)
+    return best[:, 0], (segment * SEGMENT + first)[:, 0]
+
+
+def _search(
+    sums: torch.Tensor, uniform: torch.Tensor, inside: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw from each row of weights by one uniform number, from the sums by segment [R, segments].
+
+    Float32 within a segment of 512, float64 across segments: no mass is lost in a large vocabulary.
+
+    Returns:
+        tokens [R], never one of weight zero; their weights, and the rows' totals, float64 [R].
+    """
+    running = sums.double().cumsum(1)
+    total = running[:, -1:]
+    # below the total even after rounding, so that the search ends on a segment with weight
+    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    segment = torch.searchsorted(running, target, right=True).clamp(max=sums.shape[1] - 1)
+    weights = inside(segment).double()
+    within = weights.cumsum(1)
+    end = within[:, -1:]
+    target = (target - (running.gather(1, segment) - sums.gather(1, segment))).clamp(min=0)
+    target = torch.minimum(target, torch.nextafter(end, torch.zeros_like(end)))
+    place = torch.searchsorted(within, target, right=True).clamp(max=SEGMENT - 1)
+    return (segment * SEGMENT + place)[:, 0], weights.gather(1, place)[:, 0], total[:, 0]
 
 
 def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,20 +267,16 @@ def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tenso
     Returns:
         tokens [R], never one of weight zero, and a bool [R] that is False where the weights are NaN or all zero.
     """
-    # float32 within a segment of 512, float64 across segments: no mass is lost in a large vocabulary
-    sums = _by_segment(probs, lambda part: part.sum(2)).double()
-    running = sums.cumsum(1)
-    total = running[:, -1:]
-    # below the total even after rounding, so that the search ends on a segment with weight
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    segment = torch.searchsorted(running, target, right=True).clamp(max=sums.shape[1] - 1)
-    column, inside = _segment(probs, segment)
-    inside = torch.where(column < probs.shape[1], inside.double(), 0.0).cumsum(1)
-    end = inside[:, -1:]
-    target = (target - (running.gather(1, segment) - sums.gather(1, segment))).clamp(min=0)
-    target = torch.minimum(target, torch.nextafter(end, torch.zeros_like(end)))
-    tokens = segment * SEGMENT + torch.searchsorted(inside, target, right=True)
-    return tokens[:, 0].clamp(max=probs.shape[1] - 1), (total[:, 0] > 0) & total[:, 0].isfinite()
+    vocabulary = probs.shape[1]
+    sums = probs.new_empty(len(probs), -(-vocabulary // SEGMENT))
+    _by_segment(probs, torch.sum, sums)
+
+    def inside(segment: torch.Tensor) -> torch.Tensor:
+        column = _columns(segment)
+        return probs.gather(1, column.clamp(max=vocabulary - 1)).masked_fill(column >= vocabulary, 0)
+
+    tokens, _, total = _search(sums, uniform, inside)
+    return tokens.clamp(max=vocabulary - 1), (total > 0) & total.isfinite()
 
 
 def check_logits(logits: Any, index: Any, rows: int) -> None:
