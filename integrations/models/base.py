@@ -185,6 +185,8 @@ def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
     if isinstance(model, ModelAdapter):
         return model
     if name is not None:
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"adapter must be one of {', '.join(models.names())}, got {name!r}")
         return models.get(name)(model)  # type: ignore[no-any-return]
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type in models.names():

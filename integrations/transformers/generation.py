@@ -132,6 +132,8 @@ def generate(
     copies = check_int("num_return_sequences", o["num_return_sequences"], 1, 1 << 20)
     prompt, own = prompt.repeat_interleave(copies, 0), own.repeat_interleave(copies, 0)
     has_masks = bool(((prompt == mask) & own).any())
+    if not isinstance(o["infill"], bool):
+        raise InvalidTypeError(f"infill must be True or False, got {o['infill']!r}")
     if has_masks and not o["infill"]:
         raise InvalidValueError("the prompt holds the mask token, which infill=False refuses; infill=True fills it")
     new = check_new_tokens(o["max_new_tokens"], has_masks)
@@ -157,6 +159,8 @@ def generate(
     eos = token_ids("eos_token_id", o["eos_token_id"], bound.vocab_size)
     pad = token_ids("pad_token_id", o["pad_token_id"], bound.vocab_size)
     scale = check_real("cfg_scale", o["cfg_scale"], 0)
+    if not isinstance(o["suppress_tokens"], int | str):
+        token_ids("suppress_tokens", o["suppress_tokens"], bound.vocab_size)
     draw = DrawOptions(
         o["temperature"], o["top_k"], o["top_p"], o["suppress_tokens"], plain_processor(logits_processor)
     )

@@ -108,8 +108,9 @@ def sample(
     seeds = check_seed(seed, len(tokens))
     remask = check_real("remask", remask, 0, 1)
     ends = [check_int("eos_token_ids", token, 0) for token in eos_token_ids]
-    if pad_token_id is not None and check_int("pad_token_id", pad_token_id, 0) == mask_token_id:
-        raise InvalidValueError(f"pad_token_id must not be the mask token, {mask_token_id}")
+    fills = ends if pad_token_id is None else [*ends, check_int("pad_token_id", pad_token_id, 0)]
+    if mask_token_id in fills:
+        raise InvalidValueError(f"eos_token_ids and pad_token_id must not be the mask token, {mask_token_id}")
     masked = (tokens == mask_token_id) & own
     run = _Run(
         denoiser=denoiser,
