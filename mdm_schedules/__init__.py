@@ -38,6 +38,11 @@ if TYPE_CHECKING:
         kinetic_energy,
         token_energy,
     )
+    from mdm_schedules.integrations.diffusers import (
+        BlockMaskedDiffusionScheduler,
+        MaskedDiffusionPipeline,
+        MaskedDiffusionScheduler,
+    )
     from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, MaskedDiffusionMixin, generate
     from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
 
@@ -51,6 +56,9 @@ _LAZY = {
     "geodesic_energy": "mdm_schedules.energy",
     "kinetic_energy": "mdm_schedules.energy",
     "token_energy": "mdm_schedules.energy",
+    "BlockMaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
+    "MaskedDiffusionPipeline": "mdm_schedules.integrations.diffusers",
+    "MaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
     "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
     "generate": "mdm_schedules.integrations.transformers",
@@ -62,6 +70,7 @@ _LAZY = {
 __all__ = [
     "AutoModelForMaskedDiffusion",
     "Beta",
+    "BlockMaskedDiffusionScheduler",
     "Cosine",
     "EnergyOptimal",
     "GenerationOutput",
@@ -69,6 +78,8 @@ __all__ = [
     "Linear",
     "LogLinear",
     "MaskedDiffusionMixin",
+    "MaskedDiffusionPipeline",
+    "MaskedDiffusionScheduler",
     "Polynomial",
     "Schedule",
     "Sine",

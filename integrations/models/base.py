@@ -47,7 +47,10 @@ class ModelAdapter(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where token ids have to be."""
+        """Where token ids have to be: where the model computes, which under CPU offload is not where it lies."""
+        place = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
+        if place is not None:
+            return torch.device(place)
         return self.model.device  # type: ignore[no-any-return]
 
     @property
