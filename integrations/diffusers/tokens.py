@@ -55,9 +55,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """As in diffusers, from a config of this class or of AmusedScheduler; `schedule` may be given here."""
         if isinstance(config, dict) and config.get("mask_token_id") is None and "mask_token_id" not in kwargs:
-            raise InvalidTypeError(
-                f"a config of {config.get('_class_name', 'no name')} has no mask_token_id: {CONTINUOUS}"
-            )
+            raise InvalidTypeError(f"the config has no mask_token_id: {CONTINUOUS}")
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @property

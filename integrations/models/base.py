@@ -48,9 +48,11 @@ class ModelAdapter(ABC):
     @property
     def device(self) -> torch.device:
         """Where token ids have to be: where the model computes, which under CPU offload is not where it lies."""
-        place = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
-        if place is not None:
-            return torch.device(place)
+        # model offload leaves its hook on the model, sequential offload and dispatch on the modules inside
+        for module in [self.model, *(self.model.modules() if self.model.device.type == "meta" else ())]:
+            place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+            if place is not None:
+                return torch.device(place)
         return self.model.device  # type: ignore[no-any-return]
 
     @property
