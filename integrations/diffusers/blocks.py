@@ -215,6 +215,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                 generator=generator, return_dict=return_dict,
             )  # fmt: skip
         self._check_block(model_output, sample)
+        sample = sample.long()
         masked = sample == mask
         if index >= len(self._quotas) and bool(masked.any()):
             raise InvalidValueError(

@@ -18,6 +18,8 @@ read_cached = lru_cache(maxsize=64)(read_spec)
 class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
     """Keeps `schedule` in the config across save, load, and `from_config` from and to diffusers' own classes."""
 
+    _own_names: tuple[str, ...] = ()  # values of `schedule` that are no registered names
+
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """As in diffusers; a `schedule` given here replaces that of the config."""
@@ -30,8 +32,6 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
                 own_spec = key == "schedule" and isinstance(value, str) and value not in cls._own_names
                 kwargs.setdefault(key, read_spec(value) if own_spec and key not in kwargs else value)
         return super().from_config(config, return_unused_kwargs, **kwargs)
-
-    _own_names: tuple[str, ...] = ()  # values of `schedule` that are no registered names
 
     def _keep_schedule(self, schedule: str | Schedule | None) -> None:
         if schedule is not None and schedule not in self._own_names:

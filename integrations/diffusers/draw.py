@@ -10,6 +10,7 @@ from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.sampling.draw import CHUNK_BYTES
 
 
+@torch.no_grad()
 def draw_tokens(
     logits: torch.Tensor,
     wanted: torch.Tensor,
@@ -32,24 +33,48 @@ def draw_tokens(
     Raises:
         InvalidValueError: logits with NaN or +inf at a wanted position.
     """
-    row, column = wanted.nonzero(as_tuple=True)
-    vocabulary = logits.shape[-1]
-    chunk = max(1, CHUNK_BYTES // (4 * vocabulary))
-    tokens = torch.empty_like(row)
-    confidence = torch.empty(len(row), dtype=torch.float32, device=row.device)
-    for start in range(0, len(row), chunk):
-        part = slice(start, start + chunk)
-        scores = shape(logits[row[part], column[part]])
-        probs = scores.softmax(-1)
+    length, vocabulary = logits.shape[1:]
+    rows = wanted.flatten().nonzero()[:, 0]
+    size = max(1, min(len(rows), CHUNK_BYTES // (4 * vocabulary)))
+    flat = logits.flatten(0, 1) if logits.is_contiguous() else None
+    # reused by the chunks: fresh memory costs more than what is computed in it
+    held: dict[str, torch.Tensor] = {}
+
+    def buffer(name: str, like: torch.Tensor, count: int) -> torch.Tensor:
+        if name not in held:
+            held[name] = like.new_empty(size, vocabulary)
+        return held[name][:count]
+
+    def take(name: str, table: torch.Tensor, part: slice | torch.Tensor) -> torch.Tensor:
+        if isinstance(part, slice) and len(rows) == wanted.numel():  # all rows in their order: a view will do
+            return table[part]
+        chosen = rows[part].to(table.device)
+        return torch.index_select(table, 0, chosen, out=buffer(name, table, len(chosen)))
+
+    def draw(part: slice | torch.Tensor, without_mask: bool = False) -> None:
+        if flat is None:
+            scores = shape(logits[rows[part] // length, rows[part] % length])
+        else:
+            scores = shape(take("scores", flat, part))
+        probs = torch.softmax(scores, -1, out=buffer("probs", scores, len(scores)))
         if noise is None:
-            weights = scores
+            weights = scores.index_fill(1, hidden, -torch.inf) if without_mask else scores
         else:  # the race of exponentials that torch.multinomial runs, for these rows
-            cells = (row[part] * wanted.shape[1] + column[part]).to(noise.device)
-            weights = probs.to(noise.dtype) / noise[cells].to(probs.device)
-        if mask_token_id < vocabulary:
-            weights[:, mask_token_id] = -torch.inf
-        tokens[part] = weights.argmax(-1)
-        confidence[part] = probs.gather(1, tokens[part, None])[:, 0]
+            race = take("race", noise, part).to(probs.device)
+            weights = torch.div(probs.to(noise.dtype), race, out=buffer("weights", race, len(race)))
+            weights.index_fill_(1, hidden, -torch.inf)
+        best = weights.argmax(-1)
+        tokens[part] = best
+        confidence[part] = probs.gather(1, best[:, None])[:, 0].float()
+
+    hidden = torch.tensor([mask_token_id] if mask_token_id < vocabulary else [], dtype=torch.long, device=logits.device)
+    tokens, confidence = torch.empty_like(rows), torch.empty(len(rows), device=rows.device)
+    for start in range(0, len(rows), size):
+        draw(slice(start, start + size))
+    # logits are not copied only to keep out a token that is hardly ever on top; a race has kept it out already
+    for again in (tokens == mask_token_id).nonzero()[:, 0].split(size):
+        if len(again):
+            draw(again, without_mask=True)
     if bool(confidence.isnan().any()):
         raise InvalidValueError("the model gave logits with NaN or +inf; look at its dtype and its inputs")
     return tokens, confidence

@@ -189,7 +189,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 input_ids,
                 attention_mask,
                 schedule=self.scheduler.schedule,
-                steps=None if options.get("plan") is not None else num_inference_steps,
+                steps=num_inference_steps,
                 mask_token_id=mask,
                 callback=report,
                 **options,
@@ -274,16 +274,11 @@ def _is_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> bool:
     if os.path.isdir(path):
         return os.path.isfile(os.path.join(path, DiffusionPipeline.config_name))
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     options = {key: value for key, value in options.items() if key not in ("trust_remote_code", "proxies")}
     try:
         hf_hub_download(str(path), DiffusionPipeline.config_name, **options)
-    except LocalEntryNotFoundError:  # offline, and not in the cache
-        return False
-    except EntryNotFoundError:
-        return False
-    except (OSError, ValueError):  # no such repository or folder: the model's loader says so better
+    except (OSError, ValueError):  # not there, or no such repository, which the model's loader says better
         return False
     return True
 

@@ -154,7 +154,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         """
         index = self._index(timestep)
         logits = _check_step(model_output, sample)
-        tokens = sample.flatten(1)
+        tokens = sample.flatten(1).long()
         mask = self.config.mask_token_id
         unknown = tokens == mask
         # torch.multinomial has no half precision on the CPU, where AmusedScheduler then goes by float32
