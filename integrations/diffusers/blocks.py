@@ -204,6 +204,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         }
         threshold = check_real("threshold", self._setting("threshold", threshold))
         editing = self._setting("editing_threshold", editing_threshold)
+        editing = 0.0 if editing is None else check_real("editing_threshold", editing)
         if mask is None:
             if self.schedule is not None:
                 raise InvalidValueError(
@@ -211,7 +212,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                     "masks to schedule; use diffusers' BlockRefinementScheduler, or pass mask_token_id"
                 )
             return super().step(
-                model_output, index, sample, **settings, threshold=threshold, editing_threshold=editing,
+                model_output, index, sample, **settings, threshold=threshold, editing_threshold=editing_threshold,
                 generator=generator, return_dict=return_dict,
             )  # fmt: skip
         self._check_block(model_output, sample)
@@ -223,7 +224,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                 "call set_timesteps with more steps, or begin each block at step 0"
             )
         editable = torch.zeros_like(masked)
-        if editing is not None and editing > 0:
+        if editing > 0:
             editable = ~masked if prompt_mask is None else ~masked & ~prompt_mask
         wanted = masked | editable
         tokens, probs = self._draw(model_output, wanted, mask, generator, **settings)
@@ -236,7 +237,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             # topk, since it breaks ties as it does in diffusers
             best = torch.zeros_like(masked).scatter_(1, ranked.topk(quota, dim=1).indices, True)
             transfer = masked & (best | (confidence > threshold))
-        edited = editable & (sampled != sample) & (confidence > (editing or 0.0))
+        edited = editable & (sampled != sample) & (confidence > editing)
         new = torch.where(transfer | edited, sampled, sample)
         values = (new, transfer, edited, sampled, confidence, model_output)
         names = [f.name for f in fields(BlockMaskedDiffusionSchedulerOutput)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import AmusedScheduler
 from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_amused import AmusedSchedulerOutput, mask_by_random_topk
+from diffusers.schedulers.scheduling_amused import AmusedSchedulerOutput, gumbel_noise, mask_by_random_topk
 from mdm_schedules.integrations.diffusers.config import ScheduleConfigMixin, read_cached
 from mdm_schedules.integrations.diffusers.draw import draw_tokens, race_noise
 
@@ -171,7 +171,11 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             )
             # [1, 1] as there: a scalar would not promote half precision
             temperature = self.temperatures[index].view(1, 1)
-            hidden = mask_by_random_topk(left, confidence, temperature, generator)
+            if isinstance(self.schedule, Cosine | Linear):
+                hidden = mask_by_random_topk(left, confidence, temperature, generator)
+            else:  # the same order, but equal confidences do not reveal more than was planned
+                key = confidence.clamp(1e-20).log() + temperature * gumbel_noise(confidence, generator=generator)
+                hidden = key.argsort(dim=1, stable=True).argsort(dim=1) < left
             revealed = torch.where(hidden, mask, filled)
         revealed, filled = revealed.view(sample.shape), filled.view(sample.shape)
         return AmusedSchedulerOutput(revealed, filled) if return_dict else (revealed, filled)  # type: ignore[arg-type]

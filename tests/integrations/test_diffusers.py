@@ -77,6 +77,19 @@ def test_another_schedule_reveals_what_its_plan_says(schedule, steps):
         assert revealed.tolist() == [int(plan[step])] * 2
 
 
+def test_equal_confidences_do_not_break_the_plan():
+    ours = mdm.MaskedDiffusionScheduler(mask_token_id=40, schedule="beta(a=0.9, b=0.3)")
+    ours.set_timesteps(4, temperature=(0, 0))
+    tokens, left = torch.full((2, 16), 40), []
+    certain = torch.full((2, 16, V), -100.0)
+    certain[..., 7] = 100
+    for t in ours.timesteps:
+        tokens = ours.step(certain, t, tokens).prev_sample
+        left.append((tokens == 40).sum(1).tolist())
+    planned = 16 - mdm.Beta(0.9, 0.3).plan(16, 4).cumsum(0)
+    assert left == [[int(count)] * 2 for count in planned]
+
+
 def test_the_mask_token_is_never_drawn():
     ours = mdm.MaskedDiffusionScheduler(mask_token_id=0)
     ours.set_timesteps(4)
@@ -231,7 +244,12 @@ def test_wrong_use_of_blocks():
     with pytest.raises(InvalidValueError, match="timestep 4 was not set"):
         ours.step(out, 4, tokens, mask_token_id=9)
     ours.step(out, 4, tokens * 0, mask_token_id=9)  # editing after the last mask is not counted
-    for wrong in ({"threshold": float("nan")}, {"temperature": -1.0}, {"sampling_method": "gready"}):
+    for wrong in (
+        {"threshold": float("nan")},
+        {"editing_threshold": float("inf")},
+        {"temperature": -1.0},
+        {"sampling_method": "gready"},
+    ):
         with pytest.raises(InvalidValueError):
             ours.step(out, 0, tokens, mask_token_id=9, **wrong)
     with pytest.raises(InvalidTypeError, match="token ids"):
