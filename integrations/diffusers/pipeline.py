@@ -19,15 +19,7 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError, did_you_me
 from mdm_schedules.sampling import StepInfo
 from mdm_schedules.schedules import Schedule
 
-LOADER_OPTIONS = (
-    "revision",
-    "cache_dir",
-    "token",
-    "local_files_only",
-    "force_download",
-    "trust_remote_code",
-    "proxies",
-)
+DOWNLOAD_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 TENSOR_INPUTS = ["tokens", "revealed"]
 OUTPUT_TYPES = ("text", "seq")
 # what __call__ gives to generate itself
@@ -97,22 +89,23 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         from transformers import AutoTokenizer
 
         parts = {name: kwargs.pop(name) for name in ("model", "tokenizer", "scheduler") if name in kwargs}
-        shared = {name: kwargs[name] for name in LOADER_OPTIONS if name in kwargs}
+        shared = {name: kwargs[name] for name in (*DOWNLOAD_OPTIONS, "trust_remote_code") if name in kwargs}
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
 
-        def folder(name: str) -> dict[str, Any]:
-            return {**shared, "subfolder": name} if saved else shared
+        saved = _saved_pipeline(path, {name: shared[name] for name in DOWNLOAD_OPTIONS if name in shared})
 
-        saved = _is_pipeline(path, shared)
+        def place(part: str) -> str | os.PathLike[str]:
+            return path if saved is None else os.path.join(saved, part)
+
         model = parts.get("model")
         if model is None:
-            model = AutoModelForMaskedDiffusion.from_pretrained(path, **{**kwargs, **folder("model")})
+            model = AutoModelForMaskedDiffusion.from_pretrained(place("model"), **kwargs)
         if "tokenizer" not in parts:
-            parts["tokenizer"] = AutoTokenizer.from_pretrained(path, **folder("tokenizer"))
+            parts["tokenizer"] = AutoTokenizer.from_pretrained(place("tokenizer"), **shared)
         scheduler = parts.get("scheduler")
-        if scheduler is None and saved:
-            scheduler = MaskedDiffusionScheduler.from_pretrained(path, **folder("scheduler"))
+        if scheduler is None and saved is not None:
+            scheduler = MaskedDiffusionScheduler.from_pretrained(place("scheduler"))
         if scheduler is None:
             scheduler = MaskedDiffusionScheduler(
                 mask_token_id=_mask_token(model, parts["tokenizer"]), schedule=schedule or _saved_schedule(model)
@@ -270,17 +263,17 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
-def _is_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> bool:
+def _saved_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
+    """The local folder of a saved pipeline, downloaded if need be; None if `path` holds a model instead."""
     if os.path.isdir(path):
-        return os.path.isfile(os.path.join(path, DiffusionPipeline.config_name))
-    from huggingface_hub import hf_hub_download
+        return str(path) if os.path.isfile(os.path.join(path, DiffusionPipeline.config_name)) else None
+    from huggingface_hub import hf_hub_download, snapshot_download
 
-    options = {key: value for key, value in options.items() if key not in ("trust_remote_code", "proxies")}
     try:
         hf_hub_download(str(path), DiffusionPipeline.config_name, **options)
     except (OSError, ValueError):  # not there, or no such repository, which the model's loader says better
-        return False
-    return True
+        return None
+    return snapshot_download(str(path), allow_patterns=["model/*", "tokenizer/*", "scheduler/*"], **options)  # type: ignore[no-any-return]
 
 
 def _mask_token(model: Any, tokenizer: Any) -> int:

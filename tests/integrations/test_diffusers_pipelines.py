@@ -392,6 +392,23 @@ def test_saved_and_loaded(pipe, text_model, tmp_path):
         mdm.MaskedDiffusionPipeline.from_pretrained("somebody/nowhere")
 
 
+def test_loaded_from_a_repository(pipe, text_model, tmp_path):
+    """The files as the Hub's cache keeps them: of a pipeline, and of a model."""
+    for name, save in (("pipe", pipe), ("model", text_model[0])):
+        repository = tmp_path / f"models--somebody--{name}"
+        save.save_pretrained(repository / "snapshots" / ("a" * 40))
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text("a" * 40)
+    text_model[1].save_pretrained(repository / "snapshots" / ("a" * 40))
+    options = {"cache_dir": tmp_path, "local_files_only": True, "revision": "main"}
+    loaded = mdm.MaskedDiffusionPipeline.from_pretrained("somebody/pipe", **options)
+    again = mdm.MaskedDiffusionPipeline.from_pretrained("somebody/model", schedule=loaded.scheduler.schedule, **options)
+    for one in (loaded, again):
+        one.set_progress_bar_config(disable=True)
+        assert one.scheduler.schedule == mdm.Beta(0.9, 0.3)
+        assert one("the", **OPTIONS).texts == pipe("the", **OPTIONS).texts
+
+
 def test_hooks_of_offloading_are_obeyed(pipe):
     """The hook of enable_model_cpu_offload, with the CPU as the device computed on."""
     from accelerate import cpu_offload, cpu_offload_with_hook
