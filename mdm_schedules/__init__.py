@@ -39,6 +39,11 @@ if TYPE_CHECKING:
         token_energy,
     )
     from mdm_schedules.information import InformationProfile
+    from mdm_schedules.integrations.diffusers import (
+        BlockMaskedDiffusionScheduler,
+        MaskedDiffusionPipeline,
+        MaskedDiffusionScheduler,
+    )
     from mdm_schedules.integrations.transformers import (
         AutoModelForMaskedDiffusion,
         MaskedDiffusionGenerationConfig,
@@ -60,6 +65,9 @@ _LAZY = {
     "token_energy": "mdm_schedules.energy",
     "InformationProfile": "mdm_schedules.information",
     "list_presets": "mdm_schedules.presets",
+    "BlockMaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
+    "MaskedDiffusionPipeline": "mdm_schedules.integrations.diffusers",
+    "MaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
     "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionGenerationConfig": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
@@ -72,6 +80,7 @@ _LAZY = {
 __all__ = [
     "AutoModelForMaskedDiffusion",
     "Beta",
+    "BlockMaskedDiffusionScheduler",
     "Cosine",
     "EnergyOptimal",
     "GenerationOutput",
@@ -81,6 +90,8 @@ __all__ = [
     "LogLinear",
     "MaskedDiffusionGenerationConfig",
     "MaskedDiffusionMixin",
+    "MaskedDiffusionPipeline",
+    "MaskedDiffusionScheduler",
     "Polynomial",
     "Schedule",
     "Sine",

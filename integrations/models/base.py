@@ -60,8 +60,18 @@ class ModelAdapter(ABC):
 
     @property
     def device(self) -> torch.device | None:
-        """Where token ids have to be; None where they are."""
-        return getattr(self.model, "device", None)
+        """Where token ids have to be: where the model computes, which under offload is not where it lies.
+
+        None where nothing is known, as of a function: they stay where they are.
+        """
+        device = getattr(self.model, "device", None)
+        # model offload leaves its hook on the model, sequential offload and dispatch on the modules inside
+        inner = self.model.modules() if getattr(device, "type", None) == "meta" else ()
+        for module in (self.model, *inner):
+            place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+            if place is not None:
+                return torch.device(place)
+        return device
 
     @property
     def mask_token_id(self) -> int | None:

@@ -90,7 +90,7 @@ class TokenDraw:
             columns = [column for column in self.hidden if column < logits.shape[1]]
             self._columns = torch.tensor(columns, dtype=torch.long, device=logits.device)
         rows = len(logits) if index is None else len(index)
-        chunk = max(1, CHUNK_BYTES.get(logits.device.type, DEFAULT_CHUNK_BYTES) // (4 * logits.shape[1]))
+        chunk = chunk_rows(logits)
         spans = [(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
         if self.lean:
             return self._lean(logits, index, uniform, spans)
@@ -201,6 +201,11 @@ class TokenDraw:
             kept = (before < self.options.top_p).sum(1, keepdim=True).clamp(min=1)
             probs = probs.masked_fill_(probs < ordered.gather(1, kept - 1), 0.0)
         return probs
+
+
+def chunk_rows(logits: torch.Tensor) -> int:
+    """Rows of the vocabulary [..., V] that are worked on at once."""
+    return max(1, CHUNK_BYTES.get(logits.device.type, DEFAULT_CHUNK_BYTES) // (4 * logits.shape[-1]))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

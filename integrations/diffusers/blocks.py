@@ -1,0 +1,311 @@
+"""The scheduler of LLaDA2Pipeline, with any mask schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any
+
+import diffusers.schedulers.scheduling_utils as scheduling_utils
+import torch
+from diffusers import BlockRefinementScheduler
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from mdm_schedules.integrations.diffusers.config import ScheduleConfigMixin, read_cached
+from mdm_schedules.integrations.diffusers.draw import draw_tokens, race_noise
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real, did_you_mean, shown
+from mdm_schedules.plan import MAX_STEPS, check_plan
+from mdm_schedules.schedules import Schedule
+
+EVEN = "even"
+METHODS = ("auto", "greedy", "multinomial")
+
+# The contract proposed in diffusers pull request 14741: timesteps are times in (0, 1], outputs share one class, and
+# how logits are shaped is in the scheduler's config. None where the installed diffusers does not have it.
+_Contract = getattr(scheduling_utils, "DiscreteSchedulerOutput", None)
+
+
+@dataclass
+class BlockMaskedDiffusionSchedulerOutput(BaseOutput):  # type: ignore[misc]
+    """What `step` returns, with the names of diffusers' BlockRefinementSchedulerOutput.
+
+    Attributes:
+        prev_sample: LongTensor [B, L], the block after the step.
+        transfer_index: bool [B, L], masks that were filled.
+        editing_transfer_index: bool [B, L], tokens that were replaced.
+        sampled_tokens: LongTensor [B, L], the drawn tokens; the block's own where nothing had to be drawn.
+        sampled_probs: float32 [B, L], their probabilities; 0 where nothing had to be drawn.
+        pred_logits: the model_output.
+    """
+
+    prev_sample: torch.Tensor
+    transfer_index: torch.Tensor
+    editing_transfer_index: torch.Tensor
+    sampled_tokens: torch.Tensor
+    sampled_probs: torch.Tensor
+    pred_logits: torch.Tensor
+
+
+def _output_class() -> Any:
+    """Our output, as a DiscreteSchedulerOutput where diffusers has one; None in what only that one knows."""
+    if _Contract is None:
+        return BlockMaskedDiffusionSchedulerOutput
+    names = dict.fromkeys(
+        [*(f.name for f in fields(BlockMaskedDiffusionSchedulerOutput)), *(f.name for f in fields(_Contract))]
+    )
+    columns: list[Any] = [(name, Any, field(default=None)) for name in names]
+    return make_dataclass(BlockMaskedDiffusionSchedulerOutput.__name__, columns, bases=(_Contract,))
+
+
+_Output = _output_class()
+
+
+class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementScheduler):  # type: ignore[misc]
+    """Drop-in for diffusers' BlockRefinementScheduler in LLaDA2Pipeline.
+
+        pipe.scheduler = BlockMaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="beta(a=0.9, b=0.3)")
+
+    A step fills the schedule's number of masks in every row of the block, the most probable first, besides all those
+    above `threshold`; tokens that are no masks are replaced above `editing_threshold`. LLaDA2Pipeline passes its own
+    thresholds (0.7 and 0.5) to every step, which override the config: call it with `threshold=1.1,
+    editing_threshold=None` for the schedule alone.
+
+    With schedule "even" it gives BlockRefinementScheduler's tokens for the same generator, bit for bit, except that
+    the mask token is never drawn and that a prompt that holds an EOS no longer keeps its row from stopping early.
+
+    Args:
+        block_length: tokens of a block.
+        num_inference_steps: forward passes for a block.
+        threshold: fill every mask whose token is more probable than this; above 1 leaves it to the schedule.
+        editing_threshold: replace tokens that another one is more probable than this for; None or 0 does not.
+        minimal_topk: as in diffusers, read by the pipeline only: it bounds the number of passes.
+        schedule: "even" (as many in each step, the remainder first), or a name, spec, folder or Schedule.
+
+    Raises:
+        MDMError: an unknown schedule, or one that cannot be written into a config; a number out of range.
+    """
+
+    _own_names = (EVEN,)
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        block_length: int = 32,
+        num_inference_steps: int = 32,
+        threshold: float = 0.95,
+        editing_threshold: float | None = None,
+        minimal_topk: int = 1,
+        schedule: str | Schedule = EVEN,
+    ) -> None:
+        check_int("block_length", block_length, 1)
+        check_int("num_inference_steps", num_inference_steps, 1, MAX_STEPS)
+        super().__init__(
+            block_length=block_length,
+            num_inference_steps=num_inference_steps,
+            threshold=check_real("threshold", threshold),
+            editing_threshold=editing_threshold,
+            minimal_topk=minimal_topk,
+        )
+        self._keep_schedule(schedule)
+        self._quotas: list[int] = []
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule in use; None for "even"."""
+        return None if self.config.schedule == EVEN else read_cached(self.config.schedule)
+
+    def get_num_transfer_tokens(self, block_length: int, num_inference_steps: int) -> torch.Tensor:
+        """How many masks of a block each step fills: LongTensor [num_inference_steps], summing to `block_length`."""
+        if self.schedule is None:
+            return super().get_num_transfer_tokens(block_length, num_inference_steps)  # type: ignore[no-any-return]
+        return self.schedule.plan(block_length, num_inference_steps)
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: str | torch.device | None = None, block_length: int | None = None
+    ) -> None:
+        """Plan a block of `block_length` tokens (None: that of the config) in `num_inference_steps` passes."""
+        steps = check_int("num_inference_steps", num_inference_steps, 1, MAX_STEPS, example="set_timesteps(32)")
+        length = check_int("block_length", self.config.block_length if block_length is None else block_length, 1)
+        quotas = check_plan(self.get_num_transfer_tokens(length, steps), torch.tensor([length]))[0]
+        self._quotas, self._planned = quotas.tolist(), length
+        self.num_inference_steps = steps
+        self.timesteps = torch.arange(steps - 1, -1, -1, device=device)
+        if _Contract is not None:
+            self.timesteps = (self.timesteps + 1) / steps
+
+    def _index(self, timestep: Any) -> int:
+        """The number of a step in its block: an integer is one, a float in (0, 1] is a time that counts down."""
+        if not self._quotas:
+            raise InvalidValueError(
+                "no timesteps are set; call scheduler.set_timesteps(num_inference_steps, block_length=...) first"
+            )
+        steps = len(self._quotas)
+        if isinstance(timestep, float) or (isinstance(timestep, torch.Tensor) and timestep.is_floating_point()):
+            time = check_real("timestep", float(timestep), 0, 1, low_open=True)
+            index = round((1 - time) * steps)
+            if abs(index / steps + time - 1) > 1e-4 / steps or index >= steps:
+                raise InvalidValueError(
+                    f"timestep must be one of scheduler.timesteps, k/{steps} for k = 1 to {steps}; got {time}"
+                )
+            return index
+        return check_int("timestep", timestep, 0)
+
+    def _setting(self, name: str, given: Any, default: Any = None) -> Any:
+        return self.config.get(name, default) if given is None else given
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: int | float | torch.Tensor,
+        sample: torch.Tensor,
+        *,
+        mask_token_id: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        sampling_method: str = "auto",
+        threshold: float | None = None,
+        editing_threshold: float | None = None,
+        minimal_topk: int | None = None,
+        prompt_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """Fill and edit a block.
+
+        Args:
+            model_output: logits [B, L, V] of the block.
+            timestep: number of the step in its block, from 0; or one of `timesteps` where those are floats.
+            sample: LongTensor [B, L], the block with its masks; never changed.
+            mask_token_id: the id of masks; None is DiffusionGemma's uniform corruption, which only "even" serves.
+            temperature: 0 takes the most probable token. None takes the config's, else 0.
+            top_p, top_k: filters of what is drawn; as everywhere in this class, a probability is read after them.
+            sampling_method: auto, greedy or multinomial; greedy ignores the temperature.
+            threshold, editing_threshold: see the class; None takes the config's.
+            minimal_topk: ignored, as in diffusers.
+            prompt_mask: bool [L], True on tokens of the prompt, which are never edited.
+            generator: None takes torch's global one, as diffusers does.
+            return_dict: False returns a tuple.
+
+        Returns:
+            BlockMaskedDiffusionSchedulerOutput.
+
+        Raises:
+            MDMError: no timesteps, a timestep that was not set, a block that the plan would leave masks in, or tensors
+                that are not logits and tokens.
+        """
+        index = self._index(timestep)
+        mask = self._setting("mask_token_id", mask_token_id)
+        settings = {
+            "temperature": self._setting("temperature", temperature, 0.0),
+            "top_p": self._setting("top_p", top_p),
+            "top_k": self._setting("top_k", top_k),
+            "sampling_method": sampling_method,
+        }
+        threshold = check_real("threshold", self._setting("threshold", threshold))
+        editing = self._setting("editing_threshold", editing_threshold)
+        editing = 0.0 if editing is None else check_real("editing_threshold", editing)
+        if mask is None:
+            if self.schedule is not None:
+                raise InvalidValueError(
+                    "without mask_token_id the block is corrupted by random tokens (DiffusionGemma), and there are no "
+                    "masks to schedule; use diffusers' BlockRefinementScheduler, or pass mask_token_id"
+                )
+            return super().step(
+                model_output, index, sample, **settings, threshold=threshold, editing_threshold=editing_threshold,
+                generator=generator, return_dict=return_dict,
+            )  # fmt: skip
+        self._check_block(model_output, sample)
+        sample = sample.long()
+        masked = sample == mask
+        if index >= len(self._quotas) and bool(masked.any()):
+            raise InvalidValueError(
+                f"timestep {index} was not set, and masks are left: the plan ends with {len(self._quotas) - 1}; "
+                "call set_timesteps with more steps, or begin each block at step 0"
+            )
+        editable = torch.zeros_like(masked)
+        if editing > 0:
+            editable = ~masked if prompt_mask is None else ~masked & ~prompt_mask
+        wanted = masked | editable
+        tokens, probs = self._draw(model_output, wanted, mask, generator, **settings)
+        sampled = sample.masked_scatter(wanted, tokens)
+        confidence = torch.zeros(sample.shape, device=sample.device).masked_scatter(wanted, probs)
+        transfer = torch.zeros_like(masked)
+        if index < len(self._quotas):
+            quota = min(self._quotas[index], sample.shape[1])
+            ranked = torch.where(masked, confidence, -torch.inf)
+            # topk, since it breaks ties as it does in diffusers
+            best = torch.zeros_like(masked).scatter_(1, ranked.topk(quota, dim=1).indices, True)
+            transfer = masked & (best | (confidence > threshold))
+        edited = editable & (sampled != sample) & (confidence > editing)
+        new = torch.where(transfer | edited, sampled, sample)
+        values = (new, transfer, edited, sampled, confidence, model_output)
+        names = [f.name for f in fields(BlockMaskedDiffusionSchedulerOutput)]
+        return _Output(**dict(zip(names, values, strict=True))) if return_dict else values
+
+    def _check_block(self, model_output: Any, sample: Any) -> None:
+        if not isinstance(sample, torch.Tensor) or sample.is_floating_point() or sample.ndim != 2:
+            raise InvalidTypeError(f"sample must be token ids [batch, block_length], got {shown(sample)}")
+        if not isinstance(model_output, torch.Tensor) or model_output.shape[:-1] != sample.shape:
+            shape = tuple(getattr(model_output, "shape", ()))
+            raise InvalidValueError(
+                f"model_output must be logits [{sample.shape[0]}, {sample.shape[1]}, vocabulary], got {shape}"
+            )
+        if sample.shape[1] > self._planned:
+            raise InvalidValueError(
+                f"the block has {sample.shape[1]} tokens, but the plan reveals {self._planned} and would leave masks; "
+                f"call set_timesteps({self.num_inference_steps}, block_length={sample.shape[1]})"
+            )
+
+    def _draw(
+        self,
+        logits: torch.Tensor,
+        wanted: torch.Tensor,
+        mask: int,
+        generator: torch.Generator | None,
+        temperature: float,
+        top_p: float | None,
+        top_k: int | None,
+        sampling_method: str,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if sampling_method not in METHODS:
+            raise InvalidValueError(
+                f"no sampling_method is {shown(sampling_method)}.{did_you_mean(sampling_method, METHODS)}"
+            )
+        check_real("temperature", temperature, 0)
+        if temperature == 0 or sampling_method == "greedy":
+            return draw_tokens(logits, wanted, mask, None, lambda scores: scores.float())  # type: ignore[no-any-return]
+        if top_p is not None:
+            check_real("top_p", top_p, 0, low_open=True)
+
+        def shape(scores: torch.Tensor) -> torch.Tensor:
+            scores = self._top_k_filtering(scores if temperature == 1 else scores / temperature, top_k)
+            return self._top_p_filtering(scores, top_p).float()  # type: ignore[no-any-return]
+
+        return draw_tokens(logits, wanted, mask, race_noise(logits, generator, torch.float32), shape)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def check_eos_finished(
+        cur_x: torch.Tensor,
+        sampled_tokens: torch.Tensor,
+        final_transfer: torch.Tensor,
+        finished: torch.Tensor,
+        eos_token_id: int,
+        mask_token_id: int,
+        prompt_length: int,
+    ) -> torch.Tensor:
+        """Which rows are finished: those that have just committed an EOS, with no mask left of their first one.
+
+        Args:
+            cur_x: LongTensor [B, T], prompt and answer so far; an EOS inside the prompt does not count.
+            sampled_tokens: LongTensor [B, L], the drawn tokens of the block.
+            final_transfer: bool [B, L], those that were written.
+            finished: bool [B], as it was.
+            eos_token_id, mask_token_id: ids.
+            prompt_length: columns of `cur_x` that are the prompt.
+        """
+        committed = ((sampled_tokens == eos_token_id) & final_transfer).any(1)
+        answer = cur_x[:, prompt_length:]
+        is_eos = answer == eos_token_id
+        masks_before = ((answer == mask_token_id) & (is_eos.cumsum(1) == 0)).any(1)
+        return finished | (committed & is_eos.any(1) & ~masks_before)

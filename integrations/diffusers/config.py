@@ -1,0 +1,53 @@
+"""A schedule in a scheduler's config, as the text that `get_schedule` reads back, so that it goes where configs go."""
+
+from __future__ import annotations
+
+import inspect
+from functools import lru_cache
+from typing import Any
+
+from diffusers import ConfigMixin
+
+from mdm_schedules.errors import FormatError, MDMError, shown
+from mdm_schedules.registry import get_schedule, read_spec
+from mdm_schedules.schedules import Schedule
+
+read_cached = lru_cache(maxsize=64)(read_spec)
+
+
+class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
+    """Keeps `schedule` in the config across save, load, and `from_config` from and to diffusers' own classes."""
+
+    _own_names: tuple[str, ...] = ()  # values of `schedule` that are no registered names
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """As in diffusers; a `schedule` given here replaces that of the config."""
+        if isinstance(config, dict):
+            # given by name, since diffusers leaves out what it takes for a default: positional arguments, and what a
+            # pipeline wrote into the config later (AmusedInpaintPipeline does)
+            for key in inspect.signature(cls.__init__).parameters.keys() & config.keys():
+                value = config[key]
+                # a config may come from a file of somebody else: its text is a spec, never a path or a repository
+                own_spec = key == "schedule" and isinstance(value, str) and value not in cls._own_names
+                kwargs.setdefault(key, read_spec(value) if own_spec and key not in kwargs else value)
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def _keep_schedule(self, schedule: str | Schedule | None) -> None:
+        if schedule is not None and schedule not in self._own_names:
+            schedule = as_text(get_schedule(schedule))
+        self.register_to_config(schedule=schedule, _use_default_values=[])
+
+
+def as_text(schedule: Schedule) -> str:
+    """The spec of a schedule; FormatError if no process could read it back."""
+    try:
+        text = schedule.spec
+        if read_spec(text) != schedule:
+            raise FormatError(f"{shown(text)} does not give it back")
+    except MDMError as error:
+        raise FormatError(
+            f"{shown(schedule)} cannot be kept in a scheduler's config: {error} Register its class by an entry point "
+            "or mdm_schedules.register_schedule, and give it parameters that can be written as text"
+        ) from error
+    return text

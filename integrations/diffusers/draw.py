@@ -1,0 +1,90 @@
+"""Tokens for the wanted positions only, equal to what torch.argmax and torch.multinomial would give for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.sampling.draw import chunk_rows
+
+
+@torch.no_grad()
+def draw_tokens(
+    logits: torch.Tensor,
+    wanted: torch.Tensor,
+    mask_token_id: int,
+    noise: torch.Tensor | None,
+    shape: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw one token per wanted position, never the mask token.
+
+    Args:
+        logits: [B, L, V], in any layout; only read.
+        wanted: bool [B, L], R of them True.
+        mask_token_id: may lie outside the vocabulary.
+        noise: exponential [B * L, V] from `race_noise`; None takes the most probable token.
+        shape: wanted logits [r, V] -> the logits whose softmax the token is drawn from.
+
+    Returns:
+        tokens [R], and their probabilities [R] with the mask token counted in, as diffusers' schedulers have it.
+
+    Raises:
+        InvalidValueError: logits with NaN or +inf at a wanted position.
+    """
+    length, vocabulary = logits.shape[1:]
+    rows = wanted.flatten().nonzero()[:, 0]
+    size = max(1, min(len(rows), chunk_rows(logits)))
+    flat = logits.flatten(0, 1) if logits.is_contiguous() else None
+    # reused by the chunks: fresh memory costs more than what is computed in it
+    held: dict[str, torch.Tensor] = {}
+
+    def buffer(name: str, like: torch.Tensor, count: int) -> torch.Tensor:
+        if name not in held:
+            held[name] = like.new_empty(size, vocabulary)
+        return held[name][:count]
+
+    def take(name: str, table: torch.Tensor, part: slice | torch.Tensor) -> torch.Tensor:
+        if isinstance(part, slice) and len(rows) == wanted.numel():  # all rows in their order: a view will do
+            return table[part]
+        chosen = rows[part].to(table.device)
+        return torch.index_select(table, 0, chosen, out=buffer(name, table, len(chosen)))
+
+    def draw(part: slice | torch.Tensor, without_mask: bool = False) -> None:
+        if flat is None:
+            scores = shape(logits[rows[part] // length, rows[part] % length])
+        else:
+            scores = shape(take("scores", flat, part))
+        probs = torch.softmax(scores, -1, out=buffer("probs", scores, len(scores)))
+        if noise is None:
+            weights = scores.index_fill(1, hidden, -torch.inf) if without_mask else scores
+        else:  # the race of exponentials that torch.multinomial runs, for these rows
+            race = take("race", noise, part).to(probs.device)
+            weights = torch.div(probs.to(noise.dtype), race, out=buffer("weights", race, len(race)))
+            weights.index_fill_(1, hidden, -torch.inf)
+        best = weights.argmax(-1)
+        tokens[part] = best
+        confidence[part] = probs.gather(1, best[:, None])[:, 0].float()
+
+    hidden = torch.tensor([mask_token_id] if mask_token_id < vocabulary else [], dtype=torch.long, device=logits.device)
+    tokens, confidence = torch.empty_like(rows), torch.empty(len(rows), device=rows.device)
+    for start in range(0, len(rows), size):
+        draw(slice(start, start + size))
+    # logits are not copied only to keep out a token that is hardly ever on top; a race has kept it out already
+    for again in (tokens == mask_token_id).nonzero()[:, 0].split(size):
+        if len(again):
+            draw(again, without_mask=True)
+    if bool(confidence.isnan().any()):
+        raise InvalidValueError("the model gave logits with NaN or +inf; look at its dtype and its inputs")
+    return tokens, confidence
+
+
+def race_noise(logits: torch.Tensor, generator: torch.Generator | None, dtype: torch.dtype) -> torch.Tensor:
+    """What torch.multinomial draws for one token per row of `logits` [B, L, V]: exponential numbers [B * L, V].
+
+    All rows, in one call: the generator then stands where diffusers' schedulers would leave it.
+    """
+    device = logits.device if generator is None else generator.device
+    noise = torch.empty(logits.shape[0] * logits.shape[1], logits.shape[2], dtype=dtype, device=device)
+    return noise.exponential_(generator=generator)

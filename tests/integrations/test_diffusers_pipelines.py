@@ -1,0 +1,478 @@
+"""Our schedulers inside diffusers' own pipelines, and our own, with the models of examples/diffusers_swap.py."""
+
+import copy
+import http.server
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import zlib
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import transformers
+from diffusers import (
+    AmusedImg2ImgPipeline,
+    AmusedInpaintPipeline,
+    AmusedPipeline,
+    AmusedScheduler,
+    BlockRefinementScheduler,
+    LLaDA2Pipeline,
+)
+from PIL import Image
+
+import mdm_schedules as mdm
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
+
+EXAMPLE = Path(__file__).parents[2] / "examples/diffusers_swap.py"
+OLD = tuple(map(int, diffusers.__version__.split(".")[:2])) < (0, 42)
+TABLE = mdm.Tabulated([0, 0.1, 0.2 + 1e-16, 0.7123456789012345, 1])
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("diffusers_swap", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def amused(example, tmp_path_factory):
+    pipe = example.tiny_amused(tmp_path_factory.mktemp("clip"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def text_model(example):
+    return example.tiny_text_model()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def image_tokens(pipe, **inputs):
+    return pipe("a cat", num_inference_steps=5, generator=seeded(), output_type="latent", **inputs)[0]
+
+
+def with_scheduler(cls, pipe, scheduler):
+    new = cls(**{**pipe.components, "scheduler": scheduler})
+    new.set_progress_bar_config(disable=True)
+    return new
+
+
+def picture(value):
+    return Image.new("RGB", (16, 16), (value, 90, 200 - value))
+
+
+# --- the pipelines of diffusers
+
+
+@pytest.mark.parametrize(
+    ("cls", "inputs"),
+    [
+        (AmusedPipeline, {}),
+        (AmusedPipeline, {"temperature": 3, "guidance_scale": 1.0}),
+        (AmusedImg2ImgPipeline, {"image": picture(30), "strength": 0.7}),
+        (
+            AmusedInpaintPipeline,
+            {"image": picture(30), "mask_image": Image.linear_gradient("L").resize((16, 16)), "strength": 0.8},
+        ),
+    ],
+)
+def test_amused_pipelines(amused, cls, inputs):
+    theirs = with_scheduler(cls, amused, AmusedScheduler(mask_token_id=24))
+    expected = image_tokens(theirs, **inputs)
+    assert not (expected == 24).any()
+    # at construction, and swapped in later
+    ours = with_scheduler(cls, amused, mdm.MaskedDiffusionScheduler(24))
+    assert torch.equal(image_tokens(ours, **inputs), expected)
+    theirs.scheduler = mdm.MaskedDiffusionScheduler.from_config(theirs.scheduler.config)
+    assert torch.equal(image_tokens(theirs, **inputs), expected)
+    theirs.scheduler = mdm.MaskedDiffusionScheduler.from_config(theirs.scheduler.config, schedule="beta(a=0.9, b=0.3)")
+    other = image_tokens(theirs, **inputs)
+    assert other.shape == expected.shape
+    assert not (other == 24).any()
+    assert not torch.equal(other, expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 1.1, "editing_threshold": None},
+        {"threshold": 0.3, "editing_threshold": 0.2},
+        {"temperature": 0.8, "top_k": 20, "threshold": 0.3, "editing_threshold": 0.2},
+    ],
+)
+def test_llada2_pipeline(text_model, settings):
+    model, tokenizer = text_model
+    ids = torch.randint(4, 46, (3, 5), generator=seeded())
+
+    def run(scheduler):
+        pipe = LLaDA2Pipeline(model=model, scheduler=scheduler, tokenizer=tokenizer)
+        pipe.set_progress_bar_config(disable=True)
+        common = {"input_ids": ids, "gen_length": 19, "num_inference_steps": 3, "generator": seeded()}
+        return pipe(**common, **settings)
+
+    expected = run(BlockRefinementScheduler(block_length=8))
+    got = run(mdm.BlockMaskedDiffusionScheduler.from_config(BlockRefinementScheduler(block_length=8).config))
+    assert torch.equal(got.sequences, expected.sequences)
+    assert got.texts == expected.texts
+    other = run(mdm.BlockMaskedDiffusionScheduler(8, schedule="beta(a=0.9, b=0.3)"))
+    assert other.sequences.shape == (3, 19)
+
+
+@pytest.mark.parametrize("schedule", ["sine", TABLE])
+def test_a_pipeline_saved_with_our_scheduler(amused, text_model, schedule, tmp_path):
+    pipe = with_scheduler(AmusedPipeline, amused, mdm.MaskedDiffusionScheduler(24, schedule))
+    pipe.save_pretrained(tmp_path / "images")
+    loaded = AmusedPipeline.from_pretrained(tmp_path / "images")
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded.scheduler) is mdm.MaskedDiffusionScheduler
+    assert loaded.scheduler.schedule == mdm.get_schedule(schedule)
+    assert torch.equal(image_tokens(loaded), image_tokens(pipe))
+    assert (
+        mdm.MaskedDiffusionScheduler.from_pretrained(tmp_path / "images", subfolder="scheduler").schedule
+        == loaded.scheduler.schedule
+    )
+    # over the scheduler of a saved pipeline
+    amused.save_pretrained(tmp_path / "theirs")
+    swapped = AmusedPipeline.from_pretrained(tmp_path / "theirs", scheduler=pipe.scheduler)
+    assert swapped.scheduler is pipe.scheduler
+    model, tokenizer = text_model
+    LLaDA2Pipeline(model, mdm.BlockMaskedDiffusionScheduler(8, schedule=schedule), tokenizer).save_pretrained(
+        tmp_path / "text"
+    )
+    # its tokenizer has to be given: LLaDA2Pipeline of 0.42 does not load it
+    loaded = LLaDA2Pipeline.from_pretrained(tmp_path / "text", tokenizer=tokenizer)
+    assert loaded.scheduler.schedule == mdm.get_schedule(schedule)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub as diffusers asks before it refuses."""
+
+    folder: Path
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        if self.path.startswith("/api/models/"):
+            files = [{"rfilename": str(f.relative_to(self.folder))} for f in self.folder.rglob("*") if f.is_file()]
+            body = json.dumps({"id": "somebody/amused", "sha": "a" * 40, "siblings": files}).encode()
+        else:
+            body = (self.folder / self.path.split("/resolve/")[1].split("/", 1)[1]).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "application/json")
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.send_header("ETag", f'"{zlib.crc32(body):x}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+def test_which_ways_of_loading_work_in_a_new_process(amused, tmp_path):
+    """A folder, once our module is imported; from the Hub not the pipeline, but its scheduler."""
+    folder, cache = tmp_path / "repo", tmp_path / "cache"
+    with_scheduler(AmusedPipeline, amused, mdm.MaskedDiffusionScheduler(24, TABLE)).save_pretrained(folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Hub,), {"folder": folder}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = f"""
+        from diffusers import AmusedPipeline
+
+        def attempt(load, *arguments, **options):
+            try:
+                return repr(load(*arguments, **options))
+            except ValueError as error:
+                return str(error)
+
+        def folder():
+            return AmusedPipeline.from_pretrained({str(folder)!r}).scheduler.schedule
+
+        before = attempt(folder)
+        import mdm_schedules.integrations.diffusers
+        from mdm_schedules import MaskedDiffusionScheduler
+
+        hub = {{"cache_dir": {str(cache)!r}}}
+        scheduler = MaskedDiffusionScheduler.from_pretrained("somebody/amused", subfolder="scheduler", **hub)
+        for line in (before, attempt(folder), attempt(AmusedPipeline.from_pretrained, "somebody/amused", **hub)):
+            print(line)
+        print(repr(scheduler.schedule))
+    """
+    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HUB_OFFLINE": "0", "no_proxy": "*"}
+    try:
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 0, done.stderr
+    before, after, refused, schedule = done.stdout.strip().splitlines()
+    # 0.39 imports what the file names
+    assert before == repr(TABLE) if OLD else "import mdm_schedules.integrations.diffusers before calling" in before
+    assert after == schedule == repr(TABLE)
+    assert "scheduler/mdm_schedules.integrations.diffusers.py" in refused
+    assert "does not exist in somebody/amused" in refused
+
+
+def test_pipelines_of_continuous_latents_are_refused_before_their_first_pass():
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    unet = diffusers.UNet2DConditionModel(8, norm_num_groups=2, cross_attention_dim=8, layers_per_block=1, **blocks)
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(norm_num_groups=2),
+        text_encoder=None,
+        tokenizer=None,
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    passes = []
+    unet.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(InvalidTypeError, match="continuous latents"):
+        pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="sine")
+    pipe.scheduler = mdm.MaskedDiffusionScheduler(mask_token_id=5)
+    with pytest.raises(InvalidTypeError, match="continuous latents"):
+        pipe(prompt_embeds=torch.zeros(1, 4, 8), guidance_scale=1.0, num_inference_steps=2)
+    flux = diffusers.FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=0, attention_head_dim=8, num_attention_heads=1,
+        joint_attention_dim=8, pooled_projection_dim=8, axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+    flux.register_forward_hook(lambda *_: passes.append(1))
+    pipe = diffusers.FluxPipeline(
+        mdm.MaskedDiffusionScheduler(5), diffusers.AutoencoderKL(latent_channels=4), None, None, None, None, flux
+    )
+    with pytest.raises(InvalidTypeError, match="continuous latents"):
+        pipe(
+            prompt_embeds=torch.zeros(1, 4, 8),
+            pooled_prompt_embeds=torch.zeros(1, 8),
+            height=16,
+            width=16,
+            num_inference_steps=2,
+        )
+    assert not passes
+
+
+# --- MaskedDiffusionPipeline
+
+
+@pytest.fixture
+def pipe(text_model):
+    pipe = mdm.MaskedDiffusionPipeline(
+        text_model[0], mdm.MaskedDiffusionScheduler(2, "beta(a=0.9, b=0.3)"), text_model[1]
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+OPTIONS = {"max_new_tokens": 12, "num_inference_steps": 4}
+
+
+def test_text_in_text_out(pipe):
+    prompts = ["the word1", "a word2 word3 word4"]
+    out = pipe(prompts, **OPTIONS, seed=[3, 4], temperature=1.0)
+    assert out.nfe == 4
+    assert out.sequences.shape == (2, 12)
+    assert all(len(text.split()) <= 12 for text in out.texts)
+    for row, prompt in enumerate(prompts):
+        alone = pipe(prompt, **OPTIONS, seed=[3 + row], temperature=1.0)
+        assert alone.texts == out.texts[row : row + 1]
+    ids = pipe.tokenizer(prompts[:1], return_tensors="pt").input_ids
+    direct = mdm.generate(pipe.model, ids, max_new_tokens=12, steps=4, seed=[3], temperature=1.0, mask_token_id=2,
+                          schedule="beta(a=0.9, b=0.3)")  # fmt: skip
+    assert torch.equal(direct.sequences[:, 2:], out.sequences[:1])
+    sequences, texts, nfe = pipe(input_ids=ids, **OPTIONS, output_type="seq", return_dict=False)
+    assert (sequences.shape, texts, nfe) == ((1, 12), None, 4)
+
+
+def test_the_schedule_is_the_schedulers(pipe):
+    before = pipe("the", **OPTIONS).sequences
+    pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="sine")
+    seen = []
+    out = pipe(
+        "the",
+        **OPTIONS,
+        callback_on_step_end=lambda *arguments: seen.append(arguments),
+        callback_on_step_end_tensor_inputs=["revealed", "tokens"],
+    )
+    assert [step[1:3] for step in seen] == [(0, 3), (1, 2), (2, 1), (3, 0)]
+    assert [int(step[3]["revealed"].sum()) for step in seen] == mdm.Sine().plan(12, 4).tolist()
+    assert torch.equal(seen[-1][3]["tokens"][:, 1:], out.sequences)
+    assert seen[0][0] is pipe
+    assert not torch.equal(out.sequences, before)
+
+
+def test_masks_in_the_prompt_are_filled_and_the_prompt_is_returned(pipe):
+    out = pipe(["the [MASK] word1 [MASK]", "[MASK] a"], num_inference_steps=2)
+    assert out.texts[0].split()[::2] == ["the", "word1"]
+    assert len(out.texts[0].split()) == 4
+    assert out.texts[1].split()[1] == "a"
+    assert out.nfe == 2
+
+
+def test_a_generator_seeds_and_moves_on(pipe):
+    draw = {**OPTIONS, "temperature": 2.0}
+    generator = seeded(5)
+    first, second = pipe("the", generator=generator, **draw), pipe("the", generator=generator, **draw)
+    assert torch.equal(first.sequences, pipe("the", generator=seeded(5), **draw).sequences)
+    assert not torch.equal(first.sequences, second.sequences)
+    pair = pipe(["the", "the"], generator=[seeded(5), seeded(6)], **draw)
+    assert torch.equal(pair.sequences[:1], pipe("the", generator=[seeded(5)], **draw).sequences)
+
+
+def test_chat_templates(pipe, text_model):
+    tokenizer = text_model[1]
+    template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    template += "{% if add_generation_prompt %}some{% endif %}"
+    chats = [[{"role": "the", "content": "word1"}], [{"role": "a", "content": "word2 word3"}]]
+    with pytest.raises(InvalidValueError, match="no chat template"):
+        pipe(messages=chats, **OPTIONS)
+    tokenizer.chat_template = template
+    try:
+        plain = pipe(["the word1 some", "a word2 word3 some"], use_chat_template=False, **OPTIONS)
+        assert torch.equal(pipe(messages=chats, **OPTIONS).sequences, plain.sequences)
+        assert torch.equal(pipe(messages=chats[0], **OPTIONS).sequences, plain.sequences[:1])
+        wrapped = pipe(["word1", "word2"], **OPTIONS)
+        expected = pipe(["user word1 some", "user word2 some"], use_chat_template=False, **OPTIONS)
+        assert torch.equal(wrapped.sequences, expected.sequences)
+    finally:
+        tokenizer.chat_template = None
+
+
+def test_text_ends_at_the_first_eos(pipe):
+    rows = pipe._decode(torch.tensor([[5, 6, 3, 7], [5, 6, 7, 8]]), None, False)
+    assert [len(row.split()) for row in rows] == [2, 4]
+
+
+def test_progress_is_shown_as_set(pipe, capsys):
+    pipe("the", **OPTIONS)
+    assert capsys.readouterr().err == ""
+    pipe.set_progress_bar_config(desc="writing", disable=False)
+    pipe("the", **OPTIONS)
+    assert "writing" in capsys.readouterr().err
+
+
+def test_saved_and_loaded(pipe, text_model, tmp_path):
+    pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule=TABLE)
+    pipe.save_pretrained(tmp_path / "pipe")
+    loaded = mdm.MaskedDiffusionPipeline.from_pretrained(tmp_path / "pipe", torch_dtype=torch.float32)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.scheduler.schedule == TABLE
+    assert loaded("the", **OPTIONS).texts == pipe("the", **OPTIONS).texts
+    assert (
+        mdm.MaskedDiffusionPipeline.from_pretrained(tmp_path / "pipe", schedule="sine").scheduler.schedule == mdm.Sine()
+    )
+    # a model as transformers saves it, with and without a schedule of its own
+    model, tokenizer = text_model
+    transformers.BertForMaskedLM.save_pretrained(model, tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert mdm.MaskedDiffusionPipeline.from_pretrained(tmp_path / "model").scheduler.schedule == mdm.Linear()
+    TABLE.save_pretrained(tmp_path / "model")
+    again = mdm.MaskedDiffusionPipeline.from_pretrained(str(tmp_path / "model"))
+    assert (again.scheduler.schedule, again.scheduler.config.mask_token_id) == (TABLE, 2)
+    scheduler = mdm.MaskedDiffusionScheduler(2, "sine")
+    given = mdm.MaskedDiffusionPipeline.from_pretrained(
+        tmp_path / "model", model=model, tokenizer=None, scheduler=scheduler
+    )
+    assert (given.model, given.tokenizer, given.scheduler) == (model, None, scheduler)
+    with pytest.raises(OSError, match="cached"):
+        mdm.MaskedDiffusionPipeline.from_pretrained("somebody/nowhere")
+
+
+def test_loaded_from_a_repository(pipe, text_model, tmp_path):
+    """The files as the Hub's cache keeps them: of a pipeline, and of a model."""
+    for name, save in (("pipe", pipe), ("model", text_model[0])):
+        repository = tmp_path / f"models--somebody--{name}"
+        save.save_pretrained(repository / "snapshots" / ("a" * 40))
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text("a" * 40)
+    text_model[1].save_pretrained(repository / "snapshots" / ("a" * 40))
+    options = {"cache_dir": tmp_path, "local_files_only": True, "revision": "main"}
+    loaded = mdm.MaskedDiffusionPipeline.from_pretrained("somebody/pipe", **options)
+    again = mdm.MaskedDiffusionPipeline.from_pretrained("somebody/model", schedule=loaded.scheduler.schedule, **options)
+    for one in (loaded, again):
+        one.set_progress_bar_config(disable=True)
+        assert one.scheduler.schedule == mdm.Beta(0.9, 0.3)
+        assert one("the", **OPTIONS).texts == pipe("the", **OPTIONS).texts
+
+
+def test_hooks_of_offloading_are_obeyed(pipe):
+    """The hook of enable_model_cpu_offload, with the CPU as the device computed on."""
+    from accelerate import cpu_offload, cpu_offload_with_hook
+
+    expected = pipe("the", **OPTIONS).sequences
+    pipe.model = copy.deepcopy(pipe.model)
+    _, hook = cpu_offload_with_hook(pipe.model, torch.device("cpu"))
+    assert torch.equal(pipe("the", **OPTIONS).sequences, expected)
+    hook.remove()
+    cpu_offload(pipe.model, torch.device("cpu"))  # as enable_sequential_cpu_offload: the weights are then nowhere
+    assert pipe.model.device.type == "meta"
+    assert torch.equal(pipe("the", **OPTIONS).sequences, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({}, "give one of prompt, messages and input_ids"),
+        ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "give one of"),
+        ({"prompt": "a", "input_ids": torch.tensor([[5]])}, "give one of"),
+        ({"prompt": []}, "a text or a list of texts"),
+        ({"prompt": ["a", 3]}, "a text or a list of texts"),
+        ({"messages": []}, "at least one message"),
+        ({"prompt": "a", "output_type": "txt"}, "Did you mean 'text'"),
+        ({"prompt": "a", "gen_length": 3}, "no argument 'gen_length'"),
+        ({"prompt": "a", "steps": 3}, "num_inference_steps"),
+        ({"prompt": "a", "schedule": "sine"}, "pipe.scheduler"),
+        ({"prompt": "a", "max_new_tokens": 0}, "nothing to generate"),
+        ({"prompt": "a", "max_new_tokens": 1000}, "positions for 96"),
+        ({"prompt": "a", "num_inference_steps": 0, "max_new_tokens": 4}, "steps must be"),
+        ({"prompt": "a", "generator": 3}, "torch.Generator"),
+        ({"prompt": "a", "generator": torch.Generator(), "seed": 3}, "not both"),
+        ({"prompt": "a", "callback_on_step_end_tensor_inputs": ["latents"]}, "Known: revealed, tokens"),
+    ],
+)
+def test_wrong_calls(pipe, arguments, says):
+    passes = []
+    hook = pipe.model.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(MDMError, match=says):
+        pipe(**{"max_new_tokens": 4, **arguments})
+    hook.remove()
+    assert not passes
+
+
+def test_wrong_parts(text_model, tmp_path):
+    model, tokenizer = text_model
+    with pytest.raises(InvalidTypeError, match="no masked language model"):
+        mdm.MaskedDiffusionPipeline(torch.nn.Linear(2, 2), mdm.MaskedDiffusionScheduler(2), tokenizer)
+    pipe = mdm.MaskedDiffusionPipeline(model, AmusedScheduler(2), tokenizer)
+    with pytest.raises(InvalidTypeError, match="must be a MaskedDiffusionScheduler, got AmusedScheduler"):
+        pipe("the", max_new_tokens=3)
+    bare = mdm.MaskedDiffusionPipeline(model, mdm.MaskedDiffusionScheduler(2))
+    with pytest.raises(InvalidValueError, match="output_type='seq'"):
+        bare("the", max_new_tokens=3)
+    with pytest.raises(InvalidValueError, match="pass input_ids"):
+        bare("the", max_new_tokens=3, output_type="seq")
+    bare.set_progress_bar_config(disable=True)
+    assert bare(input_ids=torch.tensor([[5]]), max_new_tokens=3, output_type="seq").sequences.shape == (1, 3)
+
+
+def test_the_example(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["diffusers_swap.py", "--output", str(tmp_path / "swapped")])
+    example.main()
+    printed = capsys.readouterr().out
+    assert "cosine: 64 of 64 tokens as with AmusedScheduler" in printed
+    assert "even: 16 of 16 tokens as with BlockRefinementScheduler" in printed
+    assert printed.count("beta(a=0.9, b=0.3)") == 4
