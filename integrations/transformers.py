@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from mdm_schedules.integrations.models import ModelAdapter, get_adapter
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, check_int
-from mdm_schedules.hub import SCHEDULE_FILE
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, check_int, shown
+from mdm_schedules.hub import find_schedule
 from mdm_schedules.registry import get_schedule
 from mdm_schedules.sampling import DrawOptions, GenerationOutput, StepInfo, sample
 from mdm_schedules.sampling.loop import split_steps
@@ -238,7 +239,8 @@ class AutoModelForMaskedDiffusion:
 
         Args:
             path: folder or Hub id, as `transformers.AutoModelForMaskedLM.from_pretrained` takes it.
-            schedule: name, spec or Schedule; None takes the schedule saved in the folder, else linear.
+            schedule: name, spec, Hub id or Schedule; None takes the one that the folder or repository of the model
+                carries, and logs once that it does, else linear.
             *args: passed on to transformers.
             **kwargs: passed on to transformers (dtype, device_map, revision, trust_remote_code, ...).
 
@@ -247,10 +249,7 @@ class AutoModelForMaskedDiffusion:
         """
         from transformers import AutoModelForMaskedLM
 
-        if schedule is None and os.path.isfile(os.path.join(path, SCHEDULE_FILE)):
-            chosen = Schedule.from_pretrained(path)
-        else:
-            chosen = get_schedule("linear" if schedule is None else schedule)
+        chosen = _carried(path, kwargs) if schedule is None else get_schedule(schedule)
         try:
             model = AutoModelForMaskedLM.from_pretrained(path, *args, **kwargs)
         except ValueError as error:
@@ -272,13 +271,30 @@ class AutoModelForMaskedDiffusion:
         return model
 
 
+_FILES = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
+
+
+def _carried(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Schedule:
+    """The schedule beside the model; linear if there is none."""
+    found = find_schedule(path, **{key: kwargs[key] for key in _FILES if kwargs.get(key) is not None})
+    if found is None:
+        return Linear()
+    _say_once(f"{path} carries the schedule {shown(found)}, which is used; schedule='linear' gives the plain one")
+    return found
+
+
+@cache
+def _say_once(text: str) -> None:
+    logging.getLogger("mdm_schedules").warning(text)
+
+
 def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int | None:
     """The mask token of the tokenizer beside the model; None if there is no tokenizer."""
     from transformers import AutoTokenizer
 
-    known = ("revision", "cache_dir", "token", "local_files_only", "trust_remote_code", "subfolder")
+    known = {key: kwargs[key] for key in (*_FILES, "trust_remote_code") if key in kwargs}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **{key: kwargs[key] for key in known if key in kwargs})
+        tokenizer = AutoTokenizer.from_pretrained(path, **known)
     except MDMError:
         raise
     except Exception:

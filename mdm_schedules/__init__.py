@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         kinetic_energy,
         token_energy,
     )
+    from mdm_schedules.hub import Evaluation, FoundSchedule, search_schedules
     from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, MaskedDiffusionMixin, generate
     from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
 
@@ -51,6 +52,9 @@ _LAZY = {
     "geodesic_energy": "mdm_schedules.energy",
     "kinetic_energy": "mdm_schedules.energy",
     "token_energy": "mdm_schedules.energy",
+    "Evaluation": "mdm_schedules.hub",
+    "FoundSchedule": "mdm_schedules.hub",
+    "search_schedules": "mdm_schedules.hub",
     "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
     "generate": "mdm_schedules.integrations.transformers",
@@ -64,6 +68,8 @@ __all__ = [
     "Beta",
     "Cosine",
     "EnergyOptimal",
+    "Evaluation",
+    "FoundSchedule",
     "GenerationOutput",
     "Geometric",
     "Linear",
@@ -86,6 +92,7 @@ __all__ = [
     "list_schedules",
     "register_schedule",
     "sample",
+    "search_schedules",
     "token_energy",
 ]
 
