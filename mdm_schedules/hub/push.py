@@ -39,10 +39,8 @@ def push_schedule(
 
     if not isinstance(schedule, Schedule):
         raise InvalidTypeError(f"only a Schedule can be pushed, got {shown(schedule)}")
-    if isinstance(repo_id, str) and "/" in repo_id:
-        check_repo_id(repo_id)
-    else:
-        check_repo_id(f"user/{repo_id}")
+    bare = isinstance(repo_id, str) and "/" not in repo_id
+    check_repo_id(f"user/{repo_id}" if bare else repo_id)
     check_revision(revision)
     if create_pr and revision not in (None, "main"):
         raise InvalidValueError(f"a pull request goes to 'main'; leave out revision={revision!r} or create_pr=True")

@@ -70,13 +70,8 @@ class HubRepo:
         self.commit: str | None = None
 
     def file(self, name: str) -> Path:
-        from huggingface_hub import __version__
-
         if name not in self.files:
-            # before version 1, huggingface_hub asks again by itself
-            retry = int(__version__.partition(".")[0]) >= 1
-            context: dict[str, Any] = {"revision": self.revision, "file": name, "retry": retry}
-            self.files[name] = call(lambda: self._download(name), self.name, **context)
+            self.files[name] = call(lambda: self._download(name), self.name, revision=self.revision, file=name)
         return self.files[name]
 
     def _download(self, name: str) -> Path:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PAUSES = (0.5, 2.0)  # seconds before the second and the third attempt
+PATIENCE = 6.0  # seconds after which nothing is tried again
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or pass token="
 # before huggingface_hub 1, and after: told by module, to import none of them
 _HTTP_LIBRARIES = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
@@ -39,14 +40,18 @@ def call(
     writing: bool = False,
     retry: bool = True,
 ) -> T:
-    """`ask()`, with `retry` again where the connection or the server failed; its last error as one of ours."""
+    """`ask()`, with `retry` again where the connection or the server failed; its last error as one of ours.
+
+    Some calls of some versions of huggingface_hub try again themselves: what took long is not repeated.
+    """
+    start = time.monotonic()
     for pause in (*(PAUSES if retry else ()), None):
         try:
             return ask()
         except MDMError:
             raise
         except Exception as error:
-            if pause is None or not passing(error):
+            if pause is None or not passing(error) or time.monotonic() - start > PATIENCE:
                 raise explain(error, repo_id, revision, file, writing) from error
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")

@@ -1,14 +1,13 @@
 """`hub`: a Hub on loopback, and this process set up as a user's whose HF_ENDPOINT is there."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hub_server import Hub
-
-from mdm_schedules.hub import talk
 
 
 def new_sessions():
@@ -50,7 +49,7 @@ def hub(request, monkeypatch, tmp_path, offline):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setenv("HF_TOKEN", "hf_alice")
-        monkeypatch.setattr(talk, "PAUSES", (0.0, 0.0))
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits up to half a minute
         monkeypatch.chdir(tmp_path)
         if "plots" not in request.fixturenames:
             for module in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):

@@ -13,7 +13,6 @@ import json
 import re
 import socket
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -142,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.requests.append(line)
             kind = self.server.fault(line)
         if kind == "slow":
-            time.sleep(0.3)
+            threading.Event().wait(0.3)
         if kind == "drop":
             return self.hang_up()
         if isinstance(kind, int):
