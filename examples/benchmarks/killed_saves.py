@@ -1,6 +1,6 @@
 """Kill a process at random moments while it saves schedules, and check that the folder holds the old one or the new.
 
-    python examples/benchmarks/killed_saves.py --kills 200
+python examples/benchmarks/killed_saves.py --kills 200
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def save_for_ever(folder: Path, first: int, report: int) -> None:
 
 
 def kill_once(folder: Path, first: int, seconds: float) -> tuple[int, bool]:
-    """Save numbers `first`, `first` + 1, ... until killed. Returns how many were done, and whether one was under way."""
+    """Save numbers `first`, `first` + 1, ... until killed. Returns how many were done, and if one was on its way."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -80,8 +80,10 @@ def main() -> None:
             numbered(k - 1).save_pretrained(folder)
         left = sorted(file.name for file in folder.iterdir())
     print(f"{platform.platform()}, Python {platform.python_version()}")
-    print(f"{args.kills} processes killed, {saves} whole saves, {caught} kills while a temporary file was being written")
-    print(f"the folder then held the last whole save {outcomes['old']} times, the one under way {outcomes['new']} times")
+    print(f"{args.kills} processes killed, {saves} whole saves, {caught} kills while a temporary file was there")
+    print(
+        f"then the folder held the last whole save {outcomes['old']} times, the one under way {outcomes['new']} times"
+    )
     print(f"files at the end: {', '.join(left)}")
 
 
