@@ -79,6 +79,7 @@ def main() -> None:
             k, saves, caught = last + 2, saves + done, caught + under_way
             numbered(k - 1).save_pretrained(folder)
         left = sorted(file.name for file in folder.iterdir())
+        assert left == ["schedule.json", "schedule.safetensors"], left
     print(f"{platform.platform()}, Python {platform.python_version()}")
     print(f"{args.kills} processes killed, {saves} whole saves, {caught} kills while a temporary file was there")
     print(

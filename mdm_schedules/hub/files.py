@@ -107,14 +107,14 @@ def save_schedule(schedule: Schedule, path: str | os.PathLike[str], evaluation: 
                     litter.unlink()
         if tensors:
             import torch
-            from safetensors.torch import save_file
+            from safetensors.torch import save  # save_file leaves a temporary file of its own when killed
 
             new = {key: torch.tensor(values, dtype=torch.float64) for key, values in tensors.items()}
             old = _tensors_in_use(folder)
-            write_atomically(folder / TENSOR_FILE, lambda name: save_file({**old, **new}, name))
+            write_atomically(folder / TENSOR_FILE, lambda name: Path(name).write_bytes(save({**old, **new})))
         write_atomically(folder / SCHEDULE_FILE, lambda name: Path(name).write_text(text, encoding="utf-8"))
         if tensors and not old.keys() <= new.keys():
-            write_atomically(folder / TENSOR_FILE, lambda name: save_file(new, name))
+            write_atomically(folder / TENSOR_FILE, lambda name: Path(name).write_bytes(save(new)))
 
 
 def _tensors_in_use(folder: Path) -> dict[str, torch.Tensor]:
