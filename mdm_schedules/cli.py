@@ -62,7 +62,8 @@ def _list(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     from mdm_schedules.registry import get_schedule
 
-    schedule = get_schedule(args.schedule)
+    choice = {"subfolder": args.subfolder, "task": args.task}
+    schedule = get_schedule(args.schedule, **{key: value for key, value in choice.items() if value is not None})
     evaluation = schedule.evaluation
     times = [i / 8 for i in range(9)]
     data = {
@@ -237,8 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--limit", type=int, default=20)
     for sub in (push, pull):
         sub.add_argument("--revision", help="branch, tag or commit")
+    for sub in (push, pull, show):
         sub.add_argument("--subfolder", help="folder in the repository")
-    for sub in (pull, search):
+    for sub in (pull, search, show):
         sub.add_argument("--task", help="such as gsm8k")
 
     sample = command("sample", _sample, "Write text with a masked language model.")

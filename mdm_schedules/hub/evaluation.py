@@ -100,7 +100,8 @@ class Evaluation:
         """The record as schedule.json holds it, without the fields that are not known."""
         record = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"}
         record["sampler"] = dict(self.sampler)
-        return {key: value for key, value in record.items() if value not in (None, {})} | dict(self.extra)
+        extra = {key: value for key, value in self.extra.items() if key not in record}
+        return {key: value for key, value in record.items() if value not in (None, {})} | extra
 
     @classmethod
     def from_json(cls, record: Any) -> Evaluation:

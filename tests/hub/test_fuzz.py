@@ -116,7 +116,8 @@ def sandbox(tmp_path: Path) -> Iterator[Path]:
     yield folder
     assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == outside
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["folder"]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000, "kilobytes"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < (400_000_000 if sys.platform == "darwin" else 400_000), "bytes there, kilobytes elsewhere"
 
 
 def test_damaged_bytes(sandbox: Path) -> None:
@@ -211,6 +212,6 @@ def test_the_watch_sees_what_it_should(sandbox: Path) -> None:
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 def test_killed_saves_leave_the_old_schedule_or_the_new_one() -> None:
     script = Path(__file__).parents[2] / "examples/benchmarks/killed_saves.py"
-    run = subprocess.run([sys.executable, str(script), "--kills", "60"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, str(script), "--kills", "40"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "60 processes killed" in run.stdout
+    assert "40 processes killed" in run.stdout

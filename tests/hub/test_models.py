@@ -34,7 +34,8 @@ def user(hub: Any, folder: Path, code: str, **environment: str) -> str:
 
 def test_push_search_pull_generate(plots: None, hub: Any, tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in demo_models.path("code").iterdir() if file.is_file()}
-    hub.add("lab/code", {name: data for name, data in files.items() if name != "README.md"})
+    for name in ("lab/code", "alice/code"):
+        hub.add(name, {file: data for file, data in files.items() if file != "README.md"})
     said = user(
         hub,
         tmp_path,
@@ -56,25 +57,24 @@ def test_push_search_pull_generate(plots: None, hub: Any, tmp_path: Path) -> Non
         from_hub, given = load("lab/code", schedule="alice/code-schedule"), load("lab/code", schedule=schedule)
         assert from_hub.schedule == schedule
         assert tokens(from_hub) == tokens(given) != tokens(load("lab/code"))
-        """,
-    )
-    assert "carries the schedule" not in said
-    hub.repos["alice/code"] = hub.repos.pop("lab/code")
-    hub.repos["alice/code"].name = "alice/code"
-    use = """
-        import mdm_schedules as mdm
 
-        load = mdm.AutoModelForMaskedDiffusion.from_pretrained
-        if not PUSHED:
-            assert load("alice/code").schedule == mdm.Linear()
-            mdm.Beta(0.9, 0.3).push_to_hub("alice/code")
+        assert load("alice/code").schedule == mdm.Linear()
+        mdm.Beta(0.9, 0.3).push_to_hub("alice/code")
+        assert load("alice/code", schedule="linear").schedule == mdm.Linear()
         for _ in range(3):
             assert load("alice/code").schedule == mdm.Beta(0.9, 0.3)
-        assert load("alice/code", schedule="linear").schedule == mdm.Linear()
+        """,
+    )
+    carries = "alice/code carries the schedule beta(a=0.9, b=0.3), which is used"
+    assert said.count("carries the schedule") == said.count(carries) == 1
+    code = """
+        import mdm_schedules as mdm
+
+        model = mdm.AutoModelForMaskedDiffusion.from_pretrained("alice/code")
+        assert model.schedule == mdm.get_schedule("alice/code") == mdm.Beta(0.9, 0.3)
+        assert len(mdm.get_schedule("alice/code-schedule", steps=16).alpha_knots) == 100
         """
-    for pushed, environment in (("False", {}), ("True", {"HF_HUB_OFFLINE": "1"})):
-        said = user(hub, tmp_path, use.replace("PUSHED", pushed), **environment)
-        assert said.count("alice/code carries the schedule beta(a=0.9, b=0.3), which is used") == 1
+    assert user(hub, tmp_path, code, HF_HUB_OFFLINE="1").count(carries) == 1
 
 
 def test_a_broken_schedule_beside_a_model_is_an_error(hub: Any) -> None:
@@ -120,6 +120,10 @@ def test_the_command_line(hub: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert pulled.evaluation is not None
     assert pulled.evaluation.baseline == 0.4
     assert scored in run("show", "alice/mine")[1]
+    assert (
+        json.loads(run("show", "alice/mine", "--subfolder", "gsm8k-16", "--json")[1])["evaluation"]
+        == pulled.evaluation.to_json()
+    )
     assert run("push", "./mine", "alice/copy", "--private", "--subfolder", "a/b", "--json")[0] == 0
     assert mdm.get_schedule("alice/copy", subfolder="a/b") == Beta(0.9, 0.3)
     for words in (
