@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         kinetic_energy,
         token_energy,
     )
+    from mdm_schedules.hub import Evaluation, FoundSchedule, search_schedules
     from mdm_schedules.information import InformationProfile
     from mdm_schedules.integrations.diffusers import (
         BlockMaskedDiffusionScheduler,
@@ -68,6 +69,9 @@ _LAZY = {
     "BlockMaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
     "MaskedDiffusionPipeline": "mdm_schedules.integrations.diffusers",
     "MaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
+    "Evaluation": "mdm_schedules.hub",
+    "FoundSchedule": "mdm_schedules.hub",
+    "search_schedules": "mdm_schedules.hub",
     "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionGenerationConfig": "mdm_schedules.integrations.transformers",
     "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
@@ -83,6 +87,8 @@ __all__ = [
     "BlockMaskedDiffusionScheduler",
     "Cosine",
     "EnergyOptimal",
+    "Evaluation",
+    "FoundSchedule",
     "GenerationOutput",
     "Geometric",
     "InformationProfile",
@@ -110,6 +116,7 @@ __all__ = [
     "list_schedules",
     "register_schedule",
     "sample",
+    "search_schedules",
     "token_energy",
 ]
 

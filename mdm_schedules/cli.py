@@ -1,7 +1,4 @@
-"""The command line: demo, list, show, plot, energy, sample.
-
-Exit status: 0 done, 1 an error told in one line, 2 wrong usage.
-"""
+"""The command line. Exit status 0 is done, 1 an error told in one line, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -12,9 +9,12 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.errors import MDMError, MissingExtraError
+
+if TYPE_CHECKING:
+    from mdm_schedules.hub import Evaluation
 
 
 def _print(args: argparse.Namespace, data: Any, text: str) -> None:
@@ -69,7 +69,9 @@ def _list(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     from mdm_schedules.registry import get_schedule
 
-    schedule = get_schedule(args.schedule)
+    choice = {"subfolder": args.subfolder, "task": args.task}
+    schedule = get_schedule(args.schedule, **{key: value for key, value in choice.items() if value is not None})
+    evaluation = schedule.evaluation
     times = [i / 8 for i in range(9)]
     data = {
         "schedule": schedule.spec,
@@ -78,12 +80,72 @@ def _show(args: argparse.Namespace) -> None:
         "gamma": schedule.gamma(times).tolist(),  # type: ignore[attr-defined]
         "num_tokens": args.num_tokens,
         "plan": schedule.plan(args.num_tokens, args.steps).tolist(),
+        "evaluation": evaluation and evaluation.to_json(),
     }
     summary = (type(schedule).__doc__ or "").strip().splitlines()[0]
     rows = zip(data["t"], data["alpha"], data["gamma"], strict=True)
     curve = "\n".join(f"{t:5.3f}  {alpha:8.6f}  {gamma:8.6f}" for t, alpha, gamma in rows)
     plan = f"plan for {args.num_tokens} tokens in {args.steps} steps:\n{' '.join(map(str, data['plan']))}"
-    _print(args, data, f"{schedule.spec}\n{summary}\n\n    t     alpha     gamma\n{curve}\n\n{plan}")
+    scored = f"\n{_scored(evaluation)}" if evaluation else ""
+    _print(args, data, f"{schedule.spec}\n{summary}{scored}\n\n    t     alpha     gamma\n{curve}\n\n{plan}")
+
+
+def _scored(evaluation: Evaluation) -> str:
+    against = f", linear {evaluation.baseline_score}" if evaluation.baseline is not None else ""
+    where = f"{evaluation.task} in {evaluation.steps} steps on {evaluation.model}"
+    return f"{where}: {evaluation.metric} {evaluation.score}{against}"
+
+
+def _push(args: argparse.Namespace) -> None:
+    from mdm_schedules.hub import Evaluation
+    from mdm_schedules.hub.files import read_json
+    from mdm_schedules.registry import get_schedule
+
+    done = get_schedule(args.schedule).push_to_hub(
+        args.repo,
+        evaluation=Evaluation.from_json(read_json(args.evaluation)) if args.evaluation else None,
+        subfolder=args.subfolder,
+        revision=args.revision,
+        private=args.private or None,
+        commit_message=args.message,
+        create_pr=args.create_pr,
+    )
+    url = done.pr_url or done.commit_url
+    _print(args, {"url": url, "commit": done.oid}, f"Pushed: {url}")
+
+
+def _pull(args: argparse.Namespace) -> None:
+    from mdm_schedules.schedules import Schedule
+
+    schedule = Schedule.from_pretrained(
+        args.repo,
+        revision=args.revision,
+        subfolder=args.subfolder,
+        task=args.task,
+        steps=args.steps,
+        force_download=args.force_download,
+    )
+    folder = args.output or Path(args.repo.partition("@")[0].rpartition("/")[2])
+    schedule.save_pretrained(folder)
+    evaluation = schedule.evaluation
+    data = {"folder": str(folder), "schedule": schedule.spec, "evaluation": evaluation and evaluation.to_json()}
+    scored = f"\n{_scored(evaluation)}" if evaluation else ""
+    _print(args, data, f"{schedule!r:.200}{scored}\nSaved in {folder}")
+
+
+def _search(args: argparse.Namespace) -> None:
+    from mdm_schedules.hub import search_schedules
+
+    rows = search_schedules(args.base_model, task=args.task, author=args.author, search=args.search, limit=args.limit)
+    lines = []
+    for row in rows:
+        lines.append(f"{row.repo_id}  for {', '.join(row.base_models) or 'any model'}  ({row.downloads} downloads)")
+        lines += [f"    {_scored(evaluation)}" for evaluation in row.evaluations]
+    data = [
+        {**dataclasses.asdict(row), "evaluations": [evaluation.to_json() for evaluation in row.evaluations]}
+        for row in rows
+    ]
+    _print(args, data, "\n".join(lines) or "Nothing fits; search with fewer words.")
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -177,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, "List the known schedules and presets, and where each comes from.")
 
     show = command("show", _show, "Print a schedule's curve and plan.")
-    show.add_argument("schedule", help="name, spec such as 'beta(a=0.9, b=0.3)', or folder")
+    show.add_argument("schedule", help="name, spec such as 'beta(a=0.9, b=0.3)', folder, or Hub id")
     plot = command("plot", _plot, "Save a picture of schedules and their plans.")
     plot.add_argument("schedule", nargs="+", help="names, specs or folders")
     plot.add_argument("--output", type=Path, default=Path("schedules.png"))
@@ -189,6 +251,31 @@ def _parser() -> argparse.ArgumentParser:
     energy.add_argument("schedule", help="name, spec or folder")
     energy.add_argument("--gamma", help="the schedule whose gamma weighs the energy (default: gamma(t) = t)")
     energy.add_argument("--steps", type=int, default=16, help="of the discrete energy (default 16)")
+    push = command("push", _push, "Publish a schedule on the Hub.")
+    push.add_argument("schedule", help="folder, spec, or Hub id")
+    push.add_argument("repo", help="user/repo, made if missing")
+    push.add_argument("--evaluation", type=Path, help="JSON file: model, task, steps, metric, value, ...")
+    push.add_argument("--private", action="store_true", help="if the repository is new")
+    push.add_argument("--message", help="of the commit")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request instead")
+
+    pull = command("pull", _pull, "Save a schedule from the Hub in a folder.")
+    pull.add_argument("repo", help="user/repo or user/repo@revision")
+    pull.add_argument("--steps", type=int, help="take the one tuned for the nearest number of steps")
+    pull.add_argument("--output", type=Path, help="folder (default: the name of the repository)")
+    pull.add_argument("--force-download", action="store_true")
+
+    search = command("search", _search, "Find schedules on the Hub.")
+    search.add_argument("search", nargs="?", help="part of the name")
+    search.add_argument("--base-model")
+    search.add_argument("--author")
+    search.add_argument("--limit", type=int, default=20)
+    for sub in (push, pull):
+        sub.add_argument("--revision", help="branch, tag or commit")
+    for sub in (push, pull, show):
+        sub.add_argument("--subfolder", help="folder in the repository")
+    for sub in (pull, search, show):
+        sub.add_argument("--task", help="such as gsm8k")
 
     sample = command("sample", _sample, "Write text with a masked language model.")
     sample.add_argument("--model", default="code", help="folder or Hub id, or a shipped one: code, sudoku")

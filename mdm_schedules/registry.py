@@ -9,6 +9,7 @@ Our own schedules and adapters are entry points too, so a third-party package is
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import sys
 import threading
@@ -175,12 +176,14 @@ def register_schedule(cls: type[Schedule]) -> type[Schedule]:
 
 
 def get_schedule(spec: str | os.PathLike[str] | Schedule, **params: Any) -> Schedule:
-    """A schedule from a name, a spec string or a folder.
+    """A schedule from a name, a spec string, a folder or a Hub id.
 
     Args:
         spec: a name with `params` ("beta", a=0.9, b=0.3); text as `repr` writes it ("beta(a=0.9, b=0.3)"); a folder or
-            file that `save_pretrained` wrote; a Schedule, returned as it is; or a preset ("preset:llada-8b/mbpp",
-            steps=16; or "preset:llada-8b/mbpp(steps=16)"), the paper's best for a task and number of steps.
+            file that `save_pretrained` wrote, or a Hub id ("user/repo", "user/repo@revision"), with the arguments of
+            `Schedule.from_pretrained` (steps=16, task="gsm8k", ...); a preset ("preset:llada-8b/mbpp", steps=16; or
+            "preset:llada-8b/mbpp(steps=16)"), the paper's best for a task and number of steps; or a Schedule, returned
+            as it is.
 
     Raises:
         UnknownNameError: no such schedule; the message lists the nearest names.
@@ -198,9 +201,9 @@ def get_schedule(spec: str | os.PathLike[str] | Schedule, **params: Any) -> Sche
             raise InvalidValueError(f"a preset takes steps only, got {sorted(params)}")
         return preset_schedule(spec, **params)
     if isinstance(spec, os.PathLike) or (isinstance(spec, str) and _is_path(spec)):
-        if params:
-            raise InvalidValueError(f"parameters {sorted(params)} cannot be added to the schedule saved in {spec}")
-        return Schedule.from_pretrained(spec)
+        if unknown := sorted(params.keys() - inspect.signature(Schedule.from_pretrained).parameters.keys()):
+            raise InvalidValueError(f"parameters {unknown} cannot be added to the schedule saved in {spec}")
+        return Schedule.from_pretrained(spec, **params)
     if not isinstance(spec, str):
         raise InvalidTypeError(
             f"a schedule must be a name, a spec string, a folder or a Schedule, got {shown(spec)}; "
@@ -230,8 +233,6 @@ def _bare(text: str) -> str:
 
 def build(name: str, positional: list[Any], params: dict[str, Any]) -> Schedule:
     """Construct a registered schedule; wrong parameters get an error that shows the right ones."""
-    import inspect
-
     cls = schedules.get(name)
     allowed = list(inspect.signature(cls).parameters)
     usage = f"{name}({', '.join(allowed)})"

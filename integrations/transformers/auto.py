@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from mdm_schedules.integrations.models import get_adapter
 from mdm_schedules.integrations.transformers.config import MaskedDiffusionGenerationConfig
 from mdm_schedules.integrations.transformers.generation import generate
 
-from mdm_schedules.errors import InvalidTypeError, MDMError
-from mdm_schedules.hub import SCHEDULE_FILE
+from mdm_schedules.errors import InvalidTypeError, MDMError, shown
+from mdm_schedules.hub import find_schedule
 from mdm_schedules.registry import get_schedule
 from mdm_schedules.sampling import GenerationOutput
-from mdm_schedules.schedules import Schedule
+from mdm_schedules.schedules import Linear, Schedule
 
 
 class MaskedDiffusionMixin:
@@ -65,17 +66,15 @@ class AutoModelForMaskedDiffusion:
 
         Args:
             path: folder or Hub id, as `transformers.AutoModelForMaskedLM.from_pretrained` takes it.
-            schedule: name, spec or Schedule; None takes the schedule saved in the folder, else linear.
+            schedule: name, spec, Hub id or Schedule; None takes the one that the folder or repository of the model
+                carries, and logs once that it does, else linear.
             *args: passed on to transformers.
             **kwargs: passed on to transformers (dtype, device_map, revision, trust_remote_code, ...).
 
         Raises:
             InvalidTypeError: the model there is no masked LM.
         """
-        if schedule is None and os.path.isfile(os.path.join(path, SCHEDULE_FILE)):
-            chosen = Schedule.from_pretrained(path)
-        else:
-            chosen = get_schedule("linear" if schedule is None else schedule)
+        chosen = _carried(path, kwargs) if schedule is None else get_schedule(schedule)
         try:
             model = _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
         except ValueError as error:
@@ -100,6 +99,23 @@ class AutoModelForMaskedDiffusion:
         return model
 
 
+_FILES = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
+
+
+def _carried(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Schedule:
+    """The schedule beside the model; linear if there is none."""
+    found = find_schedule(path, **{key: kwargs[key] for key in _FILES if kwargs.get(key) is not None})
+    if found is None:
+        return Linear()
+    _say_once(f"{path} carries the schedule {shown(found)}, which is used; schedule='linear' gives the plain one")
+    return found
+
+
+@cache
+def _say_once(text: str) -> None:
+    logging.getLogger("mdm_schedules").warning(text)
+
+
 def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int | None:
     """The mask token of the tokenizer beside the model; None if there is no tokenizer."""
     from transformers import AutoTokenizer
@@ -115,8 +131,7 @@ def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int
 
 def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The loading options that every from_pretrained takes."""
-    names = ("revision", "cache_dir", "token", "local_files_only", "trust_remote_code", "subfolder")
-    return {name: kwargs[name] for name in names if name in kwargs}
+    return {name: kwargs[name] for name in (*_FILES, "trust_remote_code") if name in kwargs}
 
 
 def _auto_class(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:

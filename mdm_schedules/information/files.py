@@ -10,12 +10,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mdm_schedules.errors import FormatError, MDMError, StorageError, check_int, check_real, shown
-from mdm_schedules.hub import _Tensors, local_path, write_atomically
+from mdm_schedules.hub import TensorFile, local_path, write_atomically
 from mdm_schedules.information.measure import Measurement
 
 PROFILE_FILE = "profile.safetensors"
@@ -26,7 +27,7 @@ _TENSORS = ("means", "standard_errors")
 
 def save_profile(path: str | os.PathLike[str], h: Sequence[float], measurement: Measurement | None) -> None:
     """Write the file into the folder `path`, made if missing."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save  # save_file leaves a temporary file of its own when killed
 
     folder = local_path(path)
     try:
@@ -38,7 +39,7 @@ def save_profile(path: str | os.PathLike[str], h: Sequence[float], measurement: 
     if record is not None:
         tensors |= {key: torch.tensor(record.pop(key), dtype=torch.float64) for key in _TENSORS}
     header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, "measurement": record}, allow_nan=False)}
-    write_atomically(folder / PROFILE_FILE, lambda name: save_file(tensors, name, header))
+    write_atomically(folder / PROFILE_FILE, lambda name: Path(name).write_bytes(save(tensors, header)))
 
 
 def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measurement | None]:
@@ -48,7 +49,7 @@ def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measu
     file = local_path(path) / PROFILE_FILE
     if not os.path.exists(file):
         raise StorageError(f"no profile at {file}; save one with profile.save_pretrained(folder)")
-    tensors = _Tensors(file)
+    tensors = TensorFile(lambda: file)
     h = tensors["h"]  # refuses what is no whole safetensors file
     with safe_open(file, framework="pt") as opened:
         header = (opened.metadata() or {}).get(_KEY, "")
@@ -60,7 +61,7 @@ def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measu
         raise FormatError(f"{file} does not describe an information profile: {error}") from error
 
 
-def _parse(document: dict[str, Any], h: tuple[float, ...], tensors: _Tensors) -> Measurement | None:
+def _parse(document: dict[str, Any], h: tuple[float, ...], tensors: TensorFile) -> Measurement | None:
     version = document.get("format_version")
     if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise FormatError(f"it has format version {shown(version)}; this library reads {FORMAT_VERSION}")

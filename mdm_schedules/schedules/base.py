@@ -21,6 +21,10 @@ from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueErro
 if TYPE_CHECKING:
     import os
 
+    from huggingface_hub import CommitInfo
+
+    from mdm_schedules.hub import Evaluation
+
 T = TypeVar("T")
 Curve = Callable[[torch.Tensor], torch.Tensor]
 
@@ -247,20 +251,116 @@ class Schedule(ABC):
     def __repr__(self) -> str:
         return self._write_spec(strict=False) if dataclasses.is_dataclass(self) else object.__repr__(self)
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`; see mdm_schedules.hub."""
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """What this schedule scored, if the file or repository it was read from says so."""
+        from mdm_schedules.hub import Evaluation
+        from mdm_schedules.hub.files import extra_fields
+
+        record = extra_fields(self).get("evaluation")
+        return None if record is None else Evaluation.from_json(record)
+
+    def save_pretrained(self, path: str | os.PathLike[str], *, evaluation: Evaluation | None = None) -> None:
+        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`; see `mdm_schedules.hub`.
+
+        Args:
+            path: the folder, made if missing. A process killed on the way leaves the old schedule or the new one.
+            evaluation: what the schedule scored; None keeps the record it was read with.
+        """
         from mdm_schedules.hub import save_schedule
 
-        save_schedule(self, path)
+        save_schedule(self, path, evaluation)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> Schedule:
-        """Read a schedule that `save_pretrained` wrote; called on a subclass, it must be of that subclass."""
-        from mdm_schedules.hub import load_schedule
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        task: str | None = None,
+        steps: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Schedule:
+        """Read a schedule that `save_pretrained` or `push_to_hub` wrote; on a subclass, it must be of that subclass.
 
-        schedule = load_schedule(path)
+        Args:
+            path: folder, file, or Hub id such as "user/repo" or "user/repo@revision".
+            revision: branch, tag or commit; None is "main".
+            subfolder: the folder in it that holds the schedule.
+            task, steps: where one repository holds several schedules, the one for this task, tuned for the number of
+                forward passes nearest to `steps` (by their ratio; of two as near, the one with more).
+            cache_dir, token, local_files_only, force_download: as huggingface_hub takes them.
+
+        Raises:
+            StorageError: nothing there, or it cannot be had; the message says what to do.
+            FormatError: what is there is no schedule.
+            InvalidValueError: several schedules fit.
+        """
+        from mdm_schedules.hub import load
+
+        schedule = load(
+            path,
+            revision=revision,
+            subfolder=subfolder,
+            task=task,
+            steps=steps,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
         if not isinstance(schedule, cls):
             raise InvalidTypeError(
                 f"{path} holds {schedule!r}, which is not a {cls.__name__}; use Schedule.from_pretrained"
             )
         return schedule
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        evaluation: Evaluation | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Publish on the Hub, in one commit: the schedule, a model card with plot and metadata, an index.
+
+        Args:
+            repo_id: "user/repo" or "repo", made if missing. A README there that is not ours stays as it is, so a
+                model's own repository can carry a schedule.
+            evaluation: what the schedule scored; None takes the record it was read with.
+            subfolder: None is "<task>-<steps>" with an evaluation, so that one repository holds several, else the root.
+            revision: branch to push to; None is "main".
+            private: of a new repository.
+            token: with write permission; None is the one you are logged in with.
+            commit_message: one line.
+            create_pr: open a pull request instead.
+
+        Returns:
+            huggingface_hub's CommitInfo (`.commit_url`, `.oid`, `.pr_url`). The same push again changes nothing.
+
+        Raises:
+            StorageError: no token, no permission, no connection, ...; the message says what to do.
+            InvalidValueError: the folder holds a schedule of another model.
+        """
+        from mdm_schedules.hub import push_schedule
+
+        return push_schedule(
+            self,
+            repo_id,
+            evaluation=evaluation,
+            subfolder=subfolder,
+            revision=revision,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )

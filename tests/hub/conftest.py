@@ -1,0 +1,58 @@
+"""`hub`: a Hub on loopback, and this process set up as a user's whose HF_ENDPOINT is there."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hub_server import Hub
+
+
+def new_sessions():
+    """Offline mode is settled when the client's session is made."""
+    from huggingface_hub.utils import _http
+
+    (_http.reset_sessions if hasattr(_http, "reset_sessions") else _http.close_session)()
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """A function that turns HF_HUB_OFFLINE on or off."""
+    from huggingface_hub import constants
+
+    def switch(value=True):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", value)
+        new_sessions()
+
+    yield switch
+    monkeypatch.undo()
+    new_sessions()
+
+
+@pytest.fixture
+def plots():
+    """Asked for by tests that look at plots, which take half a second each; without it, matplotlib is missing."""
+
+
+@pytest.fixture
+def hub(request, monkeypatch, tmp_path, offline):
+    from huggingface_hub import constants, file_download
+
+    with Hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", "hf_alice")
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits up to half a minute
+        monkeypatch.chdir(tmp_path)
+        if "plots" not in request.fixturenames:
+            for module in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+                monkeypatch.setitem(sys.modules, module, None)
+        offline(False)
+        yield server
