@@ -23,7 +23,7 @@ DOWNLOAD_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force
 TENSOR_INPUTS = ["tokens", "revealed"]
 OUTPUT_TYPES = ("text", "seq")
 # what __call__ gives to generate itself
-_TAKEN = {"model", "input_ids", "attention_mask", "schedule", "steps", "mask_token_id", "callback", "progress"}
+_TAKEN = {"model", "input_ids", "attention_mask", "schedule", "steps", "mask_token_id", "callback", "progress", "rest"}
 OPTIONS = sorted(set(inspect.signature(generate).parameters) - _TAKEN)
 
 

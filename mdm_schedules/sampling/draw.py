@@ -159,7 +159,7 @@ class TokenDraw:
 
         def inside(segment: torch.Tensor) -> torch.Tensor:
             row = torch.arange(rows, device=logits.device) if index is None else index
-            column = _columns(segment)
+            column = _columns(segment, vocabulary)
             values = logits[row[:, None], column.clamp(max=vocabulary - 1)].to(dtype)
             return values.masked_fill((column >= vocabulary) | torch.isin(column, columns), -torch.inf)
 
@@ -221,9 +221,9 @@ def _by_segment(values: torch.Tensor, reduce: Callable[..., torch.Tensor], out: 
         out[:, whole] = reduce(values[:, whole * SEGMENT :], 1)
 
 
-def _columns(segment: torch.Tensor) -> torch.Tensor:
-    """The columns [R, SEGMENT] of one segment per row, segment [R, 1]."""
-    return segment * SEGMENT + torch.arange(SEGMENT, device=segment.device)
+def _columns(segment: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """The columns [R, SEGMENT] of one segment per row, segment [R, 1]; fewer in a vocabulary that is smaller."""
+    return segment * SEGMENT + torch.arange(min(SEGMENT, vocabulary), device=segment.device)
 
 
 def _first_maximum(
@@ -258,7 +258,7 @@ def _search(
     end = within[:, -1:]
     target = (target - (running.gather(1, segment) - sums.gather(1, segment))).clamp(min=0)
     target = torch.minimum(target, torch.nextafter(end, torch.zeros_like(end)))
-    place = torch.searchsorted(within, target, right=True).clamp(max=SEGMENT - 1)
+    place = torch.searchsorted(within, target, right=True).clamp(max=weights.shape[1] - 1)
     return (segment * SEGMENT + place)[:, 0], weights.gather(1, place)[:, 0], total[:, 0]
 
 
@@ -277,7 +277,7 @@ def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tenso
     _by_segment(probs, torch.sum, sums)
 
     def inside(segment: torch.Tensor) -> torch.Tensor:
-        column = _columns(segment)
+        column = _columns(segment, vocabulary)
         return probs.gather(1, column.clamp(max=vocabulary - 1)).masked_fill(column >= vocabulary, 0)
 
     tokens, _, total = _search(sums, uniform, inside)

@@ -164,44 +164,81 @@ def test_mask_is_never_drawn_and_logits_are_never_written():
     assert torch.equal(loves_mask, kept)
 
 
-@pytest.mark.parametrize("remasking", ["random", "left_to_right"])
-def test_the_sampled_law_is_the_enumerated_one(remasking):
-    """Exact conditionals of a law over {0, 1, 2}^3, one token per pass: chi-square."""
-    draws = 20_000
-    law = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) ** 2
-    law /= law.sum()
+LAW = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) ** 2
+LAW /= LAW.sum()
 
-    def exact(state, rows):
-        out = torch.full((len(rows), 4), -torch.inf, dtype=torch.float64)
-        row, column = rows // 3, rows % 3
-        patterns, which = state[row].unique(dim=0, return_inverse=True)
-        for i, pattern in enumerate(patterns):
-            part = law
-            for axis, token in enumerate(pattern.tolist()):
-                if token != 3:
-                    part = part.index_select(axis, torch.tensor([token]))
-            for axis in range(3):
-                weight = part.sum(tuple(a for a in range(3) if a != axis))
-                chosen = (which == i) & (column == axis)
-                if pattern[axis] == 3:
-                    out[chosen, :3] = weight.log()
-        return out
+
+def conditionals(known):
+    """P(token | known tokens) of LAW for each other position; `known` maps positions to tokens."""
+    part = LAW
+    for axis, token in known.items():
+        part = part.index_select(axis, torch.tensor([token]))
+    weights = [part.sum(tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    return [None if axis in known else weight / weight.sum() for axis, weight in enumerate(weights)]
+
+
+def ancestral_law():
+    """What independent unmasking in two steps, half of it each, makes of LAW: all subsets that the first may reveal."""
+    law = torch.zeros(3, 3, 3, dtype=torch.float64)
+    for sentence in itertools.product(range(3), repeat=3):
+        for first in itertools.chain.from_iterable(itertools.combinations(range(3), k) for k in range(4)):
+            alone, rest = conditionals({}), conditionals({axis: sentence[axis] for axis in first})
+            factors = [alone[i][sentence[i]] if i in first else rest[i][sentence[i]] for i in range(3)]
+            law[sentence] += torch.stack(factors).prod() / 2**3
+    return law
+
+
+@pytest.mark.parametrize("remasking", ["random", "left_to_right", "ancestral"])
+def test_the_sampled_law_is_the_enumerated_one(remasking):
+    """Exact conditionals of a law over {0, 1, 2}^3 in float32, 100,000 draws: chi-square."""
+    draws = 100_000
+    law = ancestral_law() if remasking == "ancestral" else LAW
+    tables = torch.full((64, 3, 4), -torch.inf)
+    for state in itertools.product(range(4), repeat=3):
+        code = state[0] * 16 + state[1] * 4 + state[2]
+        for axis, table in enumerate(conditionals({axis: token for axis, token in enumerate(state) if token != 3})):
+            if table is not None:
+                tables[code, axis, :3] = table.log().float()
 
     out = sample(
-        exact,
+        lambda state, rows: tables[(state @ torch.tensor([16, 4, 1]))[rows // 3], rows % 3],
         torch.full((draws, 3), 3),
         mask_token_id=3,
-        steps=3,
+        steps=2 if remasking == "ancestral" else 3,
         remasking=remasking,
         draw=DrawOptions(temperature=1.0),
         seed=11,
     )
-    counts = torch.zeros(27, dtype=torch.float64)
-    flat = out.sequences @ torch.tensor([9, 3, 1])
-    counts.index_add_(0, flat, torch.ones(draws, dtype=torch.float64))
+    counts = (out.sequences @ torch.tensor([9, 3, 1])).bincount(minlength=27)
     expected = law.flatten() * draws
-    statistic = float(((counts - expected) ** 2 / expected).sum())
-    assert statistic < 54.05  # 26 degrees of freedom, 0.999 quantile
+    assert float(((counts - expected) ** 2 / expected).sum()) < 54.05  # 26 degrees of freedom, 0.999 quantile
+
+
+@pytest.mark.parametrize("remasking", ["random", "low_confidence"])
+def test_a_vocabulary_of_126_464_loses_no_tail(remasking):
+    """Half of the mass lies on tokens of less than 1e-4; noise of low precision would never reach them."""
+    from scipy.stats import chi2
+
+    size, draws = 126_464, 3000
+    logits = torch.randn(1, size, generator=torch.Generator().manual_seed(0)) * 2
+    probs = logits.double().softmax(1)[0]
+    probs[-1] = 0  # the mask
+    out = sample(
+        lambda tokens, rows: (logits, torch.zeros(len(rows), dtype=torch.long)),
+        torch.full((draws // 10, 10), size - 1),
+        mask_token_id=size - 1,
+        steps=1,
+        remasking=remasking,
+        draw=DrawOptions(temperature=1.0),
+        seed=0,
+    )
+    rank = probs.argsort()
+    share = (probs[rank] / probs.sum()).cumsum(0)
+    bins = torch.empty(size, dtype=torch.long)
+    bins[rank] = (share * 50).long().clamp(max=49)  # fifty of nearly equal mass, by falling rarity
+    expected = torch.zeros(50, dtype=torch.float64).index_add_(0, bins, probs / probs.sum()) * draws
+    seen = bins[out.sequences.flatten()].bincount(minlength=50)
+    assert float(((seen - expected) ** 2 / expected).sum()) < chi2.isf(1e-3, 49)
 
 
 def test_ancestral_counts_are_binomial_with_the_schedules_mean():
