@@ -1,0 +1,30 @@
+"""What the commands share: how they are added, and how they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mdm_schedules.hub import Evaluation
+
+
+class Command(Protocol):
+    """Adds one command: its name, what it runs, and what it does in a sentence."""
+
+    def __call__(self, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser: ...
+
+
+def show_result(args: argparse.Namespace, data: Any, text: str) -> None:
+    """Print `data` as JSON for machines, or `text`."""
+    print(json.dumps(data, indent=2) if args.json else text)
+
+
+def scored(evaluation: Evaluation) -> str:
+    """One line that tells what a schedule scored."""
+    against = f", linear {evaluation.baseline_score}" if evaluation.baseline is not None else ""
+    where = f"{evaluation.task} in {evaluation.steps} steps on {evaluation.model}"
+    return f"{where}: {evaluation.metric} {evaluation.score}{against}"

@@ -1,0 +1,116 @@
+"""Commands that run a model: demo, sample."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mdm_schedules.cli.common import Command, show_result
+from mdm_schedules.errors import MDMError, MissingExtraError, StorageError
+
+
+def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The model that the arguments of `add_model_arguments` name, and its tokenizer."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from mdm_schedules import demo_models
+    from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+
+    logging.disable_progress_bar()
+    path = str(demo_models.path(args.model)) if args.model in demo_models.NAMES else args.model
+    remote = {"trust_remote_code": True} if args.trust_remote_code else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **remote)
+        model = AutoModelForMaskedDiffusion.from_pretrained(path, schedule=args.schedule, dtype=args.dtype, **remote)
+        return model.to(args.device), tokenizer
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, MDMError):
+            raise
+        raise StorageError(f"cannot load {args.model}: {str(error).splitlines()[0]}") from error
+
+
+def add_model_arguments(command: argparse.ArgumentParser) -> None:
+    """What `load_model` reads."""
+    command.add_argument("--model", default="code", help="folder or Hub id, or a shipped one: code, sudoku")
+    command.add_argument("--schedule", help="default: the model's own, else linear")
+    command.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
+    command.add_argument("--dtype", default="auto", help="such as bfloat16 (default: that of the files)")
+    command.add_argument("--trust-remote-code", action="store_true", help="run the model code in its repository")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from mdm_schedules import demo
+    from mdm_schedules.plotting import plot_quality
+    from mdm_schedules.registry import get_schedule
+
+    schedules = [get_schedule(spec) for spec in args.schedule or demo.SCHEDULES]
+    specs = [schedule.spec for schedule in schedules]
+    texts = {
+        spec: [demo.write_code(spec, prompt, steps=32, new_tokens=88, seed=args.seed) for prompt in demo.PROMPTS]
+        for spec in (specs[0], specs[-1])
+    }
+    if not args.json:
+        print("Python written by the shipped 0.8M-parameter byte model, 88 tokens in 32 passes, random order:\n")
+        for spec, written in texts.items():
+            print(f"--- {spec}")
+            print("\n".join(line for text in written for line in (*text.splitlines(), "")))
+    options = {"puzzles": args.puzzles, "seed": args.seed, **demo.TASK}
+    table = demo.accuracy_table(specs, demo.STEPS, **options)
+    picture: str | None = str(args.output)
+    try:
+        plot_quality(schedules, table, args.output, ylabel="6x6 Sudokus completed to a valid grid")
+    except MissingExtraError as error:
+        picture = None
+        print(f"no picture: {error}", file=sys.stderr)
+    title = f"Valid grids of {args.puzzles} held-out 6x6 Sudokus, percent with one standard error"
+    text = f"{title}\n({demo.TASK_TEXT}):\n\n{demo.format_table(table)}\n"
+    text += f"\nPicture: {picture}" if picture else ""
+    show_result(args, {"texts": texts, "task": options, "accuracy": table, "picture": picture}, text)
+
+
+def _sample(args: argparse.Namespace) -> None:
+    model, tokenizer = load_model(args)
+    ids = tokenizer(args.prompt, return_tensors="pt", add_special_tokens=args.special_tokens).input_ids
+    out = model.generate(
+        ids,
+        steps=args.steps,
+        max_new_tokens=args.max_new_tokens,
+        block_length=args.block_length,
+        remasking=args.remasking,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        mask_token_id=tokenizer.mask_token_id,
+        seed=args.seed,
+        progress=sys.stderr.isatty(),
+    )
+    text = str(tokenizer.decode(out.sequences[0], skip_special_tokens=True))
+    data = {"text": text, "tokens": out.sequences[0].tolist(), "nfe": out.nfe, "seed": out.seeds[0]}
+    show_result(args, {**data, "schedule": model.schedule.spec}, text)
+
+
+def add(command: Command) -> None:
+    """Add the commands of this module."""
+    from mdm_schedules.sampling.policy import POLICIES
+
+    demo = command("demo", _demo, "Write code and solve Sudokus with the shipped models under several schedules.")
+    demo.add_argument("--schedule", action="append", help="a schedule to compare, may be repeated")
+    demo.add_argument("--puzzles", type=int, default=200, help="Sudokus per cell of the table (default 200)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--output", type=Path, default=Path("mdm-schedules-demo.png"), help="where to save the picture")
+
+    sample = command("sample", _sample, "Write text with a masked language model.")
+    add_model_arguments(sample)
+    sample.add_argument("--prompt", required=True, help="text before the answer; mask tokens in it are filled")
+    sample.add_argument("--steps", type=int, help="forward passes (default: one per token)")
+    sample.add_argument("--max-new-tokens", type=int)
+    sample.add_argument("--block-length", type=int)
+    sample.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")
+    sample.add_argument("--temperature", type=float, default=0.0)
+    sample.add_argument("--top-k", type=int)
+    sample.add_argument("--top-p", type=float)
+    sample.add_argument("--seed", type=int)
+    sample.add_argument("--special-tokens", action="store_true", help="let the tokenizer add its special tokens")

@@ -1,0 +1,101 @@
+"""Commands about schedules by themselves: list, show, plot, energy."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+
+from mdm_schedules.cli.common import Command, scored, show_result
+
+
+def _list(args: argparse.Namespace) -> None:
+    from mdm_schedules.presets import PREFIX, list_presets
+    from mdm_schedules.registry import Entry, list_schedules
+
+    rows = list_schedules()
+    for preset in list_presets():
+        steps = ", ".join(map(str, preset.steps))
+        rows.append(
+            Entry(PREFIX + preset.name, preset.source, f"best of {len(preset.rows)} schedules at steps {steps}")
+        )
+    width = max((len(row.name) for row in rows), default=0)
+    lines = [f"{row.name:<{width}}  {row.target}  ({row.source})" for row in rows]
+    show_result(args, [dataclasses.asdict(row) for row in rows], "\n".join(lines))
+
+
+def _show(args: argparse.Namespace) -> None:
+    from mdm_schedules.registry import get_schedule
+
+    choice = {"subfolder": args.subfolder, "task": args.task}
+    schedule = get_schedule(args.schedule, **{key: value for key, value in choice.items() if value is not None})
+    evaluation = schedule.evaluation
+    times = [i / 8 for i in range(9)]
+    data = {
+        "schedule": schedule.spec,
+        "t": times,
+        "alpha": schedule.alpha(times).tolist(),  # type: ignore[attr-defined]
+        "gamma": schedule.gamma(times).tolist(),  # type: ignore[attr-defined]
+        "num_tokens": args.num_tokens,
+        "plan": schedule.plan(args.num_tokens, args.steps).tolist(),
+        "evaluation": evaluation and evaluation.to_json(),
+    }
+    summary = (type(schedule).__doc__ or "").strip().splitlines()[0]
+    rows = zip(data["t"], data["alpha"], data["gamma"], strict=True)
+    curve = "\n".join(f"{t:5.3f}  {alpha:8.6f}  {gamma:8.6f}" for t, alpha, gamma in rows)
+    plan = f"plan for {args.num_tokens} tokens in {args.steps} steps:\n{' '.join(map(str, data['plan']))}"
+    score = f"\n{scored(evaluation)}" if evaluation else ""
+    show_result(args, data, f"{schedule.spec}\n{summary}{score}\n\n    t     alpha     gamma\n{curve}\n\n{plan}")
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from mdm_schedules.plotting import plot_schedules
+    from mdm_schedules.registry import get_schedule
+
+    schedules = [get_schedule(spec) for spec in args.schedule]
+    plot_schedules(schedules, args.output, num_tokens=args.num_tokens, steps=args.steps)
+    show_result(args, {"picture": str(args.output)}, f"Picture: {args.output}")
+
+
+def _energy(args: argparse.Namespace) -> None:
+    from mdm_schedules.energy import discrete_energy, energy_excess
+    from mdm_schedules.registry import get_schedule
+
+    schedule = get_schedule(args.schedule)
+    gamma = None if args.gamma is None else get_schedule(args.gamma)
+    excess = energy_excess(schedule, gamma)
+    data = {
+        "schedule": schedule.spec,
+        "gamma": None if gamma is None else gamma.spec,
+        "energy": excess * math.pi**2 if math.isfinite(excess) else None,  # JSON has no infinity
+        "excess": excess if math.isfinite(excess) else None,
+        "excess_error": excess.error,
+        "steps": args.steps,
+        "discrete_energy": discrete_energy(schedule, args.steps, gamma),
+    }
+    weight = "gamma(t) = t" if gamma is None else f"the gamma of {gamma.spec}"
+    value = f"{excess * math.pi**2:.9g} = {excess:.9g} * pi^2 (error {excess.error:.1g})"
+    text = f"{schedule.spec} under {weight}, per token (arXiv 2509.13866, Eq. 14):\n"
+    text += f"energy: {value if math.isfinite(excess) else 'infinite'}; the least possible is pi^2\n"
+    show_result(args, data, f"{text}in {args.steps} steps (App. D.5): {data['discrete_energy']:.9g}")
+
+
+def add(command: Command) -> None:
+    """Add the commands of this module."""
+    command("list", _list, "List the known schedules and presets, and where each comes from.")
+
+    show = command("show", _show, "Print a schedule's curve and plan.")
+    show.add_argument("schedule", help="name, spec such as 'beta(a=0.9, b=0.3)', folder, or Hub id")
+    plot = command("plot", _plot, "Save a picture of schedules and their plans.")
+    plot.add_argument("schedule", nargs="+", help="names, specs or folders")
+    plot.add_argument("--output", type=Path, default=Path("schedules.png"))
+    for sub in (show, plot):
+        sub.add_argument("--num-tokens", type=int, default=256)
+        sub.add_argument("--steps", type=int, default=16)
+    energy = command("energy", _energy, "Print a schedule's energy, and how far it is above the minimum.")
+    energy.add_argument("schedule", help="name, spec or folder")
+    energy.add_argument("--gamma", help="the schedule whose gamma weighs the energy (default: gamma(t) = t)")
+    energy.add_argument("--steps", type=int, default=16, help="of the discrete energy (default 16)")
+    show.add_argument("--subfolder", help="folder in the repository")
+    show.add_argument("--task", help="such as gsm8k")
