@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from mdm_schedules.presets import list_presets
     from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
+    from mdm_schedules.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -79,6 +80,7 @@ _LAZY = {
     "GenerationOutput": "mdm_schedules.sampling",
     "StepInfo": "mdm_schedules.sampling",
     "sample": "mdm_schedules.sampling",
+    "tune": "mdm_schedules.tuning",
 }
 
 __all__ = [
@@ -118,6 +120,7 @@ __all__ = [
     "sample",
     "search_schedules",
     "token_energy",
+    "tune",
 ]
 
 

@@ -74,22 +74,52 @@ def sudoku_accuracy(
         seed: chooses the puzzles and the noise.
         batch_size: puzzles per forward pass.
     """
-    model, tokenizer = load("sudoku")
-    digits = torch.tensor(tokenizer.convert_tokens_to_ids(["1", "2", "3", "4", "5", "6"]))
-    to_token = torch.cat([torch.tensor([tokenizer.mask_token_id]), digits])
-    grids, _ = sudoku_task.puzzles(puzzles, clues, seed)
-    prompts = to_token[torch.from_numpy(np.ascontiguousarray(grids)).long()]
+    model, _ = load("sudoku")
     right, passes = 0, 0
-    for rows in prompts.split(batch_size):
+    for rows in sudoku_ids(sudoku_task.puzzles(puzzles, clues, seed)[0]).split(batch_size):
         out = model.generate(
             rows, schedule=schedule, steps=steps, remasking=remasking, temperature=temperature, seed=seed
         )
-        written = (out.sequences[..., None] == digits).long()
-        cells = torch.where(written.any(-1), written.argmax(-1) + 1, 0)
-        right += int(sudoku_task.is_valid(cells.numpy()).sum())
+        right += int(sudoku_task.is_valid(sudoku_cells(out.sequences)).sum())
         passes = max(passes, out.nfe)
     share = right / puzzles
     return share, math.sqrt(max(share * (1 - share), 1 / puzzles / 4) / puzzles), passes
+
+
+def sudoku_ids(grids: Any) -> torch.Tensor:
+    """Token ids LongTensor [B, 36] of grids [B, 36] of digits, 0 for a blank, which becomes the mask token."""
+    tokenizer = load("sudoku")[1]
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids([tokenizer.mask_token, *"123456"]))
+    return ids[torch.from_numpy(np.ascontiguousarray(grids)).long()]
+
+
+def sudoku_cells(tokens: torch.Tensor) -> Any:
+    """The digits [B, 36] of token ids [B, 36], 0 for what is none."""
+    digits = sudoku_ids(np.arange(1, 7))
+    written = (tokens[..., None] == digits).long()
+    return torch.where(written.any(-1), written.argmax(-1) + 1, 0).numpy()
+
+
+def valid_grid(output: torch.Tensor, answer: Any = None) -> float:
+    """Whether token ids [36] are a valid grid, as a metric for tuning."""
+    return float(sudoku_task.is_valid(sudoku_cells(output[None]))[0])
+
+
+def sudoku_objective(puzzles: int = 400, *, clues: int = 6, puzzle_seed: int = 0, **options: Any) -> Any:
+    """A `GenerationObjective`: the share of held-out 6x6 puzzles that the shipped model completes to a valid grid.
+
+    Args:
+        puzzles: how many, each an instance.
+        clues: given cells of 36.
+        puzzle_seed: chooses the puzzles.
+        **options: of `GenerationObjective`: steps, remasking, temperature, seed, batch_size, ...
+    """
+    from mdm_schedules.tuning import GenerationObjective
+
+    blanks, grids = (sudoku_ids(rows) for rows in sudoku_task.puzzles(puzzles, clues, puzzle_seed))
+    instances = [{"prompt": blank, "sequence": grid} for blank, grid in zip(blanks, grids, strict=True)]
+    named: dict[str, Any] = {"name": f"sudoku with {clues} clues", "batch_size": 200}
+    return GenerationObjective(load("sudoku")[0], instances, valid_grid, **(named | options))
 
 
 def accuracy_table(

@@ -10,7 +10,7 @@ import math
 import numbers
 import operator
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -42,7 +42,23 @@ class FormatError(MDMError, ValueError):
 
 
 class StorageError(MDMError, OSError):
-    """A file or repository that cannot be found, read or written."""
+    """A file or repository that cannot be found, read or written.
+
+    Attributes:
+        finished: of a study of tuning, the trials that had finished.
+    """
+
+    finished: Sequence[Any] = ()
+
+
+class ObjectiveError(MDMError):
+    """An objective of tuning that failed, or whose answer is no score. The trials that had finished are kept.
+
+    Attributes:
+        finished: those trials (`mdm_schedules.tuning.Trial`).
+    """
+
+    finished: Sequence[Any] = ()
 
 
 class MissingExtraError(MDMError, ImportError):

@@ -12,7 +12,7 @@ from mdm_schedules.errors import missing_extra
 from mdm_schedules.schedules import Schedule
 
 
-def _figure(columns: int) -> tuple[Any, Any]:
+def new_figure(columns: int) -> tuple[Any, Any]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws to files without a display
         from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def _draw_schedules(axes: Any, schedules: Sequence[Schedule]) -> None:
 
 def plot_schedules(schedules: Sequence[Schedule], path: str | os.PathLike[str], *, num_tokens: int, steps: int) -> None:
     """Write a picture of alpha(t), and of the tokens revealed per step, for each schedule."""
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     _draw_schedules(left, schedules)
     for schedule in schedules:
         plan = schedule.plan(num_tokens, steps)
@@ -59,7 +59,7 @@ def plot_quality(
         path: file to write, its format by the ending.
         ylabel: what the values are.
     """
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     _draw_schedules(left, schedules)
     for spec, row in results.items():
         steps = sorted(row)

@@ -1,0 +1,255 @@
+"""Objectives that let the model write: a metric over the text of each instance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    UnknownNameError,
+    check_int,
+    did_you_mean,
+    shown,
+)
+from mdm_schedules.sampling import GenerationOutput
+from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.predicted import needed_steps
+from mdm_schedules.tuning.scores import Scores
+
+if TYPE_CHECKING:
+    from mdm_schedules.information import InformationProfile
+
+_EXAMPLE = "GenerationObjective(model, instances, steps=16, max_new_tokens=64)"
+PROFILE_SEQUENCES = 16
+
+#: of the written text (or ids) and the instance's answer
+METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "exact_match": lambda output, answer: float(_plain(output) == _plain(answer)),
+    "contains": lambda output, answer: float(str(answer) in str(output)),
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    return value.strip() if isinstance(value, str) else value
+
+
+class GenerationObjective:
+    """Mean of a metric over what the model writes for a list of instances, the same seeds for every schedule.
+
+    Args:
+        model: as `mdm_schedules.generate` takes it.
+        instances: a sequence of mappings with "prompt" (text, or token ids, mask tokens in it to be filled) and, for
+            the metric, "answer"; or of pairs (prompt, answer). "sequence", if given, is a reference answer with its
+            prompt as ids, for `estimate_profile`.
+        metric: "exact_match", "contains", or a function (output, answer) -> number. The output is the text after the
+            prompt, or of the whole sequence if nothing is appended to it; without a tokenizer it is a LongTensor.
+        tokenizer: needed for prompts that are text.
+        steps: forward passes, where `tune` is given none.
+        batch_size: instances per call of the model; they are padded on the left.
+        seed: instance i draws with the seed `seed` + i, whatever the batch.
+        direction: "maximize" or "minimize" the metric.
+        name: of the task, for reports and the Hub.
+        add_special_tokens: to prompts that are text.
+        **options: of `mdm_schedules.generate`: max_new_tokens, remasking, temperature, block_length, ...
+
+    Raises:
+        InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        instances: Sequence[Any],
+        metric: str | Callable[[Any, Any], float] = "exact_match",
+        *,
+        tokenizer: Any = None,
+        steps: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        direction: str = "maximize",
+        name: str = "generation",
+        add_special_tokens: bool = False,
+        **options: Any,
+    ) -> None:
+        if isinstance(instances, str | Mapping) or not isinstance(instances, Sequence):
+            raise InvalidTypeError(
+                f"instances must be a list of {{'prompt': ..., 'answer': ...}}, got {shown(instances)}"
+            )
+        if not instances:
+            raise InvalidValueError("instances must hold at least one prompt, got none")
+        if isinstance(metric, str) and metric not in METRICS:
+            raise UnknownNameError(f"no metric is named {shown(metric)}.{did_you_mean(metric, METRICS)}")
+        if not isinstance(metric, str) and not callable(metric):
+            raise InvalidTypeError(
+                f"metric must be a name or a function (output, answer) -> number, got {shown(metric)}"
+            )
+        for taken in ("schedule", "plan", "seed", "num_return_sequences", "callback", "streamer"):
+            if taken in options:
+                raise InvalidTypeError(
+                    f"{taken} is not an option of an objective: it is what tuning decides, or counts on"
+                )
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.metric = METRICS[metric] if isinstance(metric, str) else metric
+        self.metric_name = metric if isinstance(metric, str) else getattr(metric, "__name__", "score")
+        self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
+        self.batch_size = check_int("batch_size", batch_size, 1)
+        self.seed = check_int("seed", seed, 0)
+        self.direction, self.name, self.add_special_tokens = direction, name, add_special_tokens
+        self.instances = [_instance(one) for one in instances]
+        self.prompts = [self._ids(one["prompt"]) for one in self.instances]
+
+    @property
+    def num_instances(self) -> int:
+        """How many there are."""
+        return len(self.instances)
+
+    @property
+    def remasking(self) -> str:
+        """The position policy's name."""
+        policy = self.options.get("remasking", "low_confidence")
+        return str(getattr(policy, "name", policy))
+
+    @property
+    def model_name(self) -> str | None:
+        """Of the model, as it was loaded."""
+        return getattr(getattr(self.model, "config", None), "_name_or_path", None) or None
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The options that JSON can hold."""
+        plain = {key: value for key, value in self.options.items() if isinstance(value, str | int | float | bool)}
+        return {"remasking": self.remasking, **plain}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a study that goes on is compared with."""
+        told = {"metric": self.metric_name, "seed": self.seed, "model": self.model_name, "steps": self.steps}
+        return json.loads(json.dumps(told | {"sampler": self.sampler}))  # type: ignore[no-any-return]
+
+    def _ids(self, prompt: Any) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise InvalidTypeError("prompts that are text need tokenizer=")
+            return list(self.tokenizer(prompt, add_special_tokens=self.add_special_tokens).input_ids)
+        ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+        if not isinstance(ids, Sequence):
+            raise InvalidTypeError(f"a prompt must be text or token ids, got {shown(prompt)}")
+        return [check_int("prompt", token, 0) for token in ids]
+
+    def __call__(self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None) -> Scores:
+        """The metric of each instance."""
+        wanted = list(range(self.num_instances)) if instances is None else list(instances)
+        count = needed_steps(steps, self.steps, _EXAMPLE)
+        values: list[float] = []
+        extras: dict[str, float] = {}
+        passes = 0
+        for begin in range(0, len(wanted), self.batch_size):
+            batch = wanted[begin : begin + self.batch_size]
+            out = self.write(batch, schedule, count)
+            values += self.judge(out, batch)
+            passes += out.nfe * len(batch)
+            for name, value in {"nfe": float(out.nfe), **self.measure(out)}.items():
+                extras[name] = extras.get(name, 0.0) + value * len(batch) / len(wanted)
+        return Scores(values, extras, passes)
+
+    def write(self, batch: Sequence[int], schedule: Schedule | None, steps: int | None) -> GenerationOutput:
+        """What the model writes for these instances; padded on the left."""
+        from mdm_schedules.integrations.transformers import generate
+
+        rows = [self.prompts[index] for index in batch]
+        width = max(map(len, rows))
+        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], dtype=torch.long)
+        own = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        return generate(  # type: ignore[no-any-return]
+            self.model,
+            ids,
+            None if bool(own.all()) else own,
+            schedule=schedule,
+            steps=steps,
+            seed=[self.seed + index for index in batch],
+            **self.options,
+        )
+
+    def judge(self, out: GenerationOutput, batch: Sequence[int]) -> list[float]:
+        """One score per instance."""
+        start = out.prompt_length if out.sequences.shape[1] > out.prompt_length else 0
+        answers = out.sequences[:, start:].cpu()
+        outputs: Sequence[Any] = list(answers)
+        if self.tokenizer is not None:
+            outputs = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        pairs = zip(outputs, batch, strict=True)
+        return [float(self.metric(output, self.instances[index].get("answer"))) for output, index in pairs]
+
+    def measure(self, out: GenerationOutput) -> dict[str, float]:
+        """What is shown beside the score."""
+        return {}
+
+    def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
+        """The plan where it alone decides: one block, one number of masks, counts that are not random."""
+        if self.remasking == "ancestral" or any(self.options.get(name) for name in ("block_length", "eos_token_id")):
+            return None
+        mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
+        masks = {row.count(mask) + new for row in self.prompts}
+        count = needed_steps(steps, self.steps, _EXAMPLE)
+        return None if len(masks) > 1 else str(schedule.plan(masks.pop(), count).tolist())
+
+    @property
+    def mask_token_id(self) -> int:
+        """The mask token, given as an option or the model's own."""
+        from mdm_schedules.integrations.models import get_adapter
+        from mdm_schedules.integrations.transformers.inputs import check_mask_token
+
+        bound = get_adapter(self.model, self.options.get("adapter"))
+        return check_mask_token(bound, self.options.get("mask_token_id"))  # type: ignore[no-any-return]
+
+    def estimate_profile(self, sequences: int = PROFILE_SEQUENCES, **options: Any) -> InformationProfile:
+        """The information profile of the model on this task.
+
+        Args:
+            sequences: how many instances; their "sequence" where all have one, else the model's own answers at one
+                token per pass.
+            **options: of `InformationProfile.estimate`.
+
+        Raises:
+            InvalidValueError: answers of different lengths.
+        """
+        from mdm_schedules.information import InformationProfile
+        from mdm_schedules.integrations.models import get_adapter
+
+        batch = list(range(min(sequences, self.num_instances)))
+        mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
+        rows = [[*self.prompts[index], *[mask] * new] for index in batch]
+        width = max(map(len, rows))
+        start = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+        own = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+        if all("sequence" in self.instances[index] for index in batch):
+            answers = [self._ids(self.instances[index]["sequence"]) for index in batch]
+            if [len(answer) for answer in answers] != [len(row) for row in rows]:
+                raise InvalidValueError("each 'sequence' must be as long as its prompt with the masks to be filled")
+            tokens = torch.tensor([[0] * (width - len(answer)) + answer for answer in answers])
+        else:
+            tokens = self.write(batch, None, None).sequences.cpu()
+        bound = get_adapter(self.model, self.options.get("adapter"))
+        hidden, device = (start == mask) & own, bound.device or tokens.device
+        padding, padded = tokens.new_full((1,), -1), not bool(own.all())
+
+        def denoiser(tokens: torch.Tensor, rows: torch.Tensor) -> Any:
+            kept = tokens != padding.to(tokens.device)
+            return bound.logits(tokens.clamp(min=0).to(device), rows.to(device), kept.to(device) if padded else None)
+
+        return InformationProfile.estimate(denoiser, tokens, maskable=hidden, mask_token_id=mask, **options)
+
+
+def _instance(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping) and "prompt" in given:
+        return dict(given)
+    if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
+        return {"prompt": given[0], "answer": given[1]}
+    raise InvalidTypeError(f"an instance must be {{'prompt': ..., 'answer': ...}} or a pair, got {shown(given)}")

@@ -1,0 +1,230 @@
+"""The search over (a, b): Optuna proposes, the score book scores, and what can no longer win is left early."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    UnknownNameError,
+    check_real,
+    did_you_mean,
+    missing_extra,
+    shown,
+)
+from mdm_schedules.schedules import Beta
+from mdm_schedules.tuning.compare import compare
+from mdm_schedules.tuning.scores import ScoreBook
+from mdm_schedules.tuning.storage import abandoned, beat, optuna_module, sign_trial
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+GRID = tuple(round(0.1 * i, 1) for i in range(1, 11))  # of a and of b: the paper's, App. E.1
+METHODS = ("tpe", "gp", "cmaes", "random", "grid")
+# linear, squared sine, and what the paper found for code and mathematics
+START = ((0.5, 0.5), (1.0, 1.0), (0.9, 0.3))
+RACE_FROM = 16  # instances before a candidate may be left
+RACE_RISK = 0.01  # of leaving one that is as good
+
+
+def check_method(method: Any) -> str:
+    """A name of METHODS, or "profile"."""
+    if not isinstance(method, str):
+        raise InvalidTypeError(f"method must be one of {', '.join((*METHODS, 'profile'))}, got {shown(method)}")
+    if method not in (*METHODS, "profile"):
+        raise UnknownNameError(f"no method is named {shown(method)}.{did_you_mean(method, (*METHODS, 'profile'))}")
+    return method
+
+
+def check_bounds(bounds: Any) -> tuple[float, float]:
+    """Least and largest a and b."""
+    if not isinstance(bounds, Sequence) or isinstance(bounds, str) or len(bounds) != 2:
+        raise InvalidTypeError(f"bounds must be two numbers such as (0.05, 5.0), got {shown(bounds)}")
+    low, high = (check_real("bounds", value, 0, low_open=True) for value in bounds)
+    if low >= high:
+        raise InvalidValueError(f"bounds must increase, got {shown(bounds)}")
+    return low, high
+
+
+def make_sampler(method: str, seed: int, trial: int) -> BaseSampler:
+    """A sampler for one proposal, seeded by the trial's number, so that a resumed study goes on as it would have."""
+    optuna = optuna_module()
+    word = hashlib.sha256(f"{seed}/{trial}".encode()).digest()
+    number = int.from_bytes(word[:4], "big")
+    if method == "gp":
+        return optuna.samplers.GPSampler(seed=number)  # type: ignore[no-any-return]
+    if method == "cmaes":
+        if find_spec("cmaes") is None:
+            raise missing_extra("cmaes", "tune")
+        return optuna.samplers.CmaEsSampler(seed=number, warn_independent_sampling=False)  # type: ignore[no-any-return]
+    if method == "random":
+        return optuna.samplers.RandomSampler(seed=number)  # type: ignore[no-any-return]
+    return optuna.samplers.TPESampler(seed=number, n_startup_trials=10)  # type: ignore[no-any-return]
+
+
+@dataclass
+class Search:
+    """One search on one study.
+
+    Attributes:
+        study: of Optuna.
+        book: of scores.
+        steps: numbers of steps; (None,) leaves it to the objective.
+        upto: instances of the part "select" that each candidate is scored on.
+        several: one objective for each number of steps (a Pareto search), instead of their mean.
+    """
+
+    study: Study
+    book: ScoreBook
+    method: str
+    n_trials: int
+    seed: int
+    bounds: tuple[float, float]
+    steps: Sequence[int | None]
+    upto: int
+    several: bool
+    race: bool
+    on_trial: Callable[[], None]
+    _lock: Any = field(default_factory=threading.Lock)
+    _leader: Beta | None = None
+
+    def run(self, n_jobs: int) -> None:
+        """Until `n_trials` have finished, those of earlier runs and of other workers among them."""
+        states = optuna_module().trial.TrialState
+        if not self.study.user_attrs.get("started"):
+            points = product(GRID, GRID) if self.method == "grid" else START
+            for a, b in points:
+                if self.method == "grid" or all(self.bounds[0] <= value <= self.bounds[1] for value in (a, b)):
+                    self.study.enqueue_trial({"a": a, "b": b}, skip_if_exists=True)
+            self.study.set_user_attr("started", True)
+        self._recover(states)
+        for trial in self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)):
+            schedule = schedule_of(trial)
+            for steps in self.steps:
+                self.book.recall("select", schedule, steps, f"trial {trial.number}")
+            if trial.state == states.COMPLETE:
+                self._lead(schedule)
+        if n_jobs == 1:
+            self._work(states)
+        else:
+            with ThreadPoolExecutor(n_jobs, thread_name_prefix="tune") as pool:
+                for done in [pool.submit(self._work, states) for _ in range(n_jobs)]:
+                    done.result()
+
+    def _recover(self, states: Any) -> int:
+        """Queue again what dead workers had begun; how many trials live ones still have."""
+        alive = 0
+        for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            if not abandoned(trial):
+                alive += 1
+                continue
+            self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+            if trial.params:
+                self.study.enqueue_trial(dict(trial.params))
+        return alive
+
+    def _work(self, states: Any) -> None:
+        while (trial := self._next(states)) is not None:
+            begun = time.monotonic()
+            try:
+                values = self._score(trial)
+            except BaseException:
+                with suppress(Exception):  # the storage itself may be what failed
+                    self.study.tell(trial, state=states.FAIL)
+                raise
+            trial.set_user_attr("seconds", time.monotonic() - begun)
+            if values is None:
+                self.study.tell(trial, state=states.PRUNED)
+            else:
+                self.study.tell(trial, values)
+                self._lead(schedule_of(trial))
+            self.on_trial()
+
+    def _next(self, states: Any) -> Trial | None:
+        """The next trial; None once enough have finished, waiting for other workers' that may yet fail."""
+        while True:
+            with self._lock:
+                trials = self.study.get_trials(deepcopy=False)
+                done = sum(trial.state in (states.COMPLETE, states.PRUNED) for trial in trials)
+                running = sum(trial.state == states.RUNNING for trial in trials)
+                if done >= self.n_trials:
+                    return None
+                if done + running < self.n_trials:
+                    self.study.sampler = make_sampler(self.method, self.seed, done + running)
+                    trial = self.study.ask()
+                    sign_trial(self.study._storage, trial._trial_id)
+                    for name in ("a", "b"):
+                        trial.suggest_float(name, *self._range(), log=True)
+                    return trial
+                self._recover(states)
+            time.sleep(0.1)
+
+    def _range(self) -> tuple[float, float]:
+        """The bounds, wider where the grid asks for it."""
+        return (min(self.bounds[0], GRID[0]), max(self.bounds[1], GRID[-1])) if self.method == "grid" else self.bounds
+
+    def _score(self, trial: Trial) -> list[float] | None:
+        """The mean scores to be told; None if the candidate cannot win, or was left on the way."""
+        schedule, size = schedule_of(trial), self.book.asked.batch_size
+        for upto in [*range(size, self.upto, size), self.upto]:
+            for steps in self.steps:
+                self.book.extend("select", schedule, steps, upto, f"trial {trial.number}")
+            beat(self.study._storage, trial._trial_id)
+            if self.race and upto < self.upto and not self.several:
+                trial.report(float(np.mean(self._mean(schedule))), upto)
+                if self._lost(schedule):
+                    return None
+        means = [self._mean(schedule)]
+        if self.several:
+            means = [self.book.entry("select", schedule, steps).values for steps in self.steps]
+        values = [float(np.mean(mean)) for mean in means]
+        return values if np.isfinite(values).all() else None  # infinitely bad
+
+    def _mean(self, schedule: Beta) -> list[float]:
+        return mean_scores(self.book, "select", schedule, self.steps)
+
+    def _lost(self, schedule: Beta) -> bool:
+        if self._leader is None or self._leader == schedule:
+            return False
+        own = self._mean(schedule)
+        against = compare(own, self._mean(self._leader), self.book.asked.sign)
+        return len(own) >= RACE_FROM and against.confidence < RACE_RISK
+
+    def _lead(self, schedule: Beta) -> None:
+        """Keep the best one that has all its scores, for later ones to race against."""
+        for steps in self.steps:
+            self.book.extend("select", schedule, steps, self.upto)
+        with self._lock:
+            if (
+                self._leader is None
+                or compare(self._mean(schedule), self._mean(self._leader), self.book.asked.sign).difference > 0
+            ):
+                self._leader = schedule
+
+
+def schedule_of(trial: Trial | FrozenTrial) -> Beta:
+    """The schedule of a trial, (a, b) to four digits as they are written in its spec."""
+    return Beta(*(float(f"{trial.params[name]:.4g}") for name in ("a", "b")))
+
+
+def mean_scores(book: ScoreBook, part: str, schedule: Any, steps: Sequence[int | None]) -> list[float]:
+    """Per instance, the mean over numbers of steps, for the instances that have all of them."""
+    rows = [book.entry(part, schedule, count).values for count in steps]
+    shortest = min(map(len, rows))
+    means: list[float] = np.mean([row[:shortest] for row in rows], axis=0).tolist() if shortest else []
+    return means

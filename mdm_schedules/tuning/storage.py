@@ -1,0 +1,142 @@
+"""Where a study is kept: memory, SQLite, a journal file, or any Optuna storage; and what a killed worker left there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError, missing_extra, shown
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+JOURNALS = (".journal", ".log")
+DATABASES = (".db", ".sqlite", ".sqlite3")
+OPENINGS = 20
+_OWNER = "worker"
+_SEEN = "seen"  # seconds since the epoch at which the worker last wrote
+UNOWNED = 5.0  # seconds after which a trial that nobody has signed belongs to a worker that died in between
+SILENT = 3600.0  # seconds after which a worker on another machine is taken for dead
+
+
+def optuna_module() -> Any:
+    """optuna, or the error that names the extra."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise missing_extra("optuna", "tune") from error
+    return optuna
+
+
+def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
+    """An Optuna storage, and whether it outlives this process.
+
+    Args:
+        storage: None for memory; a path that ends in .db or .sqlite for SQLite, in .journal or .log for a journal (for
+            many processes, on a shared file system too); a database URL; or an Optuna storage.
+    """
+    optuna = optuna_module()
+    if storage is None:
+        return optuna.storages.InMemoryStorage(), False
+    if isinstance(storage, optuna.storages.BaseStorage):
+        return storage, not isinstance(storage, optuna.storages.InMemoryStorage)
+    if not isinstance(storage, str | os.PathLike):
+        raise InvalidTypeError(f"storage must be a path, a URL or an Optuna storage, got {shown(storage)}")
+    text = os.fspath(storage)
+    try:
+        if "://" in text:
+            return optuna.storages.RDBStorage(text), True
+        path = Path(text)
+        if path.suffix not in (*JOURNALS, *DATABASES):
+            raise InvalidValueError(
+                f"storage must end in {', '.join((*DATABASES, *JOURNALS))}, or be a URL, got {shown(text)}; "
+                "for example storage='study.db'"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in DATABASES:
+            return _open_sqlite(path), True
+        from optuna.storages.journal import JournalFileBackend
+
+        return optuna.storages.JournalStorage(JournalFileBackend(str(path))), True
+    except InvalidValueError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StorageError(f"cannot open the study in {text}: {reason}") from error
+
+
+def _open_sqlite(path: Path) -> BaseStorage:
+    """Several workers that find no file make its tables at once; those that come second try again."""
+    from sqlalchemy.exc import IntegrityError, OperationalError
+
+    optuna = optuna_module()
+    for attempt in range(OPENINGS):
+        try:
+            waiting = {"connect_args": {"timeout": 60}}  # for other workers' writes
+            return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=waiting)  # type: ignore[no-any-return]
+        except (OperationalError, IntegrityError) as error:
+            if attempt == OPENINGS - 1 or not any(word in str(error) for word in ("exists", "UNIQUE", "locked")):
+                raise
+            time.sleep(0.2)
+    raise AssertionError
+
+
+def check_same(study: Study, settings: dict[str, Any]) -> None:
+    """Write down what a new study is about; refuse to go on with one that is about something else."""
+    known = study.user_attrs.get("settings")
+    if known is None:
+        study.set_user_attr("settings", settings)
+        return
+    for name in {**known, **settings}:
+        if known.get(name) != settings.get(name):
+            raise InvalidValueError(
+                f"the study {study.study_name!r} in this storage has {name} {shown(known.get(name))}, not "
+                f"{shown(settings.get(name))}; go on with the same, or give another study_name or storage"
+            )
+
+
+def sign_trial(storage: BaseStorage, trial_id: int) -> None:
+    """Say which process works on a trial, and that it still does."""
+    storage.set_trial_user_attr(trial_id, _OWNER, [socket.gethostname(), os.getpid(), _started(os.getpid())])
+    storage.set_trial_user_attr(trial_id, _SEEN, time.time())
+
+
+def beat(storage: BaseStorage, trial_id: int) -> None:
+    """Say that the worker still works."""
+    storage.set_trial_user_attr(trial_id, _SEEN, time.time())
+
+
+def abandoned(trial: FrozenTrial) -> bool:
+    """Whether the worker of a running trial has died."""
+    owner = trial.user_attrs.get(_OWNER)
+    if owner is None:
+        begun = trial.datetime_start
+        return begun is None or time.time() - begun.timestamp() > UNOWNED
+    host, pid, started = owner
+    if host != socket.gethostname():
+        return bool(time.time() - trial.user_attrs.get(_SEEN, 0) > SILENT)
+    return bool(_started(pid) != started)
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine began, so that a reused number is told apart; '' if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+            return "" if fields[0] == "Z" else fields[19]  # a zombie works no more
+    except (OSError, IndexError):
+        pass
+    if os.path.isdir("/proc/self"):
+        return ""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return "alive"
+    except OSError:
+        return ""
+    return "alive"

@@ -1,0 +1,154 @@
+"""How well a schedule explains given text: the true tokens are revealed step by step, as the plan and the order say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mdm_schedules.errors import InvalidValueError, check_int
+from mdm_schedules.information.measure import check_data
+from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, sample
+from mdm_schedules.sampling.policy import get_policy
+from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.predicted import needed_steps
+from mdm_schedules.tuning.scores import Scores
+
+_EXAMPLE = "TeacherForcedObjective(model, sequences, steps=16)"
+
+
+class TeacherForcedObjective:
+    """Mean log-likelihood per token of given sequences, in nats, when they are revealed by the schedule and the order.
+
+    In each step the tokens that it reveals are scored by the model given those before, as if independent, which is what
+    sampling takes them for. In random order its mean is minus the entropy less the predicted cost (arXiv 2510.25544);
+    in an order by confidence it prices that order too, which no profile does. It needs no judge, and is far less noisy
+    than the quality of samples.
+
+    Args:
+        model: a transformers masked language model, or a function tokens [B, L] -> logits [B, L, V].
+        sequences: clean token ids [S, L].
+        maskable: bool [S, L], True at the N tokens that are to be generated (as many in each row); None is all.
+        steps: forward passes, where `tune` is given none.
+        remasking: position policy; confidence is that of the model's own best token, as in sampling at temperature 0.
+        mask_token_id: by default that of the model's config.
+        batch_size: sequences per call of the model.
+        seed: sequence i is revealed with the seed `seed` + i.
+        adapter: name of the model adapter; by default chosen by the model.
+        name: of the task, for reports.
+    """
+
+    metric_name = "log-likelihood per token"
+    direction = "maximize"
+
+    def __init__(
+        self,
+        model: Any,
+        sequences: Any,
+        maskable: torch.Tensor | None = None,
+        *,
+        steps: int | None = None,
+        remasking: str | ConfidencePolicy | OrderPolicy = "random",
+        mask_token_id: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        adapter: str | None = None,
+        name: str = "teacher-forced likelihood",
+    ) -> None:
+        from mdm_schedules.integrations.models import get_adapter
+
+        self.policy = get_policy(remasking)
+        self.data = check_data(model, sequences, maskable, mask_token_id)
+        self.bound = get_adapter(model, adapter)
+        self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
+        self.batch_size, self.seed, self.name = check_int("batch_size", batch_size, 1), check_int("seed", seed, 0), name
+        self.model_name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+    @property
+    def num_instances(self) -> int:
+        """Sequences."""
+        return len(self.data.tokens)
+
+    @property
+    def remasking(self) -> str:
+        """The position policy's name."""
+        return self.policy.name
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """What the order is."""
+        return {"remasking": self.remasking}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a study that goes on is compared with."""
+        return {"remasking": self.remasking, "seed": self.seed, "model": self.model_name, "steps": self.steps}
+
+    def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
+        """The plan, unless counts are random."""
+        count = needed_steps(steps, self.steps, _EXAMPLE)
+        return None if self.remasking == "ancestral" else str(schedule.plan(self.data.num_tokens, count).tolist())
+
+    @torch.no_grad()
+    def __call__(self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None) -> Scores:
+        """The log-likelihood per token of each sequence."""
+        wanted = list(range(self.num_instances)) if instances is None else list(instances)
+        count, values, passes = needed_steps(steps, self.steps, _EXAMPLE), [], 0
+        module = getattr(self.bound.model, "eval", None)
+        if module is not None and getattr(self.bound.model, "training", False):
+            raise InvalidValueError(
+                "the model is in training mode, so dropout would blur the scores; call model.eval()"
+            )
+        for begin in range(0, len(wanted), self.batch_size):
+            batch = torch.tensor(wanted[begin : begin + self.batch_size], device=self.data.tokens.device)
+            truth, places = self.data.tokens[batch], self.data.places[batch]
+            teacher = _Teacher(self.bound, truth, self.policy, self.data.mask_token_id)
+            out = sample(
+                teacher,
+                truth.scatter(1, places, self.data.mask_token_id),
+                mask_token_id=self.data.mask_token_id,
+                schedule=schedule,
+                steps=count,
+                remasking="low_confidence" if isinstance(self.policy, ConfidencePolicy) else self.policy,
+                seed=[self.seed + index for index in batch.tolist()],
+            )
+            values += (teacher.total() / self.data.num_tokens).tolist()
+            passes += out.nfe * len(batch)
+        return Scores(values, {}, passes)
+
+
+class _Teacher:
+    """A denoiser through which the loop reveals the true tokens in the order of the policy, and adds up their scores.
+
+    The loop is answered with logits of two tokens. The true one has a probability above one half, in float64, so that
+    it is drawn at temperature 0, and one that rises with the policy's score, so that the order is the policy's.
+    """
+
+    def __init__(self, bound: Any, truth: torch.Tensor, policy: ConfidencePolicy | OrderPolicy, mask: int) -> None:
+        self.bound, self.truth, self.policy, self.mask = bound, truth, policy, mask
+        self.known = torch.zeros(truth.shape, dtype=torch.float64, device=truth.device)  # by the latest pass
+
+    def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        answer = self.bound.logits(tokens, rows, None)
+        logits = answer[0][answer[1]] if isinstance(answer, tuple) else answer
+        scores = logits.float()
+        scores = scores.index_fill(1, torch.tensor([self.mask], device=scores.device), -torch.inf)
+        logs = torch.log_softmax(scores, 1)
+        true = self.truth.flatten()[rows]
+        # a position that is asked again before it is revealed is overwritten, so that its last score stays
+        self.known.view(-1)[rows] = logs.gather(1, true[:, None])[:, 0].double()
+        chance = torch.full((len(rows),), 0.6, dtype=torch.float64, device=rows.device)
+        if isinstance(self.policy, ConfidencePolicy):
+            probs = logs.exp()
+            score = self.policy.score(probs, probs.argmax(1)).double()
+            ranks = score.unique(return_inverse=True)[1]  # equal scores stay equal, whatever the policy's range
+            chance += 0.3 * ranks / (ranks.max() + 1.0)
+        out = torch.full((len(rows), logits.shape[1]), -torch.inf, dtype=torch.float64, device=rows.device)
+        first, second = [token for token in range(logits.shape[1]) if token != self.mask][:2]
+        out.scatter_(1, torch.where(true == first, second, first)[:, None], (1 - chance).log()[:, None])
+        return out.scatter_(1, true[:, None], chance.log()[:, None])
+
+    def total(self) -> torch.Tensor:
+        """Log-likelihood of each row."""
+        return self.known.sum(1).cpu()

@@ -1,0 +1,244 @@
+"""`tune`: one call from an objective to a schedule, with what is known of how good it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from json import JSONDecodeError
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MDMError,
+    ObjectiveError,
+    StorageError,
+    check_int,
+    check_real,
+)
+from mdm_schedules.plan import MAX_STEPS
+from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning import proposals
+from mdm_schedules.tuning.choose import Candidate, Choice, check, shortlist
+from mdm_schedules.tuning.result import TuningResult, list_trials
+from mdm_schedules.tuning.scores import Asked, ScoreBook
+from mdm_schedules.tuning.search import GRID, Search, check_bounds, check_method, schedule_of
+from mdm_schedules.tuning.storage import check_same, open_storage, optuna_module
+
+if TYPE_CHECKING:
+    from mdm_schedules.information import InformationProfile
+
+RANDOM_ORDERS = ("random", "ancestral")  # those that an information profile speaks of
+SURE = 0.95  # asked of a schedule that was predicted for another order
+
+
+def tune(
+    objective: Callable[..., Any],
+    *,
+    n_trials: int | None = None,
+    seed: int = 0,
+    method: str = "tpe",
+    steps: int | Sequence[int] | None = None,
+    direction: str | None = None,
+    baselines: str | Schedule | Sequence[str | Schedule] = ("linear",),
+    bounds: tuple[float, float] = (0.05, 5.0),
+    multi_objective: bool = False,
+    screening: int = 64,
+    held_out: float = 0.5,
+    confidence: float | None = None,
+    race: bool = True,
+    profile: InformationProfile | None = None,
+    storage: Any = None,
+    study_name: str = "mdm-schedules",
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> TuningResult:
+    """Find a schedule for a model, a task and a number of steps, without training.
+
+    Candidates are scored on some instances, the best of them on more (arXiv 2509.13866, App. E.1), always on the same
+    instances and seeds so that their common noise cancels; the winner is then checked against the baseline on instances
+    that chose nothing.
+
+    Args:
+        objective: schedule -> score; see `mdm_schedules.tuning.Asked` for objectives that know instances and steps, and
+            `GenerationObjective`, `TeacherForcedObjective`, `LikelihoodObjective`, `ProfileObjective` for ready ones.
+        n_trials: candidates in all, counting those of earlier runs on the same storage; by default 60, or the grid.
+        seed: of the proposals and of the order of instances.
+        method: how (a, b) is searched: "tpe", "gp", "cmaes", "random", or "grid", the paper's 10 x 10; or "profile",
+            which searches nothing: the common schedules, the paper's, and those that an information profile predicts
+            to be best are compared. That is by far the cheapest.
+        steps: forward passes, one number or several; given to the objective as `steps`. Several are tuned together,
+            for the mean of their scores, and `result.best(steps)` tells the winner at each. None leaves it to the
+            objective.
+        direction: "maximize" or "minimize" the score; by default the objective's own, else maximize.
+        baselines: schedules to beat, the first of which wins unless another is ahead.
+        bounds: least and largest a and b, searched on a logarithmic scale.
+        multi_objective: search for the Pareto front over `steps`, not for their mean.
+        screening: instances for the first round. Later rounds take twice as many and a third of the candidates.
+        held_out: share of the instances kept for the check, in [0, 0.9]. 0 checks on those that chose.
+        confidence: that the winner is ahead of the baseline, in [0.5, 1), for it to be taken. By default 0.5 (its mean
+            is ahead), and 0.95 for a schedule that a profile predicted where the objective's order is not random,
+            since the prediction says nothing there.
+        race: leave a candidate before its first round ends if it can hardly be the best (paired t-test, 1 %).
+        profile: for method "profile"; by default estimated by the objective (`objective.estimate_profile()`).
+        storage: where finished work is kept: None for memory; "study.db" (SQLite); "study.journal", for many processes;
+            a database URL; an Optuna storage. The same call goes on after an interruption, and several processes (of
+            `accelerate launch`, say) share the trials of one storage.
+        study_name: in the storage.
+        n_jobs: threads.
+        progress: show a progress bar.
+
+    Returns:
+        A TuningResult: `.best_schedule`, `.best(steps)`, `.trials`, `.plot()`, `.report(path)`, `.push_to_hub(repo)`.
+
+    Raises:
+        InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument, or a storage with another study.
+        ObjectiveError: the objective raised or gave no finite number; `.finished` has the trials before it.
+        StorageError: the storage cannot be read or written any more; `.finished` as well.
+        MissingExtraError: optuna is not installed (extra `tune`).
+    """
+    asked, method = Asked(objective, direction), check_method(method)
+    counts = _check_steps(asked, steps)
+    seed, n_jobs = check_int("seed", seed, 0), check_int("n_jobs", n_jobs, 1, 256)
+    n_trials = (
+        check_int("n_trials", n_trials, 1) if n_trials is not None else (len(GRID) ** 2 if method == "grid" else 60)
+    )
+    limits, first = check_bounds(bounds), check_int("screening", screening, 2)
+    share = check_real("held_out", held_out, 0, 0.9)
+    if confidence is not None:
+        check_real("confidence", confidence, 0.5, 1, high_open=True)
+    if multi_objective and len(counts) < 2:
+        raise InvalidValueError("multi_objective needs several numbers of steps, such as steps=[8, 16, 32]")
+    optuna_module()
+    base = proposals.baselines(baselines)
+    parts = _parts(asked, share, seed)
+    kept, lasting = open_storage(storage)
+    book = ScoreBook(asked, parts)
+    first = min(first, book.size("select"))
+    with _quiet_optuna(), _keeping(lambda: list_trials(book, counts, first)):
+        study = optuna_module().create_study(
+            storage=kept,
+            study_name=study_name,
+            load_if_exists=True,
+            directions=[asked.direction] * (len(counts) if multi_objective else 1),
+        )
+        settings = {"direction": asked.direction, "bounds": list(limits), "steps": list(counts), "seed": seed}
+        check_same(study, {**settings, "held_out": share, "objective": asked.settings})
+        if lasting:
+            book.keep_in(
+                lambda name: kept.get_study_user_attrs(study._study_id).get(name),
+                lambda name, value: kept.set_study_user_attr(study._study_id, name, value),
+            )
+        found = base
+        with tqdm(total=None if method == "profile" else n_trials, desc="tune", disable=not progress) as bar:
+            if method == "profile":
+                profile = _estimate(asked) if profile is None else profile
+                found = [*base, *proposals.usual(counts), *proposals.predicted(profile, counts)]
+            else:
+                Search(
+                    study, book, method, n_trials, seed, limits, counts, first, multi_objective, race, bar.update
+                ).run(n_jobs)
+                states = optuna_module().trial.TrialState
+                whole = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
+                found = [*base, *(Candidate(schedule_of(trial), f"trial {trial.number}") for trial in whole)]
+            choices = {}
+            for group in [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]:
+                finalists = shortlist(found, book, group, first, lambda left, size: bar.set_postfix(left=left, on=size))
+                choice = _decide(finalists, base[0], book, group, confidence)
+                choices[choice.steps] = choice
+    return TuningResult(choices, list_trials(book, counts, first, profile), asked, method, book, profile, limits)
+
+
+def _check_steps(asked: Asked, steps: Any) -> list[int | None]:
+    if steps is None:
+        return [None]
+    if not asked.takes_steps:
+        raise InvalidTypeError(
+            "the objective takes no `steps`; write it as score(schedule, steps), or leave out steps="
+        )
+    given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
+    counts = sorted({check_int("steps", count, 1, MAX_STEPS, "steps=[8, 16]") for count in given})
+    if not counts:
+        raise InvalidValueError("steps must hold at least one number, such as steps=[8, 16]")
+    return [*counts]
+
+
+def _parts(asked: Asked, share: float, seed: int) -> dict[str, Sequence[int] | None]:
+    """The instances that choose, and those kept for the check, in an order of their own."""
+    if asked.num_instances is None:
+        return {"select": None}
+    order = np.random.default_rng(seed).permutation(asked.num_instances).tolist()
+    kept = round(share * len(order))
+    if kept < 2 or len(order) - kept < 2:  # too few to tell anything apart
+        return {"select": order}
+    return {"select": order[kept:], "held_out": order[:kept]}
+
+
+def _decide(
+    finalists: Sequence[Candidate],
+    baseline: Candidate,
+    book: ScoreBook,
+    steps: Sequence[int | None],
+    confidence: float | None,
+) -> Choice:
+    """The check of the best finalist, and, if that was a mere prediction and failed, of the best of the others."""
+    order = getattr(book.asked.objective, "remasking", None)
+    unsure = order is not None and order not in RANDOM_ORDERS
+    choices = []
+    for challenger in finalists:
+        foretold = challenger.origin.startswith(proposals.PREDICTED)
+        needed = confidence if confidence is not None else (SURE if foretold and unsure else 0.5)
+        choices.append(check(challenger, baseline, book, steps, needed))
+        if choices[-1].origin != "baseline":
+            return choices[-1]
+        if not foretold:
+            break
+    return choices[0]
+
+
+def _estimate(asked: Asked) -> InformationProfile:
+    estimate = getattr(asked.objective, "estimate_profile", None)
+    if estimate is None:
+        raise InvalidTypeError(
+            "method='profile' needs a profile for this objective: tune(objective, method='profile', steps=16, "
+            "profile=InformationProfile.estimate(model, sequences))"
+        )
+    return estimate()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Optuna's own messages of each trial off for the time of the call; a bar tells the same."""
+    optuna = optuna_module()
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+@contextmanager
+def _keeping(finished: Callable[[], Sequence[Any]]) -> Iterator[None]:
+    """Give an error the trials that had finished, and storage troubles their own type."""
+    try:
+        yield
+    except (ObjectiveError, StorageError) as error:
+        error.finished = finished()
+        raise
+    except (MDMError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        inner = (OSError, KeyError, JSONDecodeError, optuna_module().exceptions.StorageInternalError)
+        if not isinstance(error, inner) and type(error).__module__.partition(".")[0] not in ("sqlalchemy", "sqlite3"):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        trouble = StorageError(f"the storage of the study can no longer be used: {reason}")
+        trouble.finished = finished()
+        raise trouble from error

@@ -1,0 +1,278 @@
+"""Objectives on real models: generation, teacher forcing, judged likelihood, prediction, and the route by profile."""
+
+import math
+from itertools import permutations
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+
+import mdm_schedules as mdm
+from mdm_schedules import demo
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, UnknownNameError
+from mdm_schedules.tuning import (
+    GenerationObjective,
+    LikelihoodObjective,
+    ProfileObjective,
+    TeacherForcedObjective,
+    diversity,
+)
+
+pytest.importorskip("optuna")
+MASK = 4
+
+
+@pytest.fixture(scope="module")
+def bert():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(**sizes, intermediate_size=32, max_position_embeddings=32, initializer_range=0.8)
+    config.mask_token_id = MASK
+    return BertForMaskedLM(config).eval()
+
+
+def test_generation_scores_each_instance_by_its_own_seed(bert):
+    prompts = [[5, 6], [7, 8, 9], [10], [11, 12]]
+    seen = []
+
+    def metric(output, answer):
+        seen.append((output.tolist(), answer))
+        return float(output.sum())
+
+    options = {"max_new_tokens": 6, "temperature": 1.0, "remasking": "random", "seed": 100}
+    pairs = [(prompt, i) for i, prompt in enumerate(prompts)]
+    objective = GenerationObjective(bert, pairs, metric, steps=3, batch_size=2, **options)
+    scores = objective(mdm.Linear())
+    assert len(scores.values) == 4
+    assert scores.passes == 3 * 4
+    assert scores.extras["nfe"] == 3
+    for i, prompt in enumerate(prompts):
+        alone = mdm.generate(bert, torch.tensor([prompt]), schedule="linear", steps=3, **options | {"seed": [100 + i]})
+        assert seen[i] == (alone.sequences[0, len(prompt) :].tolist(), i)
+    assert objective(mdm.Linear(), instances=[2, 0]).values == [scores.values[2], scores.values[0]]
+    assert objective(mdm.Linear(), steps=6).passes == 6 * 4
+    assert objective.plan_key(mdm.Beta(0.5, 0.5), 3) == objective.plan_key(mdm.Linear(), 3)
+    blocks = GenerationObjective(bert, pairs, metric, steps=3, block_length=3, max_new_tokens=6)
+    assert blocks.plan_key(mdm.Linear(), 3) is None
+    assert objective.remasking == "random"
+
+
+def test_text_instances_on_the_shipped_model():
+    model, tokenizer = demo.load("code")
+    instances = [{"prompt": "def __init__(sel", "answer": "f"}, {"prompt": "    retur", "answer": "n"}]
+    options = {"tokenizer": tokenizer, "max_new_tokens": 1, "steps": 1}
+    assert GenerationObjective(model, instances, **options)(mdm.Linear()).values == [1.0, 1.0]
+    wrong = [{"prompt": "def __init__(sel", "answer": "x"}]
+    assert GenerationObjective(model, wrong, "contains", **options)(mdm.Linear()).values == [0.0]
+    assert GenerationObjective(model, instances, **options).model_name.endswith("code")
+
+
+def test_sudoku_is_tuned_by_profile_and_checked():
+    objective = demo.sudoku_objective(48, clues=12, remasking="random", temperature=0.5)
+    profile = objective.estimate_profile(8)
+    assert (profile.num_tokens, profile.measurement.passes) == (24, 8 * 24)
+    found = mdm.tune(objective, method="profile", profile=profile, steps=6, screening=16)
+    origins = {trial.origin for trial in found.trials}
+    assert {"baseline", "cosine", "predicted: best Beta at 6"} <= origins
+    assert any(origin.startswith("preset:llada-8b/") for origin in origins)
+    costs = [trial.predicted[6] for trial in found.trials]
+    assert min(costs) == pytest.approx(profile.cost(profile.optimal_plan(6)))  # it is among them
+    assert found.choice.held_out
+    assert found.choice.gain.instances == 24
+    assert found.passes == profile.measurement.passes + found.book.passes
+    assert "predicted nats" in found.table()
+    assert mdm.tune(objective, method="profile", profile=profile, steps=6, screening=16).to_json() == found.to_json()
+
+
+def test_a_prediction_for_another_order_must_win_the_check():
+    class Ordered:
+        num_instances, batch_size = 40, 40
+
+        def __init__(self, remasking, gain):
+            self.remasking, self.gain = remasking, gain
+
+        def __call__(self, schedule, steps, instances):
+            foretold = "tabulated" in schedule.spec
+            return [self.gain * foretold + ((7 * i) % 5 - 2 if foretold else 0) for i in instances]
+
+    profile = mdm.InformationProfile([3.0, 1.0, 0.5, 0.2, 0.1, 0.0, 0.0, 0.0])
+    # ahead by half a standard error: enough where the prediction holds, not where it is a guess
+    for remasking, wins in (("random", True), ("low_confidence", False)):
+        found = mdm.tune(Ordered(remasking, 0.15), method="profile", profile=profile, steps=3)
+        assert (found.choice.origin != "baseline") is wins, found.verdict()
+        assert found.choice.challenger.origin.startswith("predicted")
+    found = mdm.tune(Ordered("low_confidence", 2.0), method="profile", profile=profile, steps=3)
+    assert found.choice.origin.startswith("predicted")
+    assert found.choice.gain.confidence > 0.95
+
+
+def test_the_objective_of_a_profile():
+    profile = mdm.InformationProfile([2.0, 1.0, 0.5, 0.4, 0.3, 0.2])
+    objective = ProfileObjective(profile)
+    assert objective(mdm.Linear(), steps=2) == pytest.approx(-profile.cost([3, 3]))
+    found = mdm.tune(objective, n_trials=40, steps=3)
+    assert found.choice.score == pytest.approx(-profile.cost(profile.optimal_plan(3)))
+    with pytest.raises(InvalidValueError, match="needs a number of steps"):
+        objective(mdm.Linear())
+    with pytest.raises(InvalidTypeError, match="must be an InformationProfile"):
+        ProfileObjective([1.0])
+
+
+# --- teacher forcing
+
+
+def exact_scores(model, row, plan, order):
+    """Log-likelihood of `row` revealed in groups of `plan` along `order`, straight from the definition."""
+    state, total, begin = torch.full_like(row, MASK), 0.0, 0
+    for size in plan:
+        logits = model(state[None]).logits[0].double()
+        logits[:, MASK] = -torch.inf
+        logs = torch.log_softmax(logits, -1)
+        group = list(order[begin : begin + size])
+        total += float(logs[group, row[group]].sum())
+        state[group] = row[group]
+        begin += size
+    return total
+
+
+@torch.no_grad()
+def test_teacher_forcing_from_the_left_is_the_chain_rule(bert):
+    rows = torch.randint(5, 30, (3, 6), generator=torch.Generator().manual_seed(1))
+    objective = TeacherForcedObjective(bert, rows, remasking="left_to_right", batch_size=2)
+    for steps in (1, 2, 6):
+        scores = objective(mdm.Linear(), steps)
+        plan = mdm.Linear().plan(6, steps).tolist()
+        wanted = [exact_scores(bert, row, plan, range(6)) / 6 for row in rows]
+        assert scores.values == pytest.approx(wanted, rel=1e-5)
+        assert scores.passes == 3 * steps
+    assert objective(mdm.Linear(), 2, [2]).values == pytest.approx([objective(mdm.Linear(), 2).values[2]], rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("remasking", ["low_confidence", "margin", "entropy"])
+def test_teacher_forcing_by_confidence_follows_the_policy(bert, remasking):
+    rows = torch.randint(5, 30, (4, 6), generator=torch.Generator().manual_seed(2))
+
+    def measure(logits):
+        probs = torch.softmax(logits, -1)
+        best = probs.topk(2, -1).values
+        by_name = {
+            "low_confidence": best[:, 0],
+            "margin": best[:, 0] - best[:, 1],
+            "entropy": -torch.special.entr(probs).sum(-1),
+        }
+        return by_name[remasking]
+
+    wanted = []
+    for row in rows:
+        state, total = torch.full_like(row, MASK), 0.0
+        for size in (2, 2, 2):
+            logits = bert(state[None]).logits[0].clone()
+            logits[:, MASK] = -torch.inf
+            score = measure(logits).masked_fill(state != MASK, -torch.inf)
+            group = score.topk(size).indices
+            total += float(torch.log_softmax(logits, -1)[group, row[group]].sum())
+            state[group] = row[group]
+        wanted.append(total / 6)
+    objective = TeacherForcedObjective(bert, rows, remasking=remasking)
+    assert objective(mdm.Linear(), 3).values == pytest.approx(wanted, rel=1e-5)
+
+
+@torch.no_grad()
+def test_teacher_forcing_in_random_order_has_the_predicted_mean(bert):
+    row = torch.tensor([6, 9, 12, 20])
+    plan = [1, 3]
+    mean = sum(exact_scores(bert, row, plan, order) for order in permutations(range(4))) / 24 / 4
+    draws = 600
+    objective = TeacherForcedObjective(bert, row.repeat(draws, 1), batch_size=200)
+    schedule = mdm.Tabulated([0.0, 0.25, 1.0])
+    assert schedule.plan(4, 2).tolist() == plan
+    values = torch.tensor(objective(schedule, 2).values, dtype=torch.float64)
+    assert abs(float(values.mean()) - mean) < 4 * float(values.std()) / math.sqrt(draws)
+    assert float(values.std()) > 0
+
+
+def test_teacher_forcing_keeps_a_prompt_in_sight_and_needs_evaluation_mode(bert):
+    rows = torch.randint(5, 30, (3, 6), generator=torch.Generator().manual_seed(3))
+    maskable = torch.zeros_like(rows, dtype=torch.bool)
+    maskable[:, 4:] = True
+    objective = TeacherForcedObjective(bert, rows, maskable, remasking="left_to_right", steps=2)
+    with torch.no_grad():
+        state = rows[:1].clone()
+        state[0, 4:] = MASK
+        first = bert(state).logits[0, 4].double()
+        first[MASK] = -torch.inf
+        state[0, 4] = rows[0, 4]
+        second = bert(state).logits[0, 5].double()
+        second[MASK] = -torch.inf
+    wanted = sum(float(torch.log_softmax(x, -1)[rows[0, i]]) for x, i in ((first, 4), (second, 5))) / 2
+    assert objective(mdm.Linear()).values[0] == pytest.approx(wanted, rel=1e-5)
+    bert.train()
+    try:
+        with pytest.raises(InvalidValueError, match=r"model\.eval\(\)"):
+            objective(mdm.Linear())
+    finally:
+        bert.eval()
+    with pytest.raises(InvalidValueError, match="mask token"):
+        TeacherForcedObjective(bert, rows.index_fill(1, torch.tensor([0]), MASK))
+
+
+# --- judged likelihood
+
+
+def test_likelihood_is_shown_with_diversity(bert):
+    torch.manual_seed(1)
+    judge = GPT2LMHeadModel(GPT2Config(vocab_size=30, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+    objective = LikelihoodObjective(
+        bert, judge, [[5, 6]] * 8, max_new_tokens=6, temperature=1.0, remasking="random", steps=3
+    )
+    scores = objective(mdm.Linear())
+    out = objective.write(range(8), mdm.Linear(), 3)
+    with torch.no_grad():
+        loss = [
+            -torch.nn.functional.cross_entropy(judge(row[None]).logits[0, 1:-1].double(), row[2:]).item()
+            for row in out.sequences
+        ]
+    assert scores.values == pytest.approx(loss, rel=1e-5)
+    assert {"distinct", "hamming", "unigram_entropy"} <= set(scores.extras)
+    found = mdm.tune(objective, n_trials=4)
+    assert "| distinct | hamming | unigram_entropy |" in found.table()
+    collapsed = LikelihoodObjective(bert, judge, [[5, 6]] * 8, max_new_tokens=6, steps=3)(mdm.Linear())
+    assert collapsed.extras["distinct"] == 1 / 8
+    assert collapsed.extras["hamming"] == 0
+
+
+def test_diversity():
+    same = diversity(torch.tensor([[1, 1], [1, 1]]))
+    assert same == {"distinct": 0.5, "hamming": 0.0, "unigram_entropy": 0.0}
+    rows = torch.tensor([[1, 2, 3], [1, 2, 4], [5, 2, 4]])
+    told = diversity(rows)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    assert told["hamming"] == pytest.approx(sum(float((rows[i] != rows[j]).float().mean()) for i, j in pairs) / 3)
+    assert told["distinct"] == 1
+    shares = [2 / 9, 3 / 9, 1 / 9, 2 / 9, 1 / 9]
+    assert told["unigram_entropy"] == pytest.approx(-sum(p * math.log(p) for p in shares))
+    assert diversity(torch.tensor([[3, 4]]))["hamming"] == 0
+
+
+# --- bad input
+
+
+def test_wrong_instances_and_options(bert):
+    pairs = [([5], [6])]
+    for error, words, build in (
+        (InvalidTypeError, "instances must be a list", lambda: GenerationObjective(bert, "text")),
+        (InvalidValueError, "at least one prompt", lambda: GenerationObjective(bert, [])),
+        (InvalidTypeError, "an instance must be", lambda: GenerationObjective(bert, [{"text": "x"}])),
+        (UnknownNameError, "Did you mean 'exact_match'", lambda: GenerationObjective(bert, pairs, "exact_mach")),
+        (InvalidTypeError, "metric must be", lambda: GenerationObjective(bert, pairs, 3)),
+        (InvalidTypeError, "need tokenizer=", lambda: GenerationObjective(bert, [("text", "x")])),
+        (InvalidTypeError, "schedule is not an option", lambda: GenerationObjective(bert, pairs, schedule="linear")),
+        (InvalidTypeError, "the judge must be", lambda: LikelihoodObjective(bert, 3, [[5]])),
+        (InvalidValueError, "steps must be", lambda: GenerationObjective(bert, pairs, steps=0)),
+    ):
+        with pytest.raises(error, match=words):
+            build()
+    objective = GenerationObjective(bert, pairs, steps=2, max_new_tokens=2, temprature=1.0)
+    with pytest.raises(MDMError, match="temprature"):
+        mdm.tune(objective, n_trials=2)
