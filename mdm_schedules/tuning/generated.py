@@ -19,7 +19,7 @@ from mdm_schedules.errors import (
 from mdm_schedules.sampling import GenerationOutput
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning.predicted import needed_steps
-from mdm_schedules.tuning.scores import Scores
+from mdm_schedules.tuning.scores import Scores, model_name
 
 if TYPE_CHECKING:
     from mdm_schedules.information import InformationProfile
@@ -119,7 +119,7 @@ class GenerationObjective:
     @property
     def model_name(self) -> str | None:
         """Of the model, as it was loaded."""
-        return getattr(getattr(self.model, "config", None), "_name_or_path", None) or None
+        return model_name(self.model)
 
     @property
     def sampler(self) -> dict[str, Any]:

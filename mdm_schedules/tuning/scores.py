@@ -9,6 +9,7 @@ import numbers
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, ObjectiveError, check_int, shown
@@ -129,6 +130,14 @@ class Asked:
 
 def _is_many(answer: Any) -> bool:
     return isinstance(answer, Iterable) and not isinstance(answer, str | bytes) and getattr(answer, "ndim", 1) != 0
+
+
+def model_name(model: Any) -> str | None:
+    """The Hub id that a model was loaded by, or the name of its folder; None if neither is known."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    if not name:
+        return None
+    return Path(name).resolve().name if Path(name).exists() else str(name)
 
 
 @dataclass

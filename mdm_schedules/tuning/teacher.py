@@ -13,7 +13,7 @@ from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, sample
 from mdm_schedules.sampling.policy import get_policy
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning.predicted import needed_steps
-from mdm_schedules.tuning.scores import Scores
+from mdm_schedules.tuning.scores import Scores, model_name
 
 _EXAMPLE = "TeacherForcedObjective(model, sequences, steps=16)"
 
@@ -63,7 +63,7 @@ class TeacherForcedObjective:
         self.bound = get_adapter(model, adapter)
         self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
         self.batch_size, self.seed, self.name = check_int("batch_size", batch_size, 1), check_int("seed", seed, 0), name
-        self.model_name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+        self.model_name = model_name(model)
 
     @property
     def num_instances(self) -> int:

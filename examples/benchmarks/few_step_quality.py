@@ -1,0 +1,228 @@
+"""Quality by schedule, position policy and steps on the two shipped models; tuned on other instances than are shown.
+
+    python examples/benchmarks/few_step_quality.py --world sudoku --output sudoku.json
+    python examples/benchmarks/few_step_quality.py --world code --output code.json
+
+sudoku: percent of held-out 6x6 puzzles (12 clues, 24 cells to fill) completed to a valid grid.
+code: log-likelihood in nats per byte of the second halves of windows of held-out files, revealed in the plan's steps
+and the policy's order; and, at 16 steps, what an n-gram model of the training files thinks of generated text, with its
+diversity, since collapse raises likelihood.
+
+"tuned" is `tune(...)`, 40 trials for sudoku and 24 for code, for that policy and number of steps; "best plan" is the optimal plan of an information
+profile of 16 sequences, which holds for random order only. Both come from instances of their own. One standard error.
+About half an hour for each policy of sudoku on one core; --policy, --steps and --instances make it shorter.
+"""
+
+import argparse
+import json
+import math
+import platform
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import mdm_schedules as mdm
+from mdm_schedules import demo
+from mdm_schedules.tuning import LikelihoodObjective, TeacherForcedObjective, compare
+
+sys.path.append(str(Path(__file__).parents[1] / "training"))
+
+SCHEDULES = ("linear", "sine", "squared_sine", "cosine")
+PRESETS = ("beta(a=0.9, b=0.3)", "beta(a=1.0, b=0.2)", "beta(a=0.3, b=0.3)", "beta(a=0.9, b=0.9)")  # of the paper
+POLICIES = {
+    "sudoku": {"low_confidence": 0.0, "random": 0.5, "entropy": 0.0},
+    "code": {"random": 0.7, "low_confidence": 0.0},
+}
+STEPS = {"sudoku": (4, 6, 8, 10, 12, 16, 20), "code": (4, 8, 16, 32)}
+WINDOW, PROMPT = 128, 64
+
+
+def windows(number, seed):
+    """Token ids [number, 128] of windows of the held-out files of the standard library."""
+    from train_code import read_library
+
+    tokenizer, rng = demo.load("code")[1], np.random.default_rng(seed)
+    text = [tokenizer(text, add_special_tokens=False).input_ids for text in read_library()[1]]
+    text = [ids for ids in text if len(ids) >= WINDOW]
+    sizes = np.array([len(ids) - WINDOW + 1 for ids in text], dtype=float)
+    rows = []
+    for file in rng.choice(len(text), number, p=sizes / sizes.sum()):
+        begin = rng.integers(len(text[file]) - WINDOW + 1)
+        rows.append(text[file][begin : begin + WINDOW])
+    return torch.tensor(rows)
+
+
+class Ngrams:
+    """The judge: a Witten-Bell model of bytes, from a part of the training files."""
+
+    def __init__(self, order=5, characters=1_500_000):
+        from train_code import read_library
+
+        tokenizer, left = demo.load("code")[1], characters
+        self.order, self.counts = order, [defaultdict(Counter) for _ in range(order)]
+        for text in read_library()[0][::3]:
+            ids = tokenizer(text[: min(left, 40_000)], add_special_tokens=False).input_ids
+            for place, token in enumerate(ids):
+                for length in range(min(order, place + 1)):
+                    self.counts[length][tuple(ids[place - length : place])][token] += 1
+            left -= len(ids)
+            if left <= 0:
+                break
+
+    def probability(self, history, token):
+        chance = 1 / 260
+        for length in range(min(self.order, len(history) + 1)):
+            seen = self.counts[length].get(tuple(history[len(history) - length :]))
+            if seen:
+                total, kinds = seen.total(), len(seen)
+                chance = (seen[token] + kinds * chance) / (total + kinds)
+        return chance
+
+    def __call__(self, sequences, prompt_length):
+        """Log-likelihood of what follows the prompt."""
+        rows = sequences.tolist()
+        return [
+            sum(
+                math.log(self.probability(row[max(0, i - self.order + 1) : i], row[i]))
+                for i in range(prompt_length, len(row))
+            )
+            for row in rows
+        ]
+
+
+def objective(world, policy, temperature, number, seed, clues):
+    """What is maximised, on `number` instances that belong to the seed."""
+    if world == "sudoku":
+        options = {"remasking": policy, "temperature": temperature, "seed": 10_000 * seed}
+        return demo.sudoku_objective(number, clues=clues, puzzle_seed=seed, **options)
+    ids = windows(number, seed)
+    maskable = (torch.arange(WINDOW) >= PROMPT).expand(number, -1)
+    return TeacherForcedObjective(demo.load("code")[0], ids, maskable, remasking=policy, seed=10_000 * seed)
+
+
+def profile_of(world, clues):
+    """From 16 instances that nothing else uses."""
+    if world == "sudoku":
+        return demo.sudoku_objective(16, clues=clues, puzzle_seed=3).estimate_profile()
+    maskable = (torch.arange(WINDOW) >= PROMPT).expand(16, -1)
+    return mdm.InformationProfile.estimate(demo.load("code")[0], windows(16, 3), maskable=maskable)
+
+
+def candidates(profile, tuned, steps):
+    """label -> schedule."""
+    named = {name: mdm.get_schedule(name) for name in (*SCHEDULES, *PRESETS)}
+    return named | {"tuned": tuned, "best plan": profile.schedule(min(steps, profile.num_tokens))}
+
+
+def measure(world, policy, temperature, args, profile):
+    """steps -> label -> scores, and the tuned schedules."""
+    select = objective(world, policy, temperature, args.select, 1, args.clues)
+    judge = objective(world, policy, temperature, args.instances, 2, args.clues)
+    scores, tuned, known = {}, {}, {}
+    for steps in tqdm(args.steps or STEPS[world], desc=f"{world}, {policy}"):
+        found = mdm.tune(select, n_trials=args.trials, steps=steps, screening=args.select // 2, held_out=0)
+        tuned[steps] = found.best_schedule
+        scores[steps] = {}
+        for label, schedule in candidates(profile, tuned[steps], steps).items():
+            key = (judge.plan_key(schedule, steps), steps)
+            if key not in known:
+                known[key] = judge(schedule, steps).values
+            scores[steps][label] = known[key]
+    return scores, tuned
+
+
+def cell(values, scale):
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    digits = 1 if scale == 100 else 3
+    return f"{scale * np.mean(values):.{digits}f} ± {scale * error:.{digits}f}"
+
+
+def show(world, policy, temperature, scores, tuned):
+    """The table, and the comparisons that matter."""
+    scale, counts = (100 if world == "sudoku" else 1), list(scores)
+    print(f"\n| {policy}, temperature {temperature:g} | " + " | ".join(f"{steps} steps" for steps in counts) + " |")
+    print("|---" * (len(counts) + 1) + "|")
+    for label in scores[counts[0]]:
+        name = f"`{label}`" if label in (*SCHEDULES, *PRESETS) else label
+        print(f"| {name} | " + " | ".join(cell(scores[steps][label], scale) for steps in counts) + " |")
+    rows = {}
+    for steps in counts:
+        best = max(PRESETS, key=lambda label: np.mean(scores[steps][label]))
+        gaps = {"linear": scores[steps]["linear"], f"best preset {best}": scores[steps][best]}
+        gaps |= {f"linear at {more} steps": scores[more]["linear"] for more in counts if more >= 2 * steps}
+        rows[steps] = {name: compare(scores[steps]["tuned"], other) for name, other in gaps.items()}
+        print(
+            f"{steps} steps: tuned is {tuned[steps].spec}; "
+            + "; ".join(f"{gap} over {name}" for name, gap in rows[steps].items())
+        )
+    return {
+        "temperature": temperature,
+        "tuned": {steps: schedule.spec for steps, schedule in tuned.items()},
+        "scores": {
+            steps: {
+                label: [float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))]
+                for label, values in row.items()
+            }
+            for steps, row in scores.items()
+        },
+        "tuned over": {steps: {name: vars(gap) for name, gap in row.items()} for steps, row in rows.items()},
+    }
+
+
+def judged(policy, temperature, tuned, profile, args):
+    """Generated text under the judge, at 16 steps, with its diversity."""
+    model, _ = demo.load("code")
+    prompts = windows(args.instances, 2)[:, :PROMPT].tolist()
+    options = {"max_new_tokens": WINDOW - PROMPT - 1, "remasking": policy, "temperature": temperature, "steps": 16}
+    texts = LikelihoodObjective(model, args.judge, prompts, batch_size=args.instances, **options)
+    print(
+        f"\n| {policy}, temperature {temperature:g}, 16 steps | nats per byte | distinct | Hamming | unigram entropy |"
+    )
+    print("|---|---|---|---|---|")
+    rows = {}
+    for label, schedule in candidates(profile, tuned, 16).items():
+        told = texts(schedule)
+        extras = {name: told.extras[name] for name in ("distinct", "hamming", "unigram_entropy")}
+        print(f"| {label} | {cell(told.values, 1)} | " + " | ".join(f"{value:.3f}" for value in extras.values()) + " |")
+        rows[label] = {"score": float(np.mean(told.values)), **extras}
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=sorted(POLICIES), required=True)
+    parser.add_argument("--policy", action="append", help="of the world's, may be repeated")
+    parser.add_argument("--steps", type=int, nargs="+")
+    parser.add_argument("--instances", type=int, help="that are shown (default 300 puzzles, 96 windows)")
+    parser.add_argument("--select", type=int, help="that tune (default 160 puzzles, 32 windows)")
+    parser.add_argument("--trials", type=int, help="of each search (default 40, 24)")
+    parser.add_argument("--clues", type=int, default=12, help="of the puzzles")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    args.instances = args.instances or {"sudoku": 300, "code": 96}[args.world]
+    args.select = args.select or {"sudoku": 160, "code": 32}[args.world]
+    args.trials = args.trials or {"sudoku": 40, "code": 24}[args.world]
+    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
+    begin, results = time.monotonic(), {}
+    profile = profile_of(args.world, args.clues)
+    if args.world == "code":
+        args.judge = Ngrams()
+    for policy, temperature in POLICIES[args.world].items():
+        if args.policy and policy not in args.policy:
+            continue
+        scores, tuned = measure(args.world, policy, temperature, args, profile)
+        results[policy] = show(args.world, policy, temperature, scores, tuned)
+        if args.world == "code" and 16 in tuned:
+            results[policy]["judged"] = judged(policy, temperature, tuned[16], profile, args)
+        if args.output:
+            args.output.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"\n{time.monotonic() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

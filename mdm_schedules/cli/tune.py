@@ -1,0 +1,123 @@
+"""The command that finds a schedule: tune."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mdm_schedules.cli.common import Command, show_result
+from mdm_schedules.cli.models import add_model_arguments, load_model
+from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from mdm_schedules.tuning import tune
+
+    objective = _objective(args)
+    found = tune(
+        objective,
+        n_trials=args.n_trials,
+        seed=args.seed,
+        method=args.method,
+        steps=args.steps,
+        screening=args.screening,
+        storage=args.storage,
+        progress=sys.stderr.isatty(),
+    )
+    lines = [found.table(steps, rows=args.rows) + "\n" for steps in found.choices if steps is not None]
+    lines += [found.verdict(steps) for steps in found.choices]
+    task, model = args.task or objective.name, None if objective.model_name else args.model
+    if args.output:
+        for steps in args.steps:
+            folder = args.output / f"{steps}-steps" if len(args.steps) > 1 else args.output
+            found.save_pretrained(folder, steps, model=model, task=task)
+        lines.append(f"Saved in {args.output}")
+    if args.report:
+        lines.append(f"Report: {found.report(args.report)}")
+    if args.push:
+        for steps in args.steps:
+            done = found.push_to_hub(args.push, steps, model=model, task=task)
+            lines.append(f"Pushed: {done.pr_url or done.commit_url}")
+    show_result(args, found.to_json(), "\n".join(lines))
+
+
+def _objective(args: argparse.Namespace) -> Any:
+    from mdm_schedules import demo
+    from mdm_schedules.tuning import GenerationObjective
+
+    options = {"remasking": args.remasking, "temperature": args.temperature, "batch_size": args.batch_size}
+    if args.instances is None:
+        if args.model != "sudoku":
+            raise InvalidValueError(
+                'give a JSONL file of {"prompt": ..., "answer": ...}, or try --model sudoku, which has instances'
+            )
+        return demo.sudoku_objective(args.limit or 400, clues=args.clues, **options)
+    instances = read_instances(args.instances)[: args.limit]
+    model, tokenizer = load_model(args)
+    return GenerationObjective(
+        model,
+        instances,
+        args.metric,
+        tokenizer=tokenizer,
+        name=args.task or args.instances.stem,
+        add_special_tokens=args.special_tokens,
+        max_new_tokens=args.max_new_tokens,
+        block_length=args.block_length,
+        mask_token_id=tokenizer.mask_token_id,
+        **options,
+    )
+
+
+def read_instances(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file, each with a "prompt"; an error names the line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise FormatError(f"{path}, line {number}: no JSON ({error})") from None
+            if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+                raise FormatError(f'{path}, line {number}: must be {{"prompt": "...", "answer": "..."}}')
+            found.append(row)
+    return found
+
+
+def add(command: Command) -> None:
+    """Add the command of this module."""
+    from mdm_schedules.sampling.policy import POLICIES
+    from mdm_schedules.tuning.generated import METRICS
+    from mdm_schedules.tuning.search import METHODS
+
+    tune = command("tune", _tune, "Find a schedule for a model, a task and a number of steps, without training.")
+    add_model_arguments(tune)
+    tune.add_argument("instances", nargs="?", type=Path, help='JSONL of {"prompt": ..., "answer": ...}')
+    tune.add_argument("--steps", type=int, nargs="+", required=True, help="forward passes, one number or several")
+    tune.add_argument(
+        "--method", choices=["profile", *METHODS], default="profile", help="default: profile, the cheapest"
+    )
+    tune.add_argument("--n-trials", type=int, help="candidates of a search (default 60; grid 100)")
+    tune.add_argument("--metric", choices=sorted(METRICS), default="exact_match")
+    tune.add_argument("--max-new-tokens", type=int)
+    tune.add_argument("--block-length", type=int)
+    tune.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")
+    tune.add_argument("--temperature", type=float, default=0.0)
+    tune.add_argument("--special-tokens", action="store_true", help="let the tokenizer add its special tokens")
+    tune.add_argument("--batch-size", type=int, default=32)
+    tune.add_argument("--limit", type=int, help="use the first instances only")
+    tune.add_argument("--clues", type=int, default=12, help="of the Sudokus of --model sudoku (default 12)")
+    tune.add_argument("--screening", type=int, default=64, help="instances of the first round (default 64)")
+    tune.add_argument("--seed", type=int, default=0)
+    tune.add_argument("--storage", help="keep the study: study.db, study.journal or a URL; the same call goes on")
+    tune.add_argument("--task", help="its name, for the report and the Hub (default: that of the file)")
+    tune.add_argument("--rows", type=int, default=12, help="of the tables (default 12)")
+    tune.add_argument("--output", type=Path, help="folder for the schedule and tuning.json")
+    tune.add_argument("--report", type=Path, help="HTML file to write")
+    tune.add_argument("--push", metavar="USER/REPO", help="publish the winners on the Hub")
