@@ -8,8 +8,9 @@ code: log-likelihood in nats per byte of the second halves of windows of held-ou
 and the policy's order; and, at 16 steps, what an n-gram model of the training files thinks of generated text, with its
 diversity, since collapse raises likelihood.
 
-"tuned" is `tune(...)`, 40 trials for sudoku and 24 for code, for that policy and number of steps; "best plan" is the optimal plan of an information
-profile of 16 sequences, which holds for random order only. Both come from instances of their own. One standard error.
+"tuned" is what `tune` finds for that policy and number of steps (40 trials for sudoku, 24 for code); "best plan" is the
+optimal plan of an information profile of 16 sequences, which holds for random order only. Both come from instances of
+their own. One standard error.
 About half an hour for each policy of sudoku on one core; --policy, --steps and --instances make it shorter.
 """
 

@@ -165,8 +165,8 @@ def measure(
         jobs = jobs[(counts[jobs[:, 1]] > 0) | (np.arange(len(jobs)) == 0)]
     draw = np.random.default_rng(seed)
     sums, times = np.zeros((len(data.tokens), len(counts))), np.zeros((len(data.tokens), len(counts)))
-    denoiser = _as_denoiser(model)
-    with _evaluating(model):
+    denoiser = as_denoiser(model)
+    with evaluating(model):
         for begin in _steps(len(jobs), batch_size, progress):
             part = jobs[begin : begin + batch_size]
             rank = torch.from_numpy(draw.random((len(part), data.num_tokens))).argsort(1)
@@ -193,7 +193,7 @@ def _steps(total: int, size: int, progress: bool) -> Iterator[int]:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Without gradients and dropout; each submodule's mode is put back."""
     training = [module for module in model.modules() if module.training] if isinstance(model, torch.nn.Module) else []
     for module in training:
@@ -206,7 +206,7 @@ def _evaluating(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def _as_denoiser(model: Any) -> Denoiser:
+def as_denoiser(model: Any) -> Denoiser:
     """`model` in any of the forms that `InformationProfile.estimate` takes, as a function of tokens and wanted rows."""
     if callable(getattr(model, "denoiser", None)):
         return model.denoiser()  # type: ignore[no-any-return]

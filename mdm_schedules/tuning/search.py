@@ -106,13 +106,7 @@ class Search:
     def run(self, n_jobs: int) -> None:
         """Until `n_trials` have finished, those of earlier runs and of other workers among them."""
         states = optuna_module().trial.TrialState
-        if not self.study.user_attrs.get("started"):
-            points = product(GRID, GRID) if self.method == "grid" else START
-            for a, b in points:
-                if self.method == "grid" or all(self.bounds[0] <= value <= self.bounds[1] for value in (a, b)):
-                    self.study.enqueue_trial({"a": a, "b": b}, skip_if_exists=True)
-            self.study.set_user_attr("started", True)
-        self._recover(states)
+        self._release(states)
         for trial in self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)):
             schedule = schedule_of(trial)
             for steps in self.steps:
@@ -126,17 +120,11 @@ class Search:
                 for done in [pool.submit(self._work, states) for _ in range(n_jobs)]:
                     done.result()
 
-    def _recover(self, states: Any) -> int:
-        """Queue again what dead workers had begun; how many trials live ones still have."""
-        alive = 0
+    def _release(self, states: Any) -> None:
+        """Give up what dead workers had begun; it is proposed again, and the book keeps the scores that it had."""
         for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-            if not abandoned(trial):
-                alive += 1
-                continue
-            self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
-            if trial.params:
-                self.study.enqueue_trial(dict(trial.params))
-        return alive
+            if abandoned(trial):
+                self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
 
     def _work(self, states: Any) -> None:
         while (trial := self._next(states)) is not None:
@@ -160,19 +148,30 @@ class Search:
         while True:
             with self._lock:
                 trials = self.study.get_trials(deepcopy=False)
-                done = sum(trial.state in (states.COMPLETE, states.PRUNED) for trial in trials)
-                running = sum(trial.state == states.RUNNING for trial in trials)
-                if done >= self.n_trials:
+                done = [trial for trial in trials if trial.state in (states.COMPLETE, states.PRUNED)]
+                running = [trial for trial in trials if trial.state == states.RUNNING]
+                if len(done) >= self.n_trials:
                     return None
-                if done + running < self.n_trials:
-                    self.study.sampler = make_sampler(self.method, self.seed, done + running)
+                if len(done) + len(running) < self.n_trials:
+                    self.study.sampler = make_sampler(self.method, self.seed, len(done) + len(running))
+                    taken = [(trial.params.get("a"), trial.params.get("b")) for trial in (*done, *running)]
+                    queued = any(trial.state == states.WAITING for trial in trials)  # by a worker that died at once
+                    for a, b in [point for point in self._points() if point not in taken][: 0 if queued else 1]:
+                        self.study.enqueue_trial({"a": a, "b": b})
                     trial = self.study.ask()
                     sign_trial(self.study._storage, trial._trial_id)
                     for name in ("a", "b"):
                         trial.suggest_float(name, *self._range(), log=True)
                     return trial
-                self._recover(states)
+                self._release(states)
             time.sleep(0.1)
+
+    def _points(self) -> list[tuple[float, float]]:
+        """What is tried before the sampler proposes anything."""
+        if self.method == "grid":
+            return list(product(GRID, GRID))
+        low, high = self.bounds
+        return [point for point in START if low <= min(point) and max(point) <= high]
 
     def _range(self) -> tuple[float, float]:
         """The bounds, wider where the grid asks for it."""

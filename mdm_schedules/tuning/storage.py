@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 JOURNALS = (".journal", ".log")
 DATABASES = (".db", ".sqlite", ".sqlite3")
 OPENINGS = 20
+_IMPORTED = time.time()
 _OWNER = "worker"
 _SEEN = "seen"  # seconds since the epoch at which the worker last wrote
 UNOWNED = 5.0  # seconds after which a trial that nobody has signed belongs to a worker that died in between
@@ -115,8 +116,8 @@ def abandoned(trial: FrozenTrial) -> bool:
     """Whether the worker of a running trial has died."""
     owner = trial.user_attrs.get(_OWNER)
     if owner is None:
-        begun = trial.datetime_start
-        return begun is None or time.time() - begun.timestamp() > UNOWNED
+        begun = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
+        return begun < _IMPORTED or time.time() - begun > UNOWNED
     host, pid, started = owner
     if host != socket.gethostname():
         return bool(time.time() - trial.user_attrs.get(_SEEN, 0) > SILENT)

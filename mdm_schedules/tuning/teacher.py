@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.errors import InvalidValueError, check_int
-from mdm_schedules.information.measure import check_data
+from mdm_schedules.errors import check_int
+from mdm_schedules.information.measure import as_denoiser, check_data, evaluating
 from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, sample
 from mdm_schedules.sampling.policy import get_policy
 from mdm_schedules.schedules import Schedule
@@ -27,7 +27,7 @@ class TeacherForcedObjective:
     than the quality of samples.
 
     Args:
-        model: a transformers masked language model, or a function tokens [B, L] -> logits [B, L, V].
+        model: as `InformationProfile.estimate` takes it; run without dropout.
         sequences: clean token ids [S, L].
         maskable: bool [S, L], True at the N tokens that are to be generated (as many in each row); None is all.
         steps: forward passes, where `tune` is given none.
@@ -35,7 +35,6 @@ class TeacherForcedObjective:
         mask_token_id: by default that of the model's config.
         batch_size: sequences per call of the model.
         seed: sequence i is revealed with the seed `seed` + i.
-        adapter: name of the model adapter; by default chosen by the model.
         name: of the task, for reports.
     """
 
@@ -53,14 +52,11 @@ class TeacherForcedObjective:
         mask_token_id: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
-        adapter: str | None = None,
         name: str = "teacher-forced likelihood",
     ) -> None:
-        from mdm_schedules.integrations.models import get_adapter
-
         self.policy = get_policy(remasking)
         self.data = check_data(model, sequences, maskable, mask_token_id)
-        self.bound = get_adapter(model, adapter)
+        self.model, self.denoiser = model, as_denoiser(model)
         self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
         self.batch_size, self.seed, self.name = check_int("batch_size", batch_size, 1), check_int("seed", seed, 0), name
         self.model_name = model_name(model)
@@ -90,29 +86,24 @@ class TeacherForcedObjective:
         count = needed_steps(steps, self.steps, _EXAMPLE)
         return None if self.remasking == "ancestral" else str(schedule.plan(self.data.num_tokens, count).tolist())
 
-    @torch.no_grad()
     def __call__(self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None) -> Scores:
         """The log-likelihood per token of each sequence."""
         wanted = list(range(self.num_instances)) if instances is None else list(instances)
         count, values, passes = needed_steps(steps, self.steps, _EXAMPLE), [], 0
-        module = getattr(self.bound.model, "eval", None)
-        if module is not None and getattr(self.bound.model, "training", False):
-            raise InvalidValueError(
-                "the model is in training mode, so dropout would blur the scores; call model.eval()"
-            )
         for begin in range(0, len(wanted), self.batch_size):
             batch = torch.tensor(wanted[begin : begin + self.batch_size], device=self.data.tokens.device)
             truth, places = self.data.tokens[batch], self.data.places[batch]
-            teacher = _Teacher(self.bound, truth, self.policy, self.data.mask_token_id)
-            out = sample(
-                teacher,
-                truth.scatter(1, places, self.data.mask_token_id),
-                mask_token_id=self.data.mask_token_id,
-                schedule=schedule,
-                steps=count,
-                remasking="low_confidence" if isinstance(self.policy, ConfidencePolicy) else self.policy,
-                seed=[self.seed + index for index in batch.tolist()],
-            )
+            teacher = _Teacher(self.denoiser, truth, self.policy, self.data.mask_token_id)
+            with evaluating(self.model):
+                out = sample(
+                    teacher,
+                    truth.scatter(1, places, self.data.mask_token_id),
+                    mask_token_id=self.data.mask_token_id,
+                    schedule=schedule,
+                    steps=count,
+                    remasking="low_confidence" if isinstance(self.policy, ConfidencePolicy) else self.policy,
+                    seed=[self.seed + index for index in batch.tolist()],
+                )
             values += (teacher.total() / self.data.num_tokens).tolist()
             passes += out.nfe * len(batch)
         return Scores(values, {}, passes)
@@ -125,15 +116,16 @@ class _Teacher:
     it is drawn at temperature 0, and one that rises with the policy's score, so that the order is the policy's.
     """
 
-    def __init__(self, bound: Any, truth: torch.Tensor, policy: ConfidencePolicy | OrderPolicy, mask: int) -> None:
-        self.bound, self.truth, self.policy, self.mask = bound, truth, policy, mask
+    def __init__(self, denoiser: Any, truth: torch.Tensor, policy: ConfidencePolicy | OrderPolicy, mask: int) -> None:
+        self.denoiser, self.truth, self.policy, self.mask = denoiser, truth, policy, mask
         self.known = torch.zeros(truth.shape, dtype=torch.float64, device=truth.device)  # by the latest pass
 
     def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        answer = self.bound.logits(tokens, rows, None)
+        answer = self.denoiser(tokens, rows)
         logits = answer[0][answer[1]] if isinstance(answer, tuple) else answer
-        scores = logits.float()
-        scores = scores.index_fill(1, torch.tensor([self.mask], device=scores.device), -torch.inf)
+        scores = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32, copy=True)
+        if self.mask < scores.shape[1]:
+            scores[:, self.mask] = -torch.inf
         logs = torch.log_softmax(scores, 1)
         true = self.truth.flatten()[rows]
         # a position that is asked again before it is revealed is overwritten, so that its last score stays

@@ -1,0 +1,93 @@
+"""Kill a study of `tune` at random moments (SIGKILL), resume it each time, and count what was lost.
+
+    python examples/benchmarks/killed_studies.py --kills 20
+
+Each worker goes on with the study in one file until it is killed. After each kill every trial that was known to have
+finished must still be there with its value; at the end the study must equal one that nobody disturbed.
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import mdm_schedules as mdm
+from mdm_schedules.tuning.storage import open_storage
+
+TRIALS = 60
+
+
+def objective(schedule, instances):
+    """Cheap, deterministic, and slow enough to be killed in."""
+    time.sleep(0.004)
+    return [-abs(schedule.alpha(0.3) - 0.1) - 0.01 * index for index in instances]
+
+
+objective.num_instances, objective.batch_size, objective.name = 20, 4, "killed studies"
+
+
+def work(storage):
+    return mdm.tune(objective, n_trials=TRIALS, storage=storage)
+
+
+def finished(storage):
+    """number -> (state, values) of the trials that are done."""
+    import optuna
+
+    try:
+        study = optuna.load_study(study_name="mdm-schedules", storage=open_storage(storage)[0])
+    except KeyError:  # killed before there was a study
+        return {}
+    return {
+        trial.number: (trial.state.name, trial.values)
+        for trial in study.get_trials()
+        if trial.state.name in ("COMPLETE", "PRUNED")
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--storage", choices=["study.db", "study.journal"], default="study.journal")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        work(args.work)
+        return
+    rng, known, lost, kills, between = random.Random(args.seed), {}, 0, 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        storage = str(Path(folder, args.storage))
+        while kills < args.kills:
+            size = Path(storage).stat().st_size if Path(storage).exists() else 0
+            process = subprocess.Popen([sys.executable, __file__, "--work", storage], stderr=subprocess.DEVNULL)
+            while process.poll() is None and (not Path(storage).exists() or Path(storage).stat().st_size == size):
+                time.sleep(0.002)  # until it works on the study
+            time.sleep(rng.uniform(0, 1.0))
+            done = process.poll() is not None
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            now = finished(storage)
+            lost += sum(now.get(number) != values for number, values in known.items())
+            between += len(now) - len(known)
+            known = now
+            if done:
+                break
+        resumed = work(storage)
+    undisturbed = work(None)
+    same = resumed.best_schedule == undisturbed.best_schedule and {t.schedule for t in resumed.trials} == {
+        t.schedule for t in undisturbed.trials
+    }
+    print(f"{kills} workers killed, {between} trials finished in between, {lost} of them lost")
+    print(
+        f"the resumed study {'equals' if same else 'differs from'} one that nobody disturbed: {resumed.best_schedule}"
+    )
+
+
+if __name__ == "__main__":
+    main()
