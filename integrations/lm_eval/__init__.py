@@ -9,6 +9,7 @@ from mdm_schedules.errors import missing_extra
 
 try:
     import lm_eval.models  # noqa: F401  # fills lm-eval's registry, which must come before ours is added
+    from lm_eval.api.registry import model_registry
 except ImportError as error:
     if (error.name or "").split(".")[0] != "lm_eval":
         raise
@@ -17,5 +18,8 @@ except ImportError as error:
 from mdm_schedules.integrations.lm_eval.model import MaskedDiffusionLM
 from mdm_schedules.integrations.lm_eval.objective import LMEvalObjective, lm_eval_objective
 from mdm_schedules.integrations.lm_eval.tasks import load_tasks
+
+if "mdm_schedules" not in model_registry:  # this module may be imported again
+    model_registry.register("mdm_schedules", target=MaskedDiffusionLM)
 
 __all__ = ["LMEvalObjective", "MaskedDiffusionLM", "lm_eval_objective", "load_tasks"]

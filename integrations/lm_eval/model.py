@@ -5,29 +5,25 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
+from mdm_schedules.integrations.lm_eval.answers import Job, write
 from mdm_schedules.integrations.lm_eval.likelihood import Bound, Piece, bounds, pieces
 from mdm_schedules.integrations.lm_eval.options import check_options, parse_arguments, task_options
+from mdm_schedules.integrations.lm_eval.processes import SharedLM
 from mdm_schedules.integrations.models import get_adapter
 from mdm_schedules.integrations.transformers.auto import AutoModelForMaskedDiffusion
-from mdm_schedules.integrations.transformers.generation import generate
 from mdm_schedules.integrations.transformers.inputs import check_mask_token
 from tqdm import tqdm
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real, shown
 from mdm_schedules.schedules import Schedule
 
-Job = tuple[list[int], int, dict[str, Any]]  # prompt, seed, options of generate
 
-
-@register_model("mdm_schedules")
-class MaskedDiffusionLM(TemplateLM):  # type: ignore[misc]
+class MaskedDiffusionLM(SharedLM):
     """lm-eval's model `mdm_schedules`.
 
     Answers are written by `mdm_schedules.generate`. What is given here, or saved with the model, goes before what the
@@ -91,7 +87,7 @@ class MaskedDiffusionLM(TemplateLM):  # type: ignore[misc]
         if isinstance(pretrained, str | os.PathLike):
             self.model = AutoModelForMaskedDiffusion.from_pretrained(
                 pretrained, schedule=given.pop("schedule", None), dtype=dtype, **files
-            ).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            ).to(device or (self._state.device if self._state else "cuda" if torch.cuda.is_available() else "cpu"))
         else:
             self.model = pretrained
         self.tokenizer = _tokenizer(tokenizer, pretrained, files)
@@ -179,12 +175,13 @@ class MaskedDiffusionLM(TemplateLM):  # type: ignore[misc]
             else:
                 options.pop("eos_token_id", None)
             key = json.dumps([context, settings], sort_keys=True, default=str)
-            jobs.append((self._fit(self.tok_encode(context), options), self.seed + copies[key], options))
+            jobs.append(Job(self._fit(self.tok_encode(context), options), self.seed + copies[key], options))
             copies[key] += 1  # a task that asks the same several times wants several answers
             stops.append(until)
         answers = [""] * len(jobs)
-        for i, ids in self._write(jobs, disable_tqdm):
-            text = self.tokenizer.decode(ids, skip_special_tokens=bool(jobs[i][2]["max_new_tokens"]))
+        for i, ids, passes in self._write(jobs, disable_tqdm):
+            self.passes.append(passes)
+            text = self.tokenizer.decode(ids, skip_special_tokens=not jobs[i].whole)
             for stop in filter(None, stops[i]):
                 text = text.split(stop)[0]
             answers[i] = text
@@ -203,34 +200,10 @@ class MaskedDiffusionLM(TemplateLM):  # type: ignore[misc]
             )
         return prompt[len(prompt) + new - self.max_length :]
 
-    def _write(self, jobs: list[Job], disable_tqdm: bool) -> Iterator[tuple[int, list[int]]]:
-        """Each job's number and the ids of its answer up to its end, as they are written, in batches of like jobs."""
-        even = not self._takes_padding(len(prompt) for prompt, _, _ in jobs)
-        groups: dict[Any, list[int]] = defaultdict(list)
-        for i, (prompt, _, options) in enumerate(jobs):
-            length = len(prompt) if even else len(prompt) % (self.adapter.block_length or 1)
-            groups[repr(sorted(options.items())), length].append(i)
-        with tqdm(total=len(jobs), desc="answers", disable=disable_tqdm or self.rank != 0) as bar:
-            for group in groups.values():
-                group.sort(key=lambda i: len(jobs[i][0]), reverse=True)
-                for begin in range(0, len(group), self.batch_size):
-                    batch = group[begin : begin + self.batch_size]
-                    yield from zip(batch, self._write_batch([jobs[i] for i in batch]), strict=True)
-                    bar.update(len(batch))
-
-    def _write_batch(self, jobs: list[Job]) -> Iterable[list[int]]:
-        width, options = max(len(prompt) for prompt, _, _ in jobs), jobs[0][2]
-        tokens = torch.full((len(jobs), width), self._pad_token_id)
-        own = torch.zeros((len(jobs), width), dtype=torch.long)
-        for row, (prompt, _, _) in enumerate(jobs):
-            tokens[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-            own[row, width - len(prompt) :] = 1
-        out = generate(self.model, tokens, own, seed=[seed for _, seed, _ in jobs], **options)
-        self.passes += [out.nfe] * len(jobs)
-        for (prompt, _, _), ids in zip(jobs, out.sequences.tolist(), strict=True):
-            answer = ids[width:] if options["max_new_tokens"] else ids[width - len(prompt) :]
-            ends = options.get("eos_token_id") or ()
-            yield answer[: next((i for i, token in enumerate(answer) if token in ends), len(answer))]
+    def _write(self, jobs: list[Job], disable_tqdm: bool) -> Iterator[tuple[int, list[int], int]]:
+        padding = self._takes_padding(len(job.prompt) for job in jobs)
+        written = write(self.adapter, jobs, self.batch_size, self._pad_token_id, padding)
+        return iter(tqdm(written, total=len(jobs), desc="answers", disable=disable_tqdm or self.rank != 0))
 
     def _takes_padding(self, lengths: Iterable[int]) -> bool:
         """Whether sequences of these lengths may share a batch; the model is tried once, where it matters."""
@@ -255,61 +228,58 @@ class MaskedDiffusionLM(TemplateLM):  # type: ignore[misc]
 
         Of no continuation: 0 and True.
         """
-        pairs = [self._pair(*request.args) for request in requests]
-        return self._scores("loglikelihood", requests, pairs, disable_tqdm)
+        asked = [request.args for request in requests]
+        return self._scores("loglikelihood", asked, [self._pair(*args) for args in asked], disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """The bound in nats of each whole text, each token scored once."""
-        pairs = [self._pair("", *request.args) for request in requests]
-        return [value for value, _ in self._scores("loglikelihood_rolling", requests, pairs, disable_tqdm)]
+        asked = [request.args for request in requests]
+        pairs = [self._pair("", text) for (text,) in asked]
+        return [value for value, _ in self._scores("loglikelihood_rolling", asked, pairs, disable_tqdm)]
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         """lm-eval's way in for pairs that are tokens already: ((context, continuation), ids, ids)."""
         pairs = [(list(context), list(target)) for _, context, target in requests]
-        return self._scores(None, requests, pairs, bool(kwargs.get("disable_tqdm")))
+        return self._scores(
+            "loglikelihood", [args for args, _, _ in requests], pairs, kwargs.get("disable_tqdm", False)
+        )
 
     def _scores(
-        self, kind: str | None, requests: list[Any], pairs: list[tuple[list[int], list[int]]], disable_tqdm: bool
+        self, kind: str, asked: list[Any], pairs: list[tuple[list[int], list[int]]], disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
-        for request, (_, target) in zip(requests, pairs, strict=True):
-            if self.mask_token_id in target:
-                text = shown(getattr(request, "args", request)[-1])
-                raise InvalidValueError(f"the text {text} holds the mask token, which has no likelihood")
         owner, work = [], []
         for i, (context, target) in enumerate(pairs):
+            if self.mask_token_id in target:
+                raise InvalidValueError(f"the text {shown(asked[i][-1])} holds the mask token, which has no likelihood")
             parts = pieces(context, target, self.max_length)
             work += parts
             owner += [i] * len(parts)
-        greedy = (
-            self._greedy(work, disable_tqdm) if self.check_greedy and kind == "loglikelihood" else [False] * len(work)
-        )
-        totals, left = [0.0] * len(pairs), Counter(owner)
         same = [True] * len(pairs)
-        for piece, i in enumerate(owner):
-            same[i] = same[i] and greedy[piece]
+        look = self.check_greedy and kind == "loglikelihood"
+        for i, yes in zip(owner, self._greedy(work, disable_tqdm) if look else [False] * len(work), strict=True):
+            same[i] = same[i] and yes
         padding = self._takes_padding(len(piece) for piece in work)
         scale = check_real("cfg_scale", self.options.get("cfg_scale", 0.0), 0)
         how = Bound(self.mask_token_id, self._pad_token_id, self.mc_num, self.seed, self.batch_size, padding, scale)
-        progress = tqdm(total=len(work), desc="likelihoods", disable=disable_tqdm or self.rank != 0)
-        with progress:
-            for piece, value in bounds(self.adapter, work, how):
-                progress.update()
-                i = owner[piece]
-                totals[i] += value
-                left[i] -= 1
-                if not left[i] and kind is not None:
-                    answer = totals[i] if kind == "loglikelihood_rolling" else (totals[i], same[i])
-                    self.cache_hook.add_partial(kind, requests[i].args, answer)
+        totals, left = [0.0] * len(pairs), Counter(owner)
+        known = bounds(self.adapter, work, how)
+        for piece, value in tqdm(known, total=len(work), desc="likelihoods", disable=disable_tqdm or self.rank != 0):
+            i = owner[piece]
+            totals[i] += value
+            left[i] -= 1
+            if not left[i]:
+                answer = (totals[i], same[i]) if kind == "loglikelihood" else totals[i]
+                self.cache_hook.add_partial(kind, asked[i], answer)
         return list(zip(totals, same, strict=True))
 
     def _greedy(self, work: list[Piece], disable_tqdm: bool) -> list[bool]:
         """Whether each target is written after its context, by the options of the model at temperature 0."""
         options = {name: value for name, value in self.options.items() if name not in ("plan", "eos_token_id")}
-        jobs = [(p.context, self.seed, {**options, "temperature": 0.0, "max_new_tokens": len(p.target)}) for p in work]
-        same, before = [False] * len(work), len(self.passes)
-        for i, answer in self._write(jobs, disable_tqdm):
+        options["temperature"] = 0.0
+        jobs = [Job(piece.context, self.seed, {**options, "max_new_tokens": len(piece.target)}) for piece in work]
+        same = [False] * len(work)
+        for i, answer, _ in self._write(jobs, disable_tqdm):
             same[i] = answer == work[i].target
-        del self.passes[before:]  # these are no answers
         return same
 
     # --- for lm-eval's report
@@ -318,18 +288,14 @@ class MaskedDiffusionLM(TemplateLM):  # type: ignore[misc]
         """All settings, for the results' `config`, with the mean number of forward passes per answer."""
         import mdm_schedules
 
-        schedule = self.options.get("schedule", getattr(self.model, "schedule", None))
-        options = {name: str(value) for name, value in self.options.items() if not isinstance(value, int | float | str)}
-        settings = {**self.options, **options}
-        settings["schedule"] = schedule.spec if isinstance(schedule, Schedule) else str(schedule or "linear")
+        schedule = self.options.get("schedule", getattr(self.model, "schedule", "linear"))
+        own = ("batch_size", "max_length", "seed", "mc_num", "check_greedy", "add_bos_token")
         return {
             "model_args": {
                 "pretrained": str(getattr(self.model, "name_or_path", type(self.model).__name__)),
-                **settings,
-                "mc_num": self.mc_num,
-                "seed": self.seed,
-                "check_greedy": self.check_greedy,
-                "add_bos_token": self.add_bos_token,
+                **self.options,
+                "schedule": schedule.spec if isinstance(schedule, Schedule) else str(schedule),
+                **{name: getattr(self, name) for name in own},
             },
             "model_dtype": str(getattr(self.model, "dtype", None)),
             "mdm_schedules_version": mdm_schedules.__version__,

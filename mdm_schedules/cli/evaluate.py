@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +43,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     lm = MaskedDiffusionLM(model, tokenizer, **given)
     if args.apply_chat_template and not tokenizer.chat_template:
         raise InvalidValueError(f"the tokenizer of {args.model} has no chat template; leave --apply-chat-template out")
-    results: dict[str, Any] | None = simple_evaluate(
-        model=lm,
-        tasks=tasks,
-        num_fewshot=args.num_fewshot,
-        limit=args.limit,
-        apply_chat_template=args.apply_chat_template,
-        task_manager=manager,
-        log_samples=args.log_samples,
-        confirm_run_unsafe_code=args.allow_code_execution,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # lm-eval prints to both
+        results: dict[str, Any] | None = simple_evaluate(
+            model=lm,
+            tasks=tasks,
+            num_fewshot=args.num_fewshot,
+            limit=args.limit,
+            apply_chat_template=args.apply_chat_template,
+            task_manager=manager,
+            log_samples=args.log_samples,
+            confirm_run_unsafe_code=args.allow_code_execution,
+        )
     if results is None:  # the first process has them
         return
     text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
