@@ -17,9 +17,10 @@ except ImportError as error:
 
 from mdm_schedules.integrations.lm_eval.model import MaskedDiffusionLM
 from mdm_schedules.integrations.lm_eval.objective import LMEvalObjective, lm_eval_objective
+from mdm_schedules.integrations.lm_eval.processes import joined_processes
 from mdm_schedules.integrations.lm_eval.tasks import load_tasks
 
 if "mdm_schedules" not in model_registry:  # this module may be imported again
     model_registry.register("mdm_schedules", target=MaskedDiffusionLM)
 
-__all__ = ["LMEvalObjective", "MaskedDiffusionLM", "lm_eval_objective", "load_tasks"]
+__all__ = ["LMEvalObjective", "MaskedDiffusionLM", "joined_processes", "lm_eval_objective", "load_tasks"]

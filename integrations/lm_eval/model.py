@@ -237,6 +237,11 @@ class MaskedDiffusionLM(SharedLM):
         pairs = [self._pair("", text) for (text,) in asked]
         return [value for value, _ in self._scores("loglikelihood_rolling", asked, pairs, disable_tqdm)]
 
+    def score(self, text: str, context: str = "") -> float:
+        """The bound in nats of one text after its context, outside lm-eval."""
+        pairs = [self._pair(context, text)]
+        return self._scores("loglikelihood", [(context, text)], pairs, disable_tqdm=True)[0][0]
+
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         """lm-eval's way in for pairs that are tokens already: ((context, continuation), ids, ids)."""
         pairs = [(list(context), list(target)) for _, context, target in requests]

@@ -31,6 +31,7 @@ class LMEvalObjective:
         self, lm: MaskedDiffusionLM, tasks: list[Any], metric: str | None, num_fewshot: int | None, **settings: Any
     ) -> None:
         self._lm, self._settings = lm, settings
+        lm.work_alone()  # processes that tune together try different schedules
         self._loaded = TaskManager(include_defaults=False).load(tasks)
         self._tasks: dict[str, Any] = self._loaded["tasks"]
         self.results: dict[str, Any] = {}

@@ -20,7 +20,7 @@ _OF_THE_MODEL = ("batch_size", "seed", "mc_num", "check_greedy", "add_bos_token"
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from mdm_schedules.integrations.lm_eval import MaskedDiffusionLM, load_tasks  # says if lm-eval is missing
+    from mdm_schedules.integrations.lm_eval import MaskedDiffusionLM, joined_processes, load_tasks
 
     if args.limit is not None:
         check_int("--limit", args.limit, 1)
@@ -38,6 +38,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     manager = TaskManager(include_path=None if args.include_path is None else str(args.include_path))
     names = [name for name in args.tasks.split(",") if name]
     tasks = load_tasks(names, manager, allow_code_execution=args.allow_code_execution)
+    joined_processes()  # so that "cuda" is this process's own GPU
     model, tokenizer = load_model(args)
     given = {name: getattr(args, name) for name in (*_OPTIONS, *_OF_THE_MODEL)}
     lm = MaskedDiffusionLM(model, tokenizer, **given)

@@ -4,6 +4,11 @@ import functools
 import itertools
 import json
 import math
+import os
+import runpy
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import families
@@ -482,6 +487,57 @@ def test_objectives_that_make_no_sense(tasks, code, monkeypatch):
     with pytest.raises(InvalidValueError, match="allow_code_execution=True"):
         make("writes")
     assert make("writes", allow_code_execution=True, max_new_tokens=1)("linear")[0] in (0, 1)
+
+
+SHARE = """
+import json, sys
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+from mdm_schedules.integrations.lm_eval import MaskedDiffusionLM, lm_eval_objective
+
+def share(folder, path):
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    lm = MaskedDiffusionLM(path, steps=2, temperature=1.0, mc_num=3, device="cpu")
+    results = simple_evaluate(lm, tasks=["misses", "rolls"], task_manager=manager, bootstrap_iters=0)
+    alone = lm_eval_objective(lm.model, lm.tokenizer, "writes", task_manager=manager)("linear")
+    # of the last request of a short share lm-eval asks for more, to keep step, and uses the first
+    answers = results and {
+        name: [[each["doc_id"], each["resps"][0][0]] for each in sorted(samples, key=lambda each: each["doc_id"])]
+        for name, samples in results["samples"].items()
+    }
+    return [lm.rank, len(lm.passes), alone, results and results["results"], answers]
+
+if __name__ == "__main__":
+    print(json.dumps(share(*sys.argv[1:])))
+"""
+
+
+def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_path):
+    (tmp_path / "share.py").write_text(SHARE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        joined = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    joined |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, str(tmp_path / "share.py"), str(tasks.folder), CODE]
+    running = [
+        subprocess.Popen(
+            words,
+            env={**os.environ, **joined, "RANK": rank, "LOCAL_RANK": rank},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]
+    answers = []
+    for process in running:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        answers.append(json.loads(out.splitlines()[-1]))
+    alone = json.loads(json.dumps(runpy.run_path(str(tmp_path / "share.py"))["share"](str(tasks.folder), CODE)))
+    assert alone == [0, 3, [1.0, 0.0, 0.0], *answers[0][3:]]
+    assert answers[0][:3] == [0, 2, alone[2]]
+    assert answers[1] == [1, 2, alone[2], None, None]
 
 
 # --- the command
