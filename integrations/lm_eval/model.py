@@ -35,6 +35,7 @@ class MaskedDiffusionLM(SharedLM):
     Texts longer than the model go in pieces of its length.
 
     All results depend on the seed and on the request itself only, not on its neighbours, its place or the batch size.
+    lm-eval's `use_cache` knows requests, not settings: use one file per schedule.
 
     Args:
         pretrained: folder or Hub id, or a loaded model or function from tokens [B, L] to logits [B, L, V].
@@ -163,6 +164,7 @@ class MaskedDiffusionLM(SharedLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """One text per request, without its stop string."""
         special = dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
+        special.pop(self.tokenizer.mask_token, None)  # never written, so it ends nothing
         jobs: list[Job] = []
         stops, copies = [], Counter[str]()
         for context, settings in (request.args for request in requests):
@@ -189,8 +191,12 @@ class MaskedDiffusionLM(SharedLM):
         return answers
 
     def _fit(self, prompt: list[int], options: dict[str, Any]) -> list[int]:
-        """The end of a prompt that is too long."""
+        """The prompt, or its end if it is too long; what `generate` would refuse hours later is refused here."""
         new = check_int("max_new_tokens", options["max_new_tokens"], 0, example="max_new_tokens=64")
+        masks = self.mask_token_id in prompt
+        if (masks and options.get("infill") is False) or (not masks and not new):
+            said = "holds masks, which infill=False refuses" if masks else "has no masks, and max_new_tokens is 0"
+            raise InvalidValueError(f"the prompt {shown(self.tokenizer.decode(prompt))} {said}")
         if self.max_length is None or len(prompt) + new <= self.max_length:
             return prompt
         if new >= self.max_length:

@@ -1,6 +1,7 @@
 """lm-eval: the bound against exact values, answers that depend on nothing but the request, tasks, and the command."""
 
 import functools
+import importlib
 import itertools
 import json
 import math
@@ -29,7 +30,7 @@ import mdm_schedules as mdm
 from mdm_schedules import demo_models
 from mdm_schedules.cli import main
 from mdm_schedules.demo_models import sudoku_task
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, UnknownNameError
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, MissingExtraError, UnknownNameError
 
 CODE = str(demo_models.path("code"))
 WORDS, MASK = 3, 3
@@ -318,6 +319,18 @@ def test_long_prompts_lose_their_beginning():
         tiny(max_length=6).generate_until([request("0", {"max_gen_toks": 6})])
 
 
+def test_prompts_that_cannot_be_answered_are_refused_before_any_pass():
+    for options, prompt, words in (
+        ({"infill": False}, "0 [MASK]", "infill=False"),
+        ({"max_new_tokens": 0}, "0", "no masks"),
+    ):
+        lm = tiny(**options)
+        with pytest.raises(InvalidValueError, match=words):
+            lm.generate_until([request("0 [MASK]" if prompt == "0" else "0", {}), request(prompt, {})])
+        assert lm.passes == []
+    assert "[MASK]" not in tiny(max_new_tokens=0).generate_until([request("0 [MASK]", {"until": "[MASK]"})])[0]
+
+
 def test_what_is_finished_is_cached():
     lm = tiny(mc_num=3, max_new_tokens=2, batch_size=2)
     lm.set_cache_hook(CacheHook(SimpleNamespace(dbdict={})))
@@ -392,6 +405,15 @@ def test_arguments_as_text():
     assert parse_arguments("") == {}
     with pytest.raises(InvalidValueError, match="name=value"):
         parse_arguments("pretrained")
+
+
+def test_imported_again_it_stays_registered_and_without_lm_eval_says_what_to_install(monkeypatch):
+    module = importlib.import_module("mdm_schedules.integrations.lm_eval")
+    importlib.reload(module)
+    assert lm_eval.api.registry.get_model("mdm_schedules") is MaskedDiffusionLM
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(MissingExtraError, match=r"mdm-schedules\[eval\]"):
+        importlib.reload(module)
 
 
 # --- tasks
