@@ -16,7 +16,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from mdm_schedules.errors import MDMError, missing_extra
+from mdm_schedules.errors import MDMError
 from mdm_schedules.presets import Preset, get_preset, list_presets
 from mdm_schedules.sampling.policy import POLICIES
 
@@ -56,12 +56,8 @@ def grid(args: argparse.Namespace) -> Preset:
     papers = {table.task: table for table in list_presets()}
     paper = papers.get(args.task[0], papers["gsm8k"])
     schedules = args.schedule or [row.schedule for row in paper.rows]
-    try:
-        from grid import run_grid  # beside this script
-    except ImportError as error:
-        if (error.name or "").split(".")[0] != "lm_eval":
-            raise
-        raise missing_extra("lm-eval", "eval") from None
+    from grid import run_grid  # beside this script; needs lm-eval
+
     return run_grid(args, schedules, args.steps or list(paper.steps), args.gen_length or paper.gen_length)  # type: ignore[no-any-return]
 
 

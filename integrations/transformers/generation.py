@@ -171,7 +171,7 @@ def generate(
         if padded is not None:
             bound.check_padding()
         out = sample(
-            _ModelDenoiser(bound, padded, (tokens != mask) & own if scale else None, mask, scale),
+            ModelDenoiser(bound, padded, (tokens != mask) & own if scale else None, mask, scale),
             tokens,
             mask_token_id=mask,
             schedule=schedule,
@@ -211,7 +211,7 @@ generate.__signature__ = _signature_for_transformers()  # type: ignore[attr-defi
 
 
 @dataclass
-class _ModelDenoiser:
+class ModelDenoiser:
     """The model as the loop's denoiser, for the rows of the batch that go on."""
 
     bound: ModelAdapter

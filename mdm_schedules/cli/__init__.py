@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from mdm_schedules.cli import hub, models, schedules, tune
+from mdm_schedules.cli import evaluate, hub, models, schedules, tune
 from mdm_schedules.errors import MDMError
 
-_MODULES = (models, schedules, hub, tune)
+_MODULES = (models, schedules, hub, tune, evaluate)
 
 
 def _parser() -> argparse.ArgumentParser:

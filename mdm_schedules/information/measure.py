@@ -174,7 +174,12 @@ def measure(
             row = torch.from_numpy(part[:, 0]).to(data.tokens.device)
             clean = data.tokens[row]
             hidden = torch.zeros_like(clean, dtype=torch.bool).scatter_(1, data.places[row], hide)
-            nats = _nats(denoiser, clean, hidden, data.mask_token_id, method)
+            nats = hidden_nats(denoiser, clean, hidden, data.mask_token_id, method)
+            if np.isinf(nats).any():
+                raise InvalidValueError(
+                    "the model gives a token of the sequences probability 0, so the cross-entropy is infinite; "
+                    "use method='entropy'"
+                )
             owner = hidden.nonzero()[:, 0].cpu().numpy()
             np.add.at(sums, (part[:, 0], part[:, 1]), np.bincount(owner, weights=nats) / np.bincount(owner))
             np.add.at(times, (part[:, 0], part[:, 1]), 1)
@@ -235,8 +240,10 @@ def _required(function: Any) -> int:
     return sum(x.kind in kinds and x.default is inspect.Parameter.empty for x in parameters)
 
 
-def _nats(denoiser: Denoiser, clean: torch.Tensor, hidden: torch.Tensor, mask_token_id: int, method: str) -> Array:
-    """Entropy or cross-entropy of each hidden token, in the order of `hidden.nonzero()`."""
+def hidden_nats(
+    denoiser: Denoiser, clean: torch.Tensor, hidden: torch.Tensor, mask_token_id: int, method: str
+) -> Array:
+    """Entropy or cross-entropy of each hidden token, in the order of `hidden.nonzero()`; inf for what cannot be."""
     cells = hidden.flatten().nonzero()[:, 0]
     answer = denoiser(clean.masked_fill(hidden, mask_token_id), cells)
     logits, index = answer if isinstance(answer, tuple) else (answer, torch.arange(len(cells), device=cells.device))
@@ -256,15 +263,10 @@ def _nats(denoiser: Denoiser, clean: torch.Tensor, hidden: torch.Tensor, mask_to
         if mask_token_id < vocabulary:
             rows[:, mask_token_id] = -torch.inf
         if not bool(torch.isfinite(rows.max(1).values).all()):
-            raise InvalidValueError("the model gave logits with NaN, +inf, or nothing but -inf; no entropy can be read")
+            raise InvalidValueError("the model gave logits with NaN, +inf, or nothing but -inf; nothing can be read")
         logs = rows.log_softmax(1)
         if method == "entropy":
             parts.append(torch.special.entr(logs.exp()).sum(1).double())
         else:
             parts.append(-logs.gather(1, targets[i : i + size, None])[:, 0].double())
-            if bool(torch.isinf(parts[-1]).any()):
-                raise InvalidValueError(
-                    "the model gives a token of the sequences probability 0, so the cross-entropy is infinite; "
-                    "use method='entropy'"
-                )
     return torch.cat(parts).cpu().numpy()  # type: ignore[no-any-return]
