@@ -120,3 +120,47 @@ def test_markov_chains_benchmark(tmp_path):
         costs = world["cost"]["4"]
         assert costs["optimal_plan"] <= costs["fit_beta"] <= costs["best Beta of the grid"]
         assert 1 <= world["estimated"]["ratio"]["4"]["optimal_plan"] <= 1.05
+
+
+def test_few_step_quality_benchmark(tmp_path):
+    words = ("--world", "sudoku", "--policy", "random", "--steps", 3, 6, "--instances", 6, "--select", 4, "--trials", 2)
+    done = run(ROOT / "examples/benchmarks/few_step_quality.py", *words, "--output", "out.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out.json").read_text())["random"]
+    assert {"linear", "tuned", "best plan"} <= set(result["scores"]["3"])
+    assert "linear at 6 steps" in result["tuned over"]["3"]
+    words = (
+        "--world",
+        "code",
+        "--policy",
+        "random",
+        "--steps",
+        2,
+        "--instances",
+        3,
+        "--select",
+        4,
+        "--trials",
+        1,
+        "--profile",
+        2,
+    )
+    done = run(ROOT / "examples/benchmarks/few_step_quality.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\| tuned \| -\d\.\d+ ± ", done.stdout)
+
+
+def test_tuning_cost_benchmark(tmp_path):
+    words = ("--repeats", 1, "--instances", 2, "--method", "grid", "--output", "out.json")
+    done = run(ROOT / "examples/benchmarks/tuning_cost.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {"grid", "profile"}
+    assert next(row for row in rows if row["size"] == "16 x 64")["ratio"] < 1.05
+
+
+def test_killed_studies_benchmark(tmp_path):
+    done = run(ROOT / "examples/benchmarks/killed_studies.py", "--kills", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0 of them lost" in done.stdout
+    assert "the resumed study equals one that nobody disturbed" in done.stdout

@@ -106,12 +106,12 @@ def objective(world, policy, temperature, number, seed, clues):
     return TeacherForcedObjective(demo.load("code")[0], ids, maskable, remasking=policy, seed=10_000 * seed)
 
 
-def profile_of(world, clues):
-    """From 16 instances that nothing else uses."""
+def profile_of(world, clues, number):
+    """From instances that nothing else uses."""
     if world == "sudoku":
-        return demo.sudoku_objective(16, clues=clues, puzzle_seed=3).estimate_profile()
-    maskable = (torch.arange(WINDOW) >= PROMPT).expand(16, -1)
-    return mdm.InformationProfile.estimate(demo.load("code")[0], windows(16, 3), maskable=maskable)
+        return demo.sudoku_objective(number, clues=clues, puzzle_seed=3).estimate_profile()
+    maskable = (torch.arange(WINDOW) >= PROMPT).expand(number, -1)
+    return mdm.InformationProfile.estimate(demo.load("code")[0], windows(number, 3), maskable=maskable)
 
 
 def candidates(profile, tuned, steps):
@@ -175,12 +175,12 @@ def show(world, policy, temperature, scores, tuned):
     }
 
 
-def judged(policy, temperature, tuned, profile, args):
+def judged(policy, temperature, tuned, profile, judge, instances):
     """Generated text under the judge, at 16 steps, with its diversity."""
     model, _ = demo.load("code")
-    prompts = windows(args.instances, 2)[:, :PROMPT].tolist()
+    prompts = windows(instances, 2)[:, :PROMPT].tolist()
     options = {"max_new_tokens": WINDOW - PROMPT - 1, "remasking": policy, "temperature": temperature, "steps": 16}
-    texts = LikelihoodObjective(model, args.judge, prompts, batch_size=args.instances, **options)
+    texts = LikelihoodObjective(model, judge, prompts, batch_size=instances, **options)
     print(
         f"\n| {policy}, temperature {temperature:g}, 16 steps | nats per byte | distinct | Hamming | unigram entropy |"
     )
@@ -201,6 +201,7 @@ def main():
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--instances", type=int, help="that are shown (default 300 puzzles, 96 windows)")
     parser.add_argument("--select", type=int, help="that tune (default 160 puzzles, 32 windows)")
+    parser.add_argument("--profile", type=int, default=16, help="sequences of the information profile (default 16)")
     parser.add_argument("--trials", type=int, help="of each search (default 40, 24)")
     parser.add_argument("--clues", type=int, default=12, help="of the puzzles")
     parser.add_argument("--output", type=Path)
@@ -210,16 +211,16 @@ def main():
     args.trials = args.trials or {"sudoku": 40, "code": 24}[args.world]
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
     begin, results = time.monotonic(), {}
-    profile = profile_of(args.world, args.clues)
-    if args.world == "code":
-        args.judge = Ngrams()
+    profile = profile_of(args.world, args.clues, args.profile)
+    judge = None
     for policy, temperature in POLICIES[args.world].items():
         if args.policy and policy not in args.policy:
             continue
         scores, tuned = measure(args.world, policy, temperature, args, profile)
         results[policy] = show(args.world, policy, temperature, scores, tuned)
         if args.world == "code" and 16 in tuned:
-            results[policy]["judged"] = judged(policy, temperature, tuned[16], profile, args)
+            judge = judge or Ngrams()
+            results[policy]["judged"] = judged(policy, temperature, tuned[16], profile, judge, args.instances)
         if args.output:
             args.output.write_text(json.dumps(results, indent=2) + "\n")
     print(f"\n{time.monotonic() - begin:.0f} s")

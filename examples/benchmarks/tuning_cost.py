@@ -51,6 +51,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--instances", type=int, nargs="+", default=INSTANCES)
+    parser.add_argument("--method", choices=list(TRIALS), action="append", help="may be repeated (default: all)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
@@ -63,7 +64,9 @@ def main():
     best = min(map(cost, GRID))
     print(f"least cost of the grid: {best:.3f} nats; linear {cost(mdm.Linear()):.3f}")
     routes = [
-        (method, n, lambda seed, m=method, n=n: search(m, chain, n, seed)) for method in TRIALS for n in args.instances
+        (method, n, lambda seed, m=method, n=n: search(m, chain, n, seed))
+        for method in args.method or TRIALS
+        for n in args.instances
     ]
     for sequences, counts in ((2, 8), (4, 8), (4, 16), (8, 16), (8, 32), (16, 64)):
         label = f"{sequences} x {counts}"

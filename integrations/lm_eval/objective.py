@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from lm_eval import evaluate
 from lm_eval.api.metrics import mean
@@ -10,11 +11,16 @@ from lm_eval.tasks import TaskManager
 from mdm_schedules.integrations.lm_eval.model import MaskedDiffusionLM
 from mdm_schedules.integrations.lm_eval.options import check_options
 from mdm_schedules.integrations.lm_eval.tasks import load_tasks
+from mdm_schedules.integrations.transformers.config import DEFAULTS
 
 from mdm_schedules.errors import InvalidValueError, check_int
 from mdm_schedules.schedules import Schedule
 
+if TYPE_CHECKING:
+    from mdm_schedules.tuning import Scores
+
 _FEWSHOT_SEED = 1234  # lm-eval's default
+BATCHES = 4  # of the model, in one call of lm-eval, which takes its time too
 
 
 class LMEvalObjective:
@@ -24,13 +30,18 @@ class LMEvalObjective:
         metric: "name,filter" of what is scored.
         higher_is_better: of the metric; scores are its negative if not.
         per_document: whether the score is the mean over documents, which are then returned one by one.
+        num_instances: documents; None if the metric is none of single documents.
         results: of the last call, as lm-eval gives them.
     """
+
+    direction = "maximize"
 
     def __init__(
         self, lm: MaskedDiffusionLM, tasks: list[Any], metric: str | None, num_fewshot: int | None, **settings: Any
     ) -> None:
-        self._lm, self._settings = lm, settings
+        from mdm_schedules.tuning.scores import model_name
+
+        self._lm, self._limit, self._settings = lm, settings.pop("limit", None), settings
         lm.work_alone()  # processes that tune together try different schedules
         self._loaded = TaskManager(include_defaults=False).load(tasks)
         self._tasks: dict[str, Any] = self._loaded["tasks"]
@@ -52,33 +63,83 @@ class LMEvalObjective:
                 f"{name} of {', '.join(self._tasks)} makes no one score; tune on one of these tasks"
             )
         self.higher_is_better = kinds.pop()
+        # (task, number of the document in it), in the order of the scores
+        self._documents = [(name, i) for name, task in self._tasks.items() for i in range(self._size(task))]
+        self.num_instances = len(self._documents) if self.per_document else None
+        self.name, self.batch_size = "+".join(self._tasks), BATCHES * lm.batch_size
+        self.metric_name = ("" if self.higher_is_better else "minus ") + name
+        self.model_name, self.steps = model_name(lm.model), lm.options.get("steps")
 
-    def __call__(self, schedule: str | Schedule, **options: Any) -> list[float] | float:
+    def _size(self, task: Any) -> int:
+        documents = len(task.eval_docs)
+        return documents if self._limit is None else min(self._limit, documents)
+
+    @property
+    def remasking(self) -> str:
+        """The position policy's name."""
+        policy = self._lm.options.get("remasking", DEFAULTS["remasking"])
+        return str(getattr(policy, "name", policy))
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The options that JSON can hold, but the schedule's."""
+        plain = {key: value for key, value in self._lm.options.items() if isinstance(value, str | int | float | bool)}
+        return {"remasking": self.remasking, **{key: value for key, value in plain.items() if key != "steps"}}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a study that goes on is compared with."""
+        return {"metric": self.metric, "model": self.model_name, "steps": self.steps, "sampler": self.sampler}
+
+    def __call__(
+        self,
+        schedule: str | Schedule,
+        steps: int | None = None,
+        instances: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Scores | float:
         """Scores in the order of the documents, more is better; one score if the metric is none of single documents.
 
-        `options` of `generate`, such as steps, hold for this call only.
+        Args:
+            schedule: name, spec or Schedule.
+            steps: forward passes, by default those of the objective.
+            instances: numbers of the documents to score, by default all.
+            **options: of `generate`, for this call only.
         """
-        kept = self._lm.options
-        self._lm.options = {**kept, **check_options({"schedule": schedule, **options})}
+        from mdm_schedules.tuning import Scores
+
+        kept, before = self._lm.options, len(self._lm.passes)
+        given = {"schedule": schedule, **options} | ({} if steps is None else {"steps": steps})
+        self._lm.options = {**kept, **check_options(given)}
+        chosen = range(len(self._documents)) if instances is None else instances
+        wanted = [self._documents[i] for i in chosen]
         try:
-            return self._run()
+            found = self._run(wanted)
         finally:
             self._lm.options = kept
+        if not self.per_document:
+            return found[wanted[0]]
+        spent = self._lm.passes[before:]
+        return Scores([found[document] for document in wanted], {"nfe": sum(spent) / max(1, len(spent))}, sum(spent))
 
-    def _run(self) -> list[float] | float:
+    def _run(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], float]:
+        """The score of each document; of all together, under the first, if the metric is none of single ones."""
         for task in self._tasks.values():
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # the same examples for every schedule
-        self.results = evaluate(lm=self._lm, task_dict=self._loaded, bootstrap_iters=0, **self._settings)
+        samples = {name: sorted(i for task, i in wanted if task == name) for name in self._tasks}
+        self.results = evaluate(
+            lm=self._lm, task_dict=self._loaded, samples=samples, bootstrap_iters=0, **self._settings
+        )
         name, kind = self.metric.split(",")
         sign = 1.0 if self.higher_is_better else -1.0
         if not self.per_document:
-            return sign * float(self.results["results"][next(iter(self._tasks))][self.metric])
-        return [
-            sign * float(document[name])
+            return {wanted[0]: sign * float(self.results["results"][next(iter(self._tasks))][self.metric])}
+        return {
+            (task, document["doc_id"]): sign * float(document[name])
             for task in self._tasks
             for document in self.results["samples"][task]
             if document["filter"] == kind
-        ]
+        }
 
 
 def lm_eval_objective(
@@ -101,7 +162,8 @@ def lm_eval_objective(
     All schedules get the same documents, few-shot examples and noise, so that their scores can be compared in pairs.
 
         objective = lm_eval_objective(model, tokenizer, "gsm8k", steps=64, limit=100, max_new_tokens=256, batch_size=8)
-        scores = objective("beta(a=0.9, b=0.3)")  # one per document, higher is better
+        scores = objective("beta(a=0.9, b=0.3)").values  # one per document, higher is better
+        found = mdm.tune(objective, method="grid")
 
     Args:
         model, tokenizer: as `MaskedDiffusionLM` takes them: loaded, or folders or Hub ids.

@@ -21,7 +21,7 @@ def _tune(args: argparse.Namespace) -> None:
         objective,
         n_trials=args.n_trials,
         seed=args.seed,
-        method=args.method,
+        method=args.method or ("profile" if hasattr(objective, "estimate_profile") else "tpe"),
         steps=args.steps,
         screening=args.screening,
         storage=args.storage,
@@ -48,6 +48,8 @@ def _objective(args: argparse.Namespace) -> Any:
     from mdm_schedules import demo
     from mdm_schedules.tuning import GenerationObjective
 
+    if args.lm_eval_task is not None:
+        return _lm_eval_objective(args)
     options = {"remasking": args.remasking, "temperature": args.temperature, "batch_size": args.batch_size}
     if args.instances is None:
         if args.model != "sudoku":
@@ -60,7 +62,7 @@ def _objective(args: argparse.Namespace) -> Any:
     return GenerationObjective(
         model,
         instances,
-        args.metric,
+        args.metric or "exact_match",
         tokenizer=tokenizer,
         name=args.task or args.instances.stem,
         add_special_tokens=args.special_tokens,
@@ -68,6 +70,27 @@ def _objective(args: argparse.Namespace) -> Any:
         block_length=args.block_length,
         mask_token_id=tokenizer.mask_token_id,
         **options,
+    )
+
+
+def _lm_eval_objective(args: argparse.Namespace) -> Any:
+    from mdm_schedules.integrations.lm_eval import lm_eval_objective
+
+    if args.instances is not None:
+        raise InvalidValueError("give either a file of instances or --lm-eval-task")
+    model, tokenizer = load_model(args)
+    return lm_eval_objective(
+        model,
+        tokenizer,
+        args.lm_eval_task,
+        metric=args.metric,
+        limit=args.limit,
+        include_path=None if args.include_path is None else str(args.include_path),
+        batch_size=args.batch_size,
+        remasking=args.remasking,
+        temperature=args.temperature,
+        max_new_tokens=args.max_new_tokens,
+        block_length=args.block_length,
     )
 
 
@@ -101,10 +124,12 @@ def add(command: Command) -> None:
     tune.add_argument("instances", nargs="?", type=Path, help='JSONL of {"prompt": ..., "answer": ...}')
     tune.add_argument("--steps", type=int, nargs="+", required=True, help="forward passes, one number or several")
     tune.add_argument(
-        "--method", choices=["profile", *METHODS], default="profile", help="default: profile, the cheapest"
+        "--method", choices=["profile", *METHODS], help="default: profile, by far the cheapest; tpe for --lm-eval-task"
     )
     tune.add_argument("--n-trials", type=int, help="candidates of a search (default 60; grid 100)")
-    tune.add_argument("--metric", choices=sorted(METRICS), default="exact_match")
+    tune.add_argument("--lm-eval-task", metavar="TASK", help="tune on a task of lm-eval that generates")
+    tune.add_argument("--include-path", type=Path, help="folder with tasks of your own")
+    tune.add_argument("--metric", help=f"{', '.join(sorted(METRICS))} (default exact_match), or a metric of the task")
     tune.add_argument("--max-new-tokens", type=int)
     tune.add_argument("--block-length", type=int)
     tune.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")

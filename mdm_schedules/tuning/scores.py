@@ -60,18 +60,18 @@ class Asked:
         self.direction = direction or own or "maximize"
         self.sign = 1.0 if self.direction == "maximize" else -1.0
         try:
-            parameters = set(inspect.signature(objective).parameters)
+            parameters = dict(inspect.signature(objective).parameters)
         except (TypeError, ValueError):
-            parameters = set()
+            parameters = {}
         self.takes_steps = "steps" in parameters
         self.takes_instances = "instances" in parameters
         self.num_instances: int | None = None
         if self.takes_instances:
             count = getattr(objective, "num_instances", None)
-            if count is None:
+            if count is None and parameters["instances"].default is inspect.Parameter.empty:
                 raise InvalidTypeError("an objective that takes `instances` must have an attribute num_instances")
-            self.num_instances = check_int("num_instances", count, 0)
-            if not self.num_instances:
+            self.num_instances = None if count is None else check_int("num_instances", count, 0)
+            if self.num_instances == 0:
                 raise InvalidValueError("the objective has no instances to score a schedule on")
         self.batch_size = check_int("batch_size", getattr(objective, "batch_size", None) or 32, 1)
         self.name = str(

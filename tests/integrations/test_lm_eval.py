@@ -470,14 +470,19 @@ def test_lm_eval_runs_it_by_name(tasks):
 def test_objective_gives_one_score_per_document(tasks, code):
     options = {"task_manager": tasks.manager, "batch_size": 2, "remasking": "random"}
     objective = lm_eval_objective(*code, "writes", steps=1, **options)
-    scores = objective("linear")
+    scores = objective("linear").values
     assert scores == [1.0, 0.0, 0.0]
     assert objective.results["results"]["writes"]["exact_match,none"] == pytest.approx(np.mean(scores))
-    assert objective(mdm.Sine(), steps=4) == scores  # one token, whatever the schedule
-    assert lm_eval_objective(*code, "writes", limit=2, **options)("linear") == scores[:2]
+    assert objective(mdm.Sine(), steps=4).values == scores  # one token, whatever the schedule
+    assert lm_eval_objective(*code, "writes", limit=2, **options)("linear").values == scores[:2]
+    assert objective("linear", instances=[2, 0]).values == [scores[2], scores[0]]
+    assert (objective.num_instances, objective.remasking, objective.model_name) == (3, "random", "code")
+    found = mdm.tune(objective, n_trials=2, steps=1, held_out=0)
+    assert found.choice.baseline == pytest.approx(1 / 3)
+    assert found.trials[0].passes == 3
 
     both = lm_eval_objective(*code, "both", metric="exact_match", temperature=0.5, **options)
-    assert len(both("linear")) == 6
+    assert len(both("linear").values) == 6
     texts = [[sample["resps"] for sample in both.results["samples"]["misses"]] for _ in range(2) if both("sine")]
     assert texts[0] == texts[1]  # the same noise in every call
 
@@ -485,6 +490,7 @@ def test_objective_gives_one_score_per_document(tasks, code):
     rate = lm_eval_objective(*code, "misses", **options)
     score = rate("linear")
     assert (rate.metric, rate.higher_is_better, rate.per_document) == ("ter,none", False, False)
+    assert mdm.tune(rate, n_trials=1).choice.baseline == score
     assert score == -rate.results["results"]["misses"]["ter,none"] < 0
 
 
@@ -508,7 +514,7 @@ def test_objectives_that_make_no_sense(tasks, code, monkeypatch):
     monkeypatch.setattr(type(task), "UNSAFE_CODE", True, raising=False)
     with pytest.raises(InvalidValueError, match="allow_code_execution=True"):
         make("writes")
-    assert make("writes", allow_code_execution=True, max_new_tokens=1)("linear")[0] in (0, 1)
+    assert make("writes", allow_code_execution=True, max_new_tokens=1)("linear").values[0] in (0, 1)
 
 
 SHARE = """
@@ -521,7 +527,7 @@ def share(folder, path):
     manager = TaskManager(include_path=folder, include_defaults=False)
     lm = MaskedDiffusionLM(path, steps=2, temperature=1.0, mc_num=3, device="cpu")
     results = simple_evaluate(lm, tasks=["misses", "rolls"], task_manager=manager, bootstrap_iters=0)
-    alone = lm_eval_objective(lm.model, lm.tokenizer, "writes", task_manager=manager)("linear")
+    alone = lm_eval_objective(lm.model, lm.tokenizer, "writes", task_manager=manager)("linear").values
     # of the last request of a short share lm-eval asks for more, to keep step, and uses the first
     answers = results and {
         name: [[each["doc_id"], each["resps"][0][0]] for each in sorted(samples, key=lambda each: each["doc_id"])]

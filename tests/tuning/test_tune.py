@@ -295,9 +295,8 @@ def test_an_objective_without_instances_or_of_another_direction():
     nothing.num_instances = 0
     with pytest.raises(InvalidValueError, match="no instances"):
         mdm.tune(nothing)
-    nothing.num_instances = None
     with pytest.raises(InvalidTypeError, match="num_instances"):
-        mdm.tune(nothing)
+        mdm.tune(lambda schedule, instances: [0.0 for _ in instances])
     nothing.num_instances, nothing.direction = 4, "minimize"
     with pytest.raises(InvalidValueError, match="is to minimize its score"):
         mdm.tune(nothing, direction="maximize")
