@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, shown
 from mdm_schedules.presets import PREFIX, list_presets
 from mdm_schedules.registry import get_schedule
-from mdm_schedules.schedules import Beta, Cosine, Linear, Schedule, SquaredSine
+from mdm_schedules.schedules import Beta, Cosine, Linear, Schedule, Sine, SquaredSine
 from mdm_schedules.tuning.choose import Candidate
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def baselines(given: Any) -> list[Candidate]:
 
 
 def usual(steps: Sequence[int | None]) -> list[Candidate]:
-    """Linear, squared sine, cosine, and the paper's best for every task at the nearest number of steps."""
+    """Linear, sine, squared sine, cosine, and the paper's best for every task at the nearest number of steps."""
     found: dict[Schedule, str] = {}
-    for schedule in (Linear(), SquaredSine(), Cosine()):
+    for schedule in (Linear(), Sine(), SquaredSine(), Cosine()):
         found[schedule] = schedule.name
     for preset in list_presets():
         for count in preset.steps if steps == [None] else [step for step in steps if step is not None]:
