@@ -61,7 +61,8 @@ def _draw_map(figure: Any, axes: Any, result: TuningResult, steps: int | None) -
             axes.scatter(*pair, marker=mark, color="tab:red", edgecolors="black", s=160, label=label, zorder=3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", frameon=True, fontsize="small")
-    axes.set_title("all steps" if choice.steps is None and len(group) > 1 else f"{choice.steps or ''} steps".strip())
+    if choice.steps is not None or len(group) > 1:
+        axes.set_title("all steps" if choice.steps is None else f"{choice.steps} steps")
 
 
 def _draw_curves(axes: Any, result: TuningResult, counts: list[int]) -> None:
@@ -74,5 +75,6 @@ def _draw_curves(axes: Any, result: TuningResult, counts: list[int]) -> None:
         means, errors, _ = zip(*(trial.scores[count] for count in steps), strict=True)
         label = schedule.spec if len(schedule.spec) < 40 else f"{schedule.name}, {trial.origin}"
         axes.errorbar(steps, means, errors, marker="o", markersize=4, capsize=3, label=label)
+    axes.set_xticks(counts)
     axes.set(xlabel="steps (forward passes)", ylabel=result.objective.metric)
     axes.legend(frameon=False, fontsize="small")
