@@ -62,20 +62,30 @@ def count_tables(
 
 def ancestral_tables(
     schedule: Schedule,
-    steps: list[int],
+    steps: int | Sequence[int] | None,
     policy: Ancestral,
     masked: torch.Tensor,
     position: torch.Tensor,
     spans: list[tuple[int, int]],
+    counts: torch.Tensor,
     noise: SequenceNoise,
 ) -> list[torch.Tensor]:
-    """As `count_tables`, with the random counts of ancestral sampling: a token goes when alpha passes its number."""
+    """As `count_tables`, with the random counts of ancestral sampling: a token goes when alpha passes its number.
+
+    Without `steps` each row has its own grid of times, one per token of its own, so that its draw is the same in any
+    batch; the grids of shorter rows end earlier.
+    """
     tables = []
     row = torch.arange(len(masked), device=masked.device)[:, None]
     uniform = 1 - policy.score(row, position, noise)
-    for (start, end), share in zip(spans, steps, strict=True):
-        grid = schedule.alpha(torch.arange(1, share + 1, dtype=torch.float64) / share).to(masked.device)
-        step = torch.searchsorted(grid, uniform[:, start:end].contiguous(), right=True).clamp(max=share - 1)
+    for (start, end), count, share in zip(spans, counts.unbind(1), steps_per_block(steps, counts), strict=True):
+        grids, own = (count.clamp(min=1) if steps is None else torch.full_like(count, share)).unique(
+            return_inverse=True
+        )
+        times = torch.arange(1, share + 1, dtype=torch.float64) / grids[:, None]
+        # 1 from a grid's own last step on, which every number is below
+        grid = schedule.alpha(times.clamp(max=1)).to(masked.device)[own.to(masked.device)]
+        step = torch.searchsorted(grid, uniform[:, start:end].contiguous(), right=True)
         table = torch.zeros(len(masked), share, dtype=torch.long, device=masked.device)
         tables.append(table.scatter_add_(1, step, masked[:, start:end].long()).cpu())
     return tables

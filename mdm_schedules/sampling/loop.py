@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
 from mdm_schedules.registry import get_schedule
-from mdm_schedules.sampling.counts import CommitRule, ancestral_tables, block_spans, count_tables, steps_per_block
+from mdm_schedules.sampling.counts import CommitRule, ancestral_tables, block_spans, count_tables
 from mdm_schedules.sampling.draw import DrawOptions, TokenDraw, check_logits
-from mdm_schedules.sampling.noise import REMASK, TOKEN, SequenceNoise, check_seed, sequence_noise
+from mdm_schedules.sampling.noise import REMASK, TOKEN, RowSeeds, SequenceNoise, check_seed
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.policy import Ancestral, ConfidencePolicy, OrderPolicy, get_policy
 from mdm_schedules.schedules import Schedule
@@ -80,12 +80,13 @@ def sample(
         tokens: LongTensor [B, L]; never changed.
         mask_token_id: the id to be filled; never drawn.
         schedule: name, spec or Schedule, for the number of tokens per step.
-        steps: passes, or passes per block; None is one pass per token of the fullest row.
+        steps: passes, or passes per block; None is one pass per token, each row by its own number of them.
         plan: tokens per step instead of a schedule, [steps] or [B, steps], summing to each block's masked tokens.
         block_ends: columns where blocks end, for filling block by block from the left; None is one block.
         remasking: position policy, by name or an object.
         draw: temperature, top_k, top_p and what may not be drawn.
-        seed: None, an int, or one int per row. An int gives each row noise that depends on it and on the row's prompt.
+        seed: None, an int, or one int per row. A row's noise depends on its seed and its prompt; of rows with equal
+            prompts all but the first get seeds derived from a single int, which the output's `seeds` tell.
         own: bool [B, L], False on padding, so that noise is counted from the sequence's own first token.
         commit: reveal more than the plan where the model is sure.
         remask: share in [0, 1] of a block's revealed tokens, chosen at random, that each pass masks again, as far as
@@ -105,7 +106,7 @@ def sample(
     policy = get_policy(remasking)
     _check_tokens(tokens, mask_token_id)
     own = torch.ones_like(tokens, dtype=torch.bool) if own is None else own.bool()
-    seeds = check_seed(seed, len(tokens))
+    row_seeds = RowSeeds(check_seed(seed, len(tokens)), tokens, own, distinct=seed is None or isinstance(seed, int))
     remask = check_real("remask", remask, 0, 1)
     ends = [check_int("eos_token_ids", token, 0) for token in eos_token_ids]
     fills = ends if pad_token_id is None else [*ends, check_int("pad_token_id", pad_token_id, 0)]
@@ -117,7 +118,7 @@ def sample(
         tokens=tokens.clone(),
         policy=policy,
         draw=TokenDraw(draw or DrawOptions(), policy, mask_token_id),
-        noise=sequence_noise(seeds, tokens, own, distinct=seed is None or isinstance(seed, int)),
+        noise=row_seeds.noise,
         position=own.long().cumsum(1) - 1,
         mask_token_id=mask_token_id,
         commit=commit if commit is not None and commit.check(policy, remask) else None,
@@ -134,8 +135,7 @@ def sample(
     counts = torch.stack([masked[:, start:end].sum(1) for start, end in spans], 1).cpu()
     tables = count_tables(get_schedule(schedule), plan, counts, steps, policy)
     if isinstance(policy, Ancestral):
-        shares = steps_per_block(steps, counts)
-        tables = ancestral_tables(get_schedule(schedule), shares, policy, masked, run.position, spans, run.noise)
+        tables = ancestral_tables(get_schedule(schedule), steps, policy, masked, run.position, spans, counts, run.noise)
     total = sum(int((table > 0).any(0).sum()) for table in tables)
     history = []
     with tqdm(total=total, disable=not progress, desc="denoising", unit="pass") as bar:
@@ -151,7 +151,9 @@ def sample(
                     callback(info)
             run.check()
     executed = torch.from_numpy(np.stack(run.revealed, 1)) if run.revealed else counts.new_zeros(len(tokens), 0)
-    return GenerationOutput(run.all_tokens(), run.nfe, (executed > 0).sum(1), executed, seeds, history=history)
+    return GenerationOutput(
+        run.all_tokens(), run.nfe, (executed > 0).sum(1), executed, row_seeds.tolist(), history=history
+    )
 
 
 def _check_tokens(tokens: Any, mask_token_id: int) -> None:
@@ -226,7 +228,9 @@ class _Run:
             self.nfe += 1
             done, left = done + count - again, left - count + again
             if self.remask:
-                slots = self._slots(start, end, slots.shape[1], (block << 32) + step + 1)
+                # a row that sits this pass out keeps its order, as it would alone, where the pass is not run
+                fresh = self._slots(start, end, slots.shape[1], (block << 32) + step + 1)
+                slots = torch.where(torch.from_numpy(count > 0).to(slots.device)[:, None], fresh, slots)
             row = np.zeros(len(self.final), dtype=np.int64)
             row[self.live] = count - again
             self.revealed.append(row)

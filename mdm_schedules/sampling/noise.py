@@ -66,28 +66,42 @@ def check_seed(seed: int | Sequence[int] | torch.Tensor | None, batch: int) -> l
     return [check_int("seed", seed, -(2**63), 2**64 - 1)] * batch
 
 
-def sequence_noise(seeds: list[int], tokens: torch.Tensor, own: torch.Tensor, distinct: bool) -> SequenceNoise:
-    """Keys from each row's seed and its own prompt.
+class RowSeeds:
+    """The seed that each row really draws with, and the noise keyed by it and the row's own prompt.
 
     Args:
-        seeds: one per row.
+        given: one per row.
         tokens: LongTensor [B, L], the prompt with its masks.
         own: bool [B, L], False on padding.
-        distinct: give equal prompts with equal seeds different noise by counting them (a single seed for a batch);
-            the first of them gets what it would get alone.
+        distinct: give equal prompts with equal seeds different noise (a single seed for a batch): the first of them
+            keeps the given seed, and so draws what it would draw alone; copy k gets one derived from that and k.
     """
-    position = own.long().cumsum(1)
-    words = _mix(_mix(tokens + _signed((_PROMPT + 1) * _GOLDEN)) + position * _GOLDEN)
-    prompt = torch.where(own, words, 0).sum(1)
-    seed = torch.tensor([_signed(value) for value in seeds], dtype=torch.int64, device=tokens.device)
-    keys = _mix(_mix(seed + _GOLDEN) + prompt)
-    if distinct:
-        order = torch.argsort(keys, stable=True)
-        ranked = keys[order]
-        new = torch.ones_like(ranked, dtype=torch.bool)
-        new[1:] = ranked[1:] != ranked[:-1]
-        index = torch.arange(len(keys), device=keys.device)
-        start = torch.where(new, index, 0).cummax(0).values
-        copy = torch.empty_like(index).scatter_(0, order, index - start)
-        keys = torch.where(copy > 0, _mix(keys + _signed(_GOLDEN * (_COPY + 1)) + copy * _GOLDEN), keys)
-    return SequenceNoise(keys)
+
+    def __init__(self, given: list[int], tokens: torch.Tensor, own: torch.Tensor, distinct: bool) -> None:
+        self._given = given
+        position = own.long().cumsum(1)
+        words = _mix(_mix(tokens + _signed((_PROMPT + 1) * _GOLDEN)) + position * _GOLDEN)
+        prompt = torch.where(own, words, 0).sum(1)
+        self._seed = torch.tensor([_signed(value) for value in given], dtype=torch.int64, device=tokens.device)
+        keys = _mix(_mix(self._seed + _GOLDEN) + prompt)
+        if distinct:
+            copy = _copies(keys)
+            derived = _shift(_mix(_mix(self._seed + _signed(_GOLDEN * (_COPY + 1))) + copy * _GOLDEN), 1)
+            self._seed = torch.where(copy > 0, derived, self._seed)
+            keys = _mix(_mix(self._seed + _GOLDEN) + prompt)
+        self.noise = SequenceNoise(keys)
+
+    def tolist(self) -> list[int]:
+        """As a list that repeats the run when it is given as the seed; waits for the device."""
+        return [a if _signed(a) == b else b for a, b in zip(self._given, self._seed.tolist(), strict=True)]
+
+
+def _copies(keys: torch.Tensor) -> torch.Tensor:
+    """How many equal keys come before each."""
+    order = torch.argsort(keys, stable=True)
+    ranked = keys[order]
+    new = torch.ones_like(ranked, dtype=torch.bool)
+    new[1:] = ranked[1:] != ranked[:-1]
+    index = torch.arange(len(keys), device=keys.device)
+    start = torch.where(new, index, 0).cummax(0).values
+    return torch.empty_like(index).scatter_(0, order, index - start)
