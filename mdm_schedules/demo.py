@@ -12,12 +12,14 @@ import torch
 
 from mdm_schedules import demo_models
 from mdm_schedules.demo_models import sudoku_task
+from mdm_schedules.errors import check_int
 from mdm_schedules.registry import get_schedule
 
 SCHEDULES = ("linear", "squared_sine", "beta(a=0.8, b=0.3)")
 STEPS = (6, 12, 20, 30)
 TASK: dict[str, Any] = {"clues": 6, "remasking": "random", "temperature": 0.5}
 TASK_TEXT = "6 clues, 30 cells to fill, random order, temperature 0.5"
+MAX_PUZZLES = 1 << 20
 PROMPTS = ("def __init__(self, ", "    for ")
 
 
@@ -74,6 +76,8 @@ def sudoku_accuracy(
         seed: chooses the puzzles and the noise.
         batch_size: puzzles per forward pass.
     """
+    check_int("puzzles", puzzles, 1, MAX_PUZZLES)
+    check_int("seed", seed, 0)  # of numpy's generators
     model, _ = load("sudoku")
     right, passes = 0, 0
     for rows in sudoku_ids(sudoku_task.puzzles(puzzles, clues, seed)[0]).split(batch_size):

@@ -83,9 +83,10 @@ def missing_extra(package: str, extra: str) -> MissingExtraError:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """' Did you mean ...? Known: ...' for an unknown `name`."""
+    """' Did you mean ...? Known: ...' for an unknown `name`; upper and lower case are near to each other."""
     known = sorted(set(choices))
-    close = difflib.get_close_matches(name[:80], known, n=3, cutoff=0.5)
+    lower = {choice.lower(): choice for choice in known}
+    close = [lower[key] for key in difflib.get_close_matches(name[:80].lower(), lower, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return f"{hint} Known: {', '.join(known) or 'none'}."
 

@@ -8,18 +8,44 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.errors import missing_extra
+from mdm_schedules.errors import InvalidValueError, StorageError, missing_extra
 from mdm_schedules.schedules import Schedule
 
 
-def new_figure(columns: int) -> tuple[Any, Any]:
+def _canvas() -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws to files without a display
-        from matplotlib.figure import Figure
     except ImportError as error:
         raise missing_extra("matplotlib", "plot") from error
+    return FigureCanvasAgg
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Whether a picture can be saved at `path`, before the work that it shows.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        InvalidValueError: the ending is none of a picture.
+        StorageError: the folder does not exist or cannot be written, or `path` is a folder.
+    """
+    kinds = sorted(_canvas().get_supported_filetypes())
+    name, folder = os.fspath(path), os.path.dirname(os.path.abspath(path))
+    if os.path.splitext(name)[1].removeprefix(".").lower() not in kinds:
+        raise InvalidValueError(f"the name of a picture must end in one of .{', .'.join(kinds)}, got {name}")
+    trouble = f"{folder} is no folder" if not os.path.isdir(folder) else ""
+    trouble = f"{name} is a folder" if os.path.isdir(name) else trouble
+    if not trouble and not os.access(name if os.path.exists(name) else folder, os.W_OK):
+        trouble = "permission denied"
+    if trouble:
+        raise StorageError(f"cannot save a picture as {name}: {trouble}")
+
+
+def new_figure(columns: int) -> tuple[Any, Any]:
+    canvas = _canvas()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.2 * columns, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas(figure)
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
@@ -34,7 +60,8 @@ def _draw_schedules(axes: Any, schedules: Sequence[Schedule]) -> None:
 
 
 def plot_schedules(schedules: Sequence[Schedule], path: str | os.PathLike[str], *, num_tokens: int, steps: int) -> None:
-    """Write a picture of alpha(t), and of the tokens revealed per step, for each schedule."""
+    """Write a picture of alpha(t), and of the tokens revealed per step, for each schedule, if `check_picture`."""
+    check_picture(path)
     figure, (left, right) = new_figure(2)
     _draw_schedules(left, schedules)
     for schedule in schedules:
@@ -58,7 +85,11 @@ def plot_quality(
         results: spec -> steps -> (value, standard error).
         path: file to write, its format by the ending.
         ylabel: what the values are.
+
+    Raises:
+        MDMError: as `check_picture`.
     """
+    check_picture(path)
     figure, (left, right) = new_figure(2)
     _draw_schedules(left, schedules)
     for spec, row in results.items():

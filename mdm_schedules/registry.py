@@ -45,11 +45,19 @@ class Entry:
 
 @lru_cache(maxsize=8)
 def _entry_points(group: str, search_path: tuple[str, ...]) -> dict[str, list[metadata.EntryPoint]]:
-    """Entry points by name; the same distribution seen twice on the path (an editable install, say) counts once."""
-    found: dict[str, dict[str, metadata.EntryPoint]] = {}
+    """Entry points by name; the same distribution seen twice on the path (an editable install, say) counts once.
+
+    Only the same name in the same spelling does: one that claims a name in two spellings clashes with itself.
+    """
+    found: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
     for point in _installed(group):
-        found.setdefault(point.name, {}).setdefault(_distribution(point), point)
+        found.setdefault(canonical(point.name), {}).setdefault((_distribution(point), point.name), point)
     return {name: list(points.values()) for name, points in found.items()}
+
+
+def canonical(name: str) -> str:
+    """How a name is kept and looked up: 'log-linear' is 'log_linear', since 'a-b(p=1)' would be a subtraction."""
+    return name.strip().replace("-", "_")
 
 
 def _installed(group: str) -> list[metadata.EntryPoint]:
@@ -92,6 +100,9 @@ class Registry:
     def names(self) -> list[str]:
         return sorted({*self._points(), *self._local})
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and canonical(name) in {*self._points(), *self._local}
+
     def entries(self) -> list[Entry]:
         """Every name and where it comes from, without loading anything; a name claimed twice is listed twice."""
         rows = [
@@ -111,6 +122,7 @@ class Registry:
         name = getattr(cls, "name", None) if name is None else name
         if not isinstance(name, str) or not name:
             raise PluginError(f"{cls!r} needs a class attribute name = '...', got {shown(name)}")
+        name = canonical(name)
         with self._lock:
             taken = [row for row in self.entries() if row.name == name]
             if taken and self._local.get(name) is not cls:
@@ -123,11 +135,12 @@ class Registry:
 
         Raises UnknownNameError with the nearest names, or PluginError for a clash or a package that fails to load.
         """
+        given, name = name, canonical(name)
         if name in self._local:
             return self._local[name]
         points = self._points().get(name, [])
         if not points:
-            raise UnknownNameError(f"no {self.kind} is named {shown(name)}.{did_you_mean(name, self.names())}")
+            raise UnknownNameError(f"no {self.kind} is named {shown(given)}.{did_you_mean(name, self.names())}")
         if len(points) > 1:
             owners = " and ".join(f"{_distribution(point)} ({point.value})" for point in points)
             raise PluginError(f"the {self.kind} name {name!r} is claimed by {owners}; uninstall one of them")
@@ -212,6 +225,13 @@ def get_schedule(spec: str | os.PathLike[str] | Schedule, **params: Any) -> Sche
     return read_spec(spec, **params)
 
 
+def schedule_for(spec: str | os.PathLike[str] | Schedule, steps: int | None) -> Schedule:
+    """`get_schedule` where the number of passes is known anyway: a preset that names no steps is for that many."""
+    if isinstance(spec, str) and spec.strip().startswith("preset:") and "(" not in spec and steps is not None:
+        return get_schedule(spec, steps=steps)
+    return get_schedule(spec)
+
+
 def read_spec(spec: str, /, **params: Any) -> Schedule:
     """`get_schedule` for a name or spec only: reads no file, so it is safe on text from a file or repository."""
     name, positional, written = parse_spec(spec)
@@ -224,11 +244,7 @@ def read_spec(spec: str, /, **params: Any) -> Schedule:
 def _is_path(text: str) -> bool:
     looks = text.startswith((".", "/", "~", "\\")) or (os.sep in text and "(" not in text)
     # a folder that happens to be called 'linear' does not hide the schedule of that name
-    return looks or ("(" not in text and os.path.isdir(text) and _bare(text) not in schedules.names())
-
-
-def _bare(text: str) -> str:
-    return text.strip().replace("-", "_")
+    return looks or ("(" not in text and os.path.isdir(text) and text not in schedules)
 
 
 def build(name: str, positional: list[Any], params: dict[str, Any]) -> Schedule:
@@ -264,7 +280,7 @@ def parse_spec(text: str) -> tuple[str, list[Any], dict[str, Any]]:
         raise InvalidValueError(f"a schedule spec may have at most {MAX_SPEC_LENGTH} characters, got {len(text)}")
     stripped = text.strip()
     if "(" not in stripped:
-        return _bare(stripped), [], {}
+        return canonical(stripped), [], {}
     try:
         tree = ast.parse(stripped, mode="eval").body
         if not isinstance(tree, ast.Call):
@@ -290,4 +306,6 @@ def _call(node: ast.Call, depth: int) -> tuple[str, list[Any], dict[str, Any]]:
 def _value(node: ast.expr, depth: int) -> Any:
     if isinstance(node, ast.Call):
         return build(*_call(node, depth + 1))
+    if isinstance(node, ast.Name):  # sine as sine()
+        return build(*_call(ast.Call(node, [], []), depth + 1))
     return ast.literal_eval(node)

@@ -1,6 +1,8 @@
 """The command line, as a user types it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -56,6 +58,13 @@ def test_errors_are_one_line_and_status_one(capsys, tmp_path):
         ("plot", "linear", "--output", str(tmp_path / "no" / "such" / "x.png")),
         ("sample", "--prompt", "x", "--model", str(tmp_path), "--max-new-tokens", "4"),
         ("sample", "--prompt", "x", "--max-new-tokens", "100000"),
+        ("sample", "--prompt", "x", "--max-new-tokens", "4", "--dtype", "foo"),
+        ("sample", "--prompt", "x", "--max-new-tokens", "4", "--dtype", "int8"),
+        ("sample", "--prompt", "x", "--max-new-tokens", "4", "--device", "nowhere"),
+        ("plot", "linear", "--output", str(tmp_path / "a.xyz")),
+        ("plot", "linear", "--output", str(tmp_path)),
+        ("demo", "--output", str(tmp_path / "a.xyz")),
+        ("demo", "--output", str(tmp_path / "no" / "such" / "x.png")),
         ("sample", "--prompt", "x"),
     ):
         status, out, err = run(capsys, *words)
@@ -64,11 +73,44 @@ def test_errors_are_one_line_and_status_one(capsys, tmp_path):
         assert err.count("\n") == 1
 
 
-def test_wrong_usage_is_status_two(capsys):
+@pytest.mark.parametrize("words", [["sample", "--no-such-option"], ["demo", "--puzzles", "-3"]])
+def test_wrong_usage_is_status_two(words, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["sample", "--no-such-option"])
+        main(words)
     assert stop.value.code == 2
-    capsys.readouterr()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [AssertionError("Torch not compiled with CUDA enabled"), NotImplementedError("no")])
+def test_a_device_that_torch_was_not_built_for(error, capsys, monkeypatch):
+    def empty(*_, **__):
+        raise error
+
+    monkeypatch.setattr("torch.empty", empty)
+    status, _, err = run(capsys, "sample", "--prompt", "x", "--device", "cuda")
+    assert status == 1
+    assert err == f"mdm-schedules: --device cuda cannot be used here: {error}; --device cpu always can\n"
+
+
+def test_a_model_that_is_not_there_is_told_as_such(capsys, tmp_path):
+    for place, says in ((tmp_path, "no config.json"), (tmp_path / "no", "there is no folder")):
+        err = run(capsys, "sample", "--prompt", "x", "--model", str(place))[2]
+        assert says in err
+        assert str(place) in err
+
+
+def test_a_closed_pipe_is_no_error():
+    command = [sys.executable, "-c", "import sys; from mdm_schedules.cli import main; sys.exit(main(['list']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_steps_choose_the_schedule_of_a_preset(capsys):
+    status, out, _ = run(capsys, "show", "preset:llada-8b/mbpp", "--steps", "16", "--json")
+    assert status == 0
+    assert json.loads(out)["schedule"] == mdm.get_schedule("preset:llada-8b/mbpp", steps=16).spec
 
 
 def test_sample_is_repeatable(capsys):
@@ -99,6 +141,19 @@ def test_demo_reports_every_cell(capsys, tmp_path, monkeypatch):
     assert set(shown["accuracy"]["linear()"]) == {"6", "30"}
     assert picture.exists()
     assert "| linear() |" in run(capsys, "demo", "--puzzles", "4", "--schedule", "linear", "--output", str(picture))[1]
+
+
+def test_demo_prints_its_table_before_it_saves_the_picture(capsys, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(demo, "STEPS", (6,))
+    monkeypatch.setattr(demo, "write_code", lambda *_, **__: "text")
+    monkeypatch.setattr("mdm_schedules.plotting.plot_quality", fails)
+    words = ("demo", "--puzzles", "2", "--schedule", "linear", "--output", str(tmp_path / "x.png"))
+    status, out, err = run(capsys, *words)
+    assert (status, err.splitlines()[-1]) == (1, "mdm-schedules: disk full")
+    assert "| linear() |" in out
 
 
 def test_the_sudoku_model_is_as_good_as_its_card_says():

@@ -51,6 +51,8 @@ def test_the_builtins_behind_them() -> None:
 
 def test_did_you_mean() -> None:
     assert did_you_mean("cosin", ["sine", "cosine"]) == " Did you mean 'cosine' or 'sine'? Known: cosine, sine."
+    assert did_you_mean("LINEAR", ["linear", "Beta"]) == " Did you mean 'linear'? Known: Beta, linear."
+    assert "'Sine'" in did_you_mean("sine", ["linear", "Sine"])
     assert did_you_mean("zzz", ["b", "a", "a"]) == " Known: a, b."
     assert did_you_mean("x", []) == " Known: none."
     assert len(did_you_mean("x" * 10**7, ["beta"])) < 100

@@ -317,6 +317,12 @@ def test_bad_arguments_are_told_before_the_first_pass(options, error, message):
     assert not passes
 
 
+def test_positions_that_the_model_does_not_have_are_told_before_the_first_pass(bert):
+    bert.register_forward_pre_hook(lambda *_: pytest.fail("the model was called"))
+    with pytest.raises(InvalidValueError, match="36 tokens, but the model has positions for 32"):
+        InformationProfile.estimate(bert, CLEAN.repeat(1, 3))
+
+
 def test_tokens_that_the_model_cannot_read_are_told_before_the_first_pass(bert):
     with pytest.raises(InvalidValueError, match=r"\[0, 29\].*30"):
         InformationProfile.estimate(bert, CLEAN + 1)

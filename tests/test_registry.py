@@ -53,6 +53,8 @@ GROUP = "mdm_schedules.schedules"
         ("energy_optimal(gamma=beta(a=1, b=2))", EnergyOptimal(Beta(1, 2))),
         ("energy_optimal(gamma='beta(a=1, b=2)')", EnergyOptimal(Beta(1, 2))),
         ('energy_optimal("sine")', EnergyOptimal("sine")),
+        ("energy_optimal(gamma=sine)", EnergyOptimal("sine")),
+        ("energy_optimal(log_linear)", EnergyOptimal("log_linear")),
         (
             "energy_optimal(energy_optimal(energy_optimal(linear())))",
             EnergyOptimal(EnergyOptimal(EnergyOptimal("linear"))),
@@ -183,6 +185,11 @@ def test_get_schedule_with_parameters() -> None:
         ("beta(a='x', b=1)", {}, InvalidTypeError, ["a must be", "'x'"]),
         ("energy_optimal(gamma=beta(a=-1, b=1))", {}, InvalidValueError, ["a must be", "-1"]),
         ("energy_optimal(gamma=bta(a=1, b=1))", {}, UnknownNameError, ["'bta'", "Did you mean 'beta'"]),
+        ("energy_optimal(gamma=sin)", {}, UnknownNameError, ["'sin'", "Did you mean 'sine'"]),
+        ("LINEAR", {}, UnknownNameError, ["'LINEAR'", "Did you mean 'linear'"]),
+        ("tabulated([0.5, 1])", {}, InvalidValueError, ["got 0.5 to 1.0"]),
+        ("tabulated([0, 0.5, 0.5, 1])", {}, InvalidValueError, ["knot 2 is 0.5 after 0.5"]),
+        ("tabulated([0, 1e999, 1])", {}, InvalidValueError, ["got inf"]),
         ("bta", {}, UnknownNameError, ["no schedule is named 'bta'", "Did you mean 'beta'", "Known: beta, cosine"]),
         ("Beta(a=1, b=1)", {}, UnknownNameError, ["'Beta'", "Did you mean 'beta'"]),
         ("cosin", {}, UnknownNameError, ["Did you mean 'cosine'"]),
@@ -317,6 +324,20 @@ def test_two_distributions_with_one_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(caught_warnings) == 2
     assert "beta" in loaded
     assert "linear" not in loaded
+
+
+def test_a_name_with_a_hyphen_is_listed_as_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distribution(tmp_path / "1", "first-one", "good-one = plugin_good:Good", {"plugin_good": GOOD})
+    monkeypatch.syspath_prepend(str(tmp_path / "1"))
+    assert [row.name for row in mdm.list_schedules() if row.source == "first-one"] == ["good_one"]
+    for name in ("good_one", "good-one", "good_one()"):
+        assert type(mdm.get_schedule(name)).__name__ == "Good"
+    assert "good-one" in registry.schedules
+    distribution(tmp_path / "2", "second-one", "good_one = plugin_good:Good")
+    monkeypatch.syspath_prepend(str(tmp_path / "2"))
+    with pytest.raises(PluginError, match="claimed by second-one .* and first-one"):
+        mdm.get_schedule("good-one")
+    monkeypatch.delitem(sys.modules, "plugin_good")
 
 
 def test_one_distribution_seen_twice_is_no_clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

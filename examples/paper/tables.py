@@ -94,8 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             wanted = args.task or [table.name for table in list_presets()]
             tables = [get_preset(name if "/" in name else f"llada-8b/{name}") for name in wanted]
-    except MDMError as error:
-        print(error, file=sys.stderr)
+    except (MDMError, OSError) as error:
+        print(f"tables.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     for table in tables:
         show(table, args.markdown)

@@ -199,8 +199,8 @@ def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
             raise InvalidTypeError(f"adapter must be one of {', '.join(models.names())}, got {name!r}")
         return models.get(name)(model)  # type: ignore[no-any-return]
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    if model_type in models.names():
-        return models.get(model_type)(model)  # type: ignore[no-any-return]
+    if model_type in models:
+        return models.get(str(model_type))(model)  # type: ignore[no-any-return]
     for cls in models.load_all().values():
         if not issubclass(cls, ModelAdapter):
             raise PluginError(f"{cls!r} is no ModelAdapter")

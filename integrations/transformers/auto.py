@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
-from mdm_schedules.integrations.models import get_adapter
+from mdm_schedules.integrations.models import ModelAdapter, get_adapter
 from mdm_schedules.integrations.transformers.config import MaskedDiffusionGenerationConfig
 from mdm_schedules.integrations.transformers.generation import generate
 
-from mdm_schedules.errors import InvalidTypeError, MDMError, shown
+from mdm_schedules.errors import InvalidTypeError, MDMError, StorageError, shown
 from mdm_schedules.hub import find_schedule
 from mdm_schedules.registry import get_schedule
 from mdm_schedules.sampling import GenerationOutput
@@ -34,8 +36,7 @@ class MaskedDiffusionMixin:
 
     def denoiser(self) -> Callable[..., Any]:
         """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it: (tokens, rows) -> logits."""
-        bound = get_adapter(self)
-        return lambda tokens, rows: bound.logits(tokens, rows, None)
+        return _AdapterDenoiser(get_adapter(self))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save the model as transformers does, and its schedule and generation options beside it."""
@@ -44,6 +45,22 @@ class MaskedDiffusionMixin:
         config = getattr(self, "generation_config", None)
         if isinstance(config, MaskedDiffusionGenerationConfig):
             config.save_pretrained(save_directory)
+
+
+@dataclass(frozen=True)
+class _AdapterDenoiser:
+    """A model as a `Denoiser` that also tells how long a sequence may be."""
+
+    bound: ModelAdapter
+
+    @property
+    def max_length(self) -> int | None:
+        longest: int | None = self.bound.max_length
+        return longest
+
+    def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        answer: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.bound.logits(tokens, rows, None)
+        return answer
 
 
 @lru_cache(maxsize=64)
@@ -73,14 +90,21 @@ class AutoModelForMaskedDiffusion:
 
         Raises:
             InvalidTypeError: the model there is no masked LM.
+            StorageError: `path` is a folder without a model, or neither a folder nor a Hub id.
         """
+        _check_place(path, kwargs)
         chosen = _carried(path, kwargs) if schedule is None else get_schedule(schedule)
         try:
             model = _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
         except ValueError as error:
             if "for this kind of AutoModel" not in str(error):
                 raise
-            raise InvalidTypeError(f"{path} holds no masked language model: {str(error).splitlines()[0]}") from error
+            raise InvalidTypeError(
+                f"{path} holds no masked language model: transformers knows none of its kind for AutoModelForMaskedLM. "
+                "Give a masked one (BERT, RoBERTa, ESM, ...), or trust_remote_code=True where the repository brings "
+                "the code of one (LLaDA, Dream, ...); a model that you have loaded yourself runs with "
+                "mdm_schedules.generate(model, input_ids, adapter='callable', ...) if it maps tokens [B, L] to logits"
+            ) from error
         model = model[0] if isinstance(model, tuple) else model
         if getattr(model.config, "mask_token_id", None) is None:
             model.config.mask_token_id = _tokenizer_mask(path, kwargs)
@@ -97,6 +121,24 @@ class AutoModelForMaskedDiffusion:
             model.__class__ = _with_mixin(type(model))  # type: ignore[arg-type]
         model.schedule = get_schedule(schedule)
         return model
+
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+
+
+def _check_place(path: Any, kwargs: dict[str, Any]) -> None:
+    """Say what is wrong with a place on this machine, of which the loaders speak as of the Hub."""
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidTypeError(f"the model must be given by a folder or a Hub id, got {shown(path)}")
+    wanted = "give a folder that a model's save_pretrained wrote, or a Hub id such as 'google-bert/bert-base-uncased'"
+    if not os.path.isdir(path):
+        if not _HUB_ID.fullmatch(os.fspath(path)):
+            raise StorageError(f"there is no folder {os.fspath(path)}; {wanted}")
+        return
+    folder = os.path.join(path, kwargs.get("subfolder") or "")
+    files = ("config.json", "adapter_config.json")
+    if not {"config", "gguf_file"} & kwargs.keys() and not any(os.path.exists(os.path.join(folder, x)) for x in files):
+        raise StorageError(f"{folder} holds no model, for it has no config.json; {wanted}")
 
 
 _FILES = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from mdm_schedules.errors import InvalidTypeError, did_you_mean
-from mdm_schedules.registry import get_schedule
+from mdm_schedules.registry import schedule_for
 from mdm_schedules.schedules import Schedule
 
 #: the options of `generate` that a config can hold, with the values that hold when nobody gives one
@@ -59,7 +59,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-unty
         if isinstance(ours.get("schedule"), Schedule):
             ours["schedule"] = ours["schedule"].spec
         if ours.get("schedule") is not None:
-            get_schedule(ours["schedule"])
+            schedule_for(ours["schedule"], ours.get("steps") or 1)  # a preset may get its steps later
         super().__init__(**options)
         self.masked_diffusion = ours
 

@@ -17,13 +17,14 @@ from mdm_schedules.integrations.transformers.inputs import (
     check_new_tokens,
     check_prompt,
     check_rest,
+    check_suppressed,
     plain_processor,
     token_ids,
 )
 from mdm_schedules.integrations.transformers.streaming import StreamerFeed
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
-from mdm_schedules.registry import get_schedule
+from mdm_schedules.registry import schedule_for
 from mdm_schedules.sampling import (
     CommitRule,
     ConfidencePolicy,
@@ -82,7 +83,7 @@ def generate(
             logits [B, L, V].
         input_ids: LongTensor [B, P]; prompts of different lengths are padded on the left. Never changed.
         attention_mask: [B, P], 0 on padding; None if nothing is padded.
-        schedule: name, spec string or Schedule; by default the model's own, else linear.
+        schedule: name, spec string or Schedule; by default the model's own, else linear. A preset is for `steps`.
         steps: forward passes in all, shared among blocks; by default one per token.
         max_new_tokens: masks appended to the prompt; by default none to a prompt that holds masks.
         block_length: write blocks of so many tokens from left to right, the last one perhaps shorter; by default all
@@ -98,7 +99,8 @@ def generate(
         logits_processor: (input_ids [R, L], scores [R, V]) -> scores, or a LogitsProcessorList, before the draw; R are
             the positions asked for, each with its whole sequence.
         infill: False refuses prompts that hold the mask token.
-        threshold: with low_confidence, each pass also reveals every token of at least this probability; fewer passes.
+        threshold: with low_confidence, each pass also reveals every token whose probability is above this, in
+            [0, 1], which takes fewer passes; at 1 there is none.
         entropy_bound: with the entropy policy, each pass also reveals the surest tokens up to this joint entropy, nats.
         remask: share of revealed tokens that each pass masks again (ReMDM), in [0, 1]; the passes stay as planned.
         cfg_scale: classifier-free guidance: u + (cfg_scale + 1)(c - u) of the logits c with and u without the prompt.
@@ -159,12 +161,11 @@ def generate(
     eos = token_ids("eos_token_id", o["eos_token_id"], bound.vocab_size)
     pad = token_ids("pad_token_id", o["pad_token_id"], bound.vocab_size)
     scale = check_real("cfg_scale", o["cfg_scale"], 0)
-    if not isinstance(o["suppress_tokens"], int | str):
-        token_ids("suppress_tokens", o["suppress_tokens"], bound.vocab_size)
+    check_suppressed(bound, o["suppress_tokens"], mask)
     draw = DrawOptions(
         o["temperature"], o["top_k"], o["top_p"], o["suppress_tokens"], plain_processor(logits_processor)
     )
-    schedule = get_schedule(_own_schedule(model) if o["schedule"] is None else o["schedule"])
+    schedule = _own_schedule(model) if o["schedule"] is None else schedule_for(o["schedule"], o["steps"])
     feed = None if streamer is None else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
     padded = None if bool(own.all()) else own
     with _evaluating(model):

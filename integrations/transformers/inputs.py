@@ -112,6 +112,17 @@ def token_ids(name: str, given: int | Sequence[int] | torch.Tensor | None, vocab
     return [check_int(name, value, 0, None if vocab_size is None else vocab_size - 1) for value in values]
 
 
+def check_suppressed(bound: ModelAdapter, given: Any, mask_token_id: int) -> None:
+    """Token ids that the model has, and not all of them; `DrawOptions` refuses what is no list."""
+    if isinstance(given, int | str):
+        return
+    hidden = {mask_token_id, *token_ids("suppress_tokens", given, bound.vocab_size)}
+    if bound.vocab_size is not None and len(hidden) >= bound.vocab_size:
+        raise InvalidValueError(
+            f"suppress_tokens leaves nothing to draw: with the mask token it hides all {bound.vocab_size} tokens"
+        )
+
+
 def check_rest(rest: dict[str, Any], options: list[str]) -> None:
     """Refuse keywords that nobody knows; let pass what transformers adds by itself."""
     for name, value in rest.items():

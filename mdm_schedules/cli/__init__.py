@@ -6,6 +6,7 @@ A new command is a function and its arguments in a module beside this one, which
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -38,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has what it wanted, as in `mdm-schedules list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 141
     except (MDMError, OSError) as error:
         print(f"mdm-schedules: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -18,6 +18,14 @@ class Command(Protocol):
     def __call__(self, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser: ...
 
 
+def positive(text: str) -> int:
+    """An argument that is an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def show_result(args: argparse.Namespace, data: Any, text: str) -> None:
     """Print `data` as JSON for machines, or `text`."""
     print(json.dumps(data, indent=2) if args.json else text)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mdm_schedules.cli.common import Command, show_result
-from mdm_schedules.errors import MDMError, MissingExtraError, StorageError
+from mdm_schedules.cli.common import Command, positive, show_result
+from mdm_schedules.errors import InvalidValueError, MDMError, MissingExtraError, StorageError, did_you_mean
 
 
 def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -20,16 +20,36 @@ def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
 
     logging.disable_progress_bar()
+    _check_device(args.device)
+    _check_dtype(args.dtype)
     path = str(demo_models.path(args.model)) if args.model in demo_models.NAMES else args.model
     remote = {"trust_remote_code": True} if args.trust_remote_code else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **remote)
         model = AutoModelForMaskedDiffusion.from_pretrained(path, schedule=args.schedule, dtype=args.dtype, **remote)
-        return model.to(args.device), tokenizer
-    except (OSError, ValueError, RuntimeError) as error:
+        return model.to(args.device), AutoTokenizer.from_pretrained(path, **remote)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:  # ImportError: what code of the model needs
         if isinstance(error, MDMError):
             raise
         raise StorageError(f"cannot load {args.model}: {str(error).splitlines()[0]}") from error
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # what torch raises depends on its build
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError(f"--device {name} cannot be used here: {reason}; --device cpu always can") from error
+
+
+def _check_dtype(name: str) -> None:
+    import torch
+
+    known = ("auto", "float32", "float16", "bfloat16", "float64")
+    dtype = getattr(torch, name, None)
+    if name != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InvalidValueError(f"--dtype must be a floating type of torch, got {name!r}.{did_you_mean(name, known)}")
 
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
@@ -43,9 +63,15 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     from mdm_schedules import demo
-    from mdm_schedules.plotting import plot_quality
+    from mdm_schedules.plotting import check_picture, plot_quality
     from mdm_schedules.registry import get_schedule
 
+    picture: Path | None = args.output
+    try:
+        check_picture(args.output)
+    except MissingExtraError as error:
+        picture = None
+        print(f"no picture: {error}", file=sys.stderr)
     schedules = [get_schedule(spec) for spec in args.schedule or demo.SCHEDULES]
     specs = [schedule.spec for schedule in schedules]
     texts = {
@@ -59,19 +85,20 @@ def _demo(args: argparse.Namespace) -> None:
             print("\n".join(line for text in written for line in (*text.splitlines(), "")))
     options = {"puzzles": args.puzzles, "seed": args.seed, **demo.TASK}
     table = demo.accuracy_table(specs, demo.STEPS, **options)
-    picture: str | None = str(args.output)
-    try:
-        plot_quality(schedules, table, args.output, ylabel="6x6 Sudokus completed to a valid grid")
-    except MissingExtraError as error:
-        picture = None
-        print(f"no picture: {error}", file=sys.stderr)
     title = f"Valid grids of {args.puzzles} held-out 6x6 Sudokus, percent with one standard error"
     text = f"{title}\n({demo.TASK_TEXT}):\n\n{demo.format_table(table)}\n"
-    text += f"\nPicture: {picture}" if picture else ""
-    show_result(args, {"texts": texts, "task": options, "accuracy": table, "picture": picture}, text)
+    data = {"texts": texts, "task": options, "accuracy": table, "picture": None if picture is None else str(picture)}
+    show_result(args, data, text)
+    if picture is not None:  # last, so that the figures are there whatever becomes of it
+        plot_quality(schedules, table, picture, ylabel="6x6 Sudokus completed to a valid grid")
+        if not args.json:
+            print(f"Picture: {picture}")
 
 
 def _sample(args: argparse.Namespace) -> None:
+    from mdm_schedules.registry import schedule_for
+
+    args.schedule = None if args.schedule is None else schedule_for(args.schedule, args.steps)
     model, tokenizer = load_model(args)
     ids = tokenizer(args.prompt, return_tensors="pt", add_special_tokens=args.special_tokens).input_ids
     out = model.generate(
@@ -98,7 +125,7 @@ def add(command: Command) -> None:
 
     demo = command("demo", _demo, "Write code and solve Sudokus with the shipped models under several schedules.")
     demo.add_argument("--schedule", action="append", help="a schedule to compare, may be repeated")
-    demo.add_argument("--puzzles", type=int, default=200, help="Sudokus per cell of the table (default 200)")
+    demo.add_argument("--puzzles", type=positive, default=200, help="Sudokus per cell of the table (default 200)")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--output", type=Path, default=Path("mdm-schedules-demo.png"), help="where to save the picture")
 

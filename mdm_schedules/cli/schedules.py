@@ -26,10 +26,10 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from mdm_schedules.registry import get_schedule
+    from mdm_schedules.registry import get_schedule, schedule_for
 
-    choice = {"subfolder": args.subfolder, "task": args.task}
-    schedule = get_schedule(args.schedule, **{key: value for key, value in choice.items() if value is not None})
+    choice = {key: value for key in ("subfolder", "task") if (value := getattr(args, key)) is not None}
+    schedule = get_schedule(args.schedule, **choice) if choice else schedule_for(args.schedule, args.steps)
     evaluation = schedule.evaluation
     times = [i / 8 for i in range(9)]
     data = {
@@ -51,9 +51,9 @@ def _show(args: argparse.Namespace) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
     from mdm_schedules.plotting import plot_schedules
-    from mdm_schedules.registry import get_schedule
+    from mdm_schedules.registry import schedule_for
 
-    schedules = [get_schedule(spec) for spec in args.schedule]
+    schedules = [schedule_for(spec, args.steps) for spec in args.schedule]
     plot_schedules(schedules, args.output, num_tokens=args.num_tokens, steps=args.steps)
     show_result(args, {"picture": str(args.output)}, f"Picture: {args.output}")
 

@@ -106,10 +106,25 @@ def check_data(model: Any, sequences: Any, maskable: Any, mask_token_id: int | N
     highest = max(int(tokens.max()), mask_token_id)
     if highest >= vocabulary:
         raise InvalidValueError(f"token ids must lie in [0, {vocabulary - 1}], which the model can read, got {highest}")
+    longest = _max_length(model)
+    if longest is not None and tokens.shape[1] > longest:
+        raise InvalidValueError(
+            f"sequences have {tokens.shape[1]} tokens, but the model has positions for {longest}; cut them"
+        )
     weight = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     device = tokens.device if weight is None else weight.device
     tokens, hideable = tokens.to(device), hideable.to(device)
     return Data(tokens, hideable.nonzero()[:, 1].reshape(len(tokens), -1), mask_token_id)
+
+
+def _max_length(model: Any) -> int | None:
+    """The longest sequence that the model has positions for, as its denoiser or its config tells; None if neither."""
+    if callable(getattr(model, "denoiser", None)):
+        model = model.denoiser()
+    told = getattr(model, "max_length", None) or getattr(
+        getattr(model, "config", None), "max_position_embeddings", None
+    )
+    return told if isinstance(told, int) and told > 0 else None
 
 
 def choose_counts(number: int, n: int, counts: Any, passes: Any) -> tuple[Integers, int]:

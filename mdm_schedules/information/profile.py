@@ -121,7 +121,8 @@ class InformationProfile:
             model: one that `AutoModelForMaskedDiffusion` loaded, or anything with a method `denoiser()`; a `Denoiser`,
                 (tokens, rows) -> logits, as `sample` takes it; or a callable, tokens [B, L] -> logits [B, L, V] or an
                 output with `.logits`, whose logits at a position speak of that position's token, as those of a
-                transformers masked language model do. A module is run without dropout.
+                transformers masked language model do. A module is run without dropout. The `max_length` of the
+                denoiser, or `config.max_position_embeddings`, bounds L where there is one.
             sequences: clean token ids [S, L], S >= 2; 16 give plans within a few percent of the optimum.
             maskable: bool [S, L], True at the N tokens to be generated (the same number in each row); the others, such
                 as a prompt, are always visible. None: all L.

@@ -96,7 +96,7 @@ class CommitRule:
     """Reveals more than the plan asks where the model is sure; the plan is the least.
 
     Attributes:
-        threshold: with low_confidence, every token whose probability is above it, in [0, 1).
+        threshold: with low_confidence, every token whose probability is above it, in [0, 1]; at 1 there is none.
         entropy_bound: with the entropy policy, the surest tokens as long as the sum of their entropies without the
             largest stays at or below it, in nats (the entropy-bounded sampler, arXiv 2505.24857).
     """

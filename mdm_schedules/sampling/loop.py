@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
-from mdm_schedules.registry import get_schedule
+from mdm_schedules.registry import schedule_for
 from mdm_schedules.sampling.counts import CommitRule, ancestral_tables, block_spans, count_tables
 from mdm_schedules.sampling.draw import DrawOptions, TokenDraw, check_logits
 from mdm_schedules.sampling.noise import REMASK, TOKEN, RowSeeds, SequenceNoise, check_seed
@@ -133,9 +133,10 @@ def sample(
     spans = block_spans(block_ends, tokens.shape[1])
     # the one place where the host waits for the device, unless an option needs more
     counts = torch.stack([masked[:, start:end].sum(1) for start, end in spans], 1).cpu()
-    tables = count_tables(get_schedule(schedule), plan, counts, steps, policy)
+    schedule = schedule_for(schedule, steps if isinstance(steps, int) else None)
+    tables = count_tables(schedule, plan, counts, steps, policy)
     if isinstance(policy, Ancestral):
-        tables = ancestral_tables(get_schedule(schedule), steps, policy, masked, run.position, spans, counts, run.noise)
+        tables = ancestral_tables(schedule, steps, policy, masked, run.position, spans, counts, run.noise)
     total = sum(int((table > 0).any(0).sum()) for table in tables)
     history = []
     with tqdm(total=total, disable=not progress, desc="denoising", unit="pass") as bar:

@@ -118,7 +118,8 @@ class Schedule(ABC):
     `_gamma_dot`, `_masked` where a closed form exists. `mdm_schedules.testing.check_schedule` tests a new one.
 
     Every public method takes numbers, lists, numpy arrays or tensors and keeps shape, device and floating dtype;
-    the arithmetic inside is float64. Slopes may be infinite at the ends, and are then returned as `inf`.
+    the arithmetic inside is float64. Slopes may be infinite at the ends, and are then returned as `inf`. `alpha`,
+    `gamma` and `alpha_noise` are differentiable in a tensor, once; the others are not: they return a detached tensor.
     """
 
     name: ClassVar[str]

@@ -94,13 +94,17 @@ def _check_knots(name: str, values: Any) -> tuple[float, ...]:
         raise InvalidTypeError(f"{name} must be a sequence of numbers, got {type(values).__name__}") from None
     if not 2 <= len(array) <= MAX_KNOTS:
         raise InvalidValueError(f"{name} must have 2 to {MAX_KNOTS} knots, got {len(array)}")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise InvalidValueError(f"{name} must hold finite numbers, got {array[~np.isfinite(array)][0]}")
-    if array[0] != 0 or array[-1] != 1:
-        raise InvalidValueError(f"{name} must run from exactly 0 to exactly 1, got {array[0]!r} to {array[-1]!r}")
-    falls = np.flatnonzero(np.diff(array) <= 0)
+    numbers: list[float] = array.astype(np.float64).tolist()
+    if not np.isfinite(numbers).all():
+        raise InvalidValueError(
+            f"{name} must hold finite numbers, got {next(x for x in numbers if not math.isfinite(x))}"
+        )
+    if numbers[0] != 0 or numbers[-1] != 1:
+        raise InvalidValueError(f"{name} must run from exactly 0 to exactly 1, got {numbers[0]!r} to {numbers[-1]!r}")
+    falls = np.flatnonzero(np.diff(numbers) <= 0)
     if len(falls):
         i = int(falls[0])
-        raise InvalidValueError(f"{name} must increase strictly; knot {i + 1} is {array[i + 1]!r} after {array[i]!r}")
-    return tuple(array.tolist())
+        raise InvalidValueError(
+            f"{name} must increase strictly; knot {i + 1} is {numbers[i + 1]!r} after {numbers[i]!r}"
+        )
+    return tuple(numbers)

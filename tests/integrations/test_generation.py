@@ -97,11 +97,27 @@ def test_bad_configs():
         mdm.MaskedDiffusionGenerationConfig(schedule="betta(a=1, b=1)")
     with pytest.raises(InvalidTypeError, match="GenerationConfig"):
         mdm.generate(bert(), prompts(), max_new_tokens=2, generation_config={"steps": 3})
+    with pytest.raises(MDMError, match="no preset"):
+        mdm.MaskedDiffusionGenerationConfig(schedule="preset:llada-8b/mbbp")
     kept = mdm.MaskedDiffusionGenerationConfig(schedule=mdm.Beta(0.8, 0.3))
     assert mdm.get_schedule(kept.schedule) == mdm.Beta(0.8, 0.3)
 
 
 # --- transformers' generate(custom_generate=...)
+
+
+def test_a_preset_is_for_the_steps_of_the_call(model):
+    for steps in (4, 16):
+        wanted = mdm.get_schedule("preset:llada-8b/mbpp", steps=steps)
+        plan = wanted.plan(16, steps).tolist()
+        config = mdm.MaskedDiffusionGenerationConfig(schedule="preset:llada-8b/mbpp")
+        for options in ({"schedule": "preset:llada-8b/mbpp"}, {"generation_config": config}):
+            out = mdm.generate(model, prompts(1), max_new_tokens=16, steps=steps, **options)
+            assert out.plan.tolist() == [plan]
+        fixed = mdm.generate(
+            model, prompts(1), max_new_tokens=16, steps=steps, schedule="preset:llada-8b/mbpp(steps=4)"
+        )
+        assert fixed.plan.tolist() == mdm.get_schedule("preset:llada-8b/mbpp", steps=4).plan(16, steps)[None].tolist()
 
 
 def test_custom_generate_as_a_function(model):
@@ -268,6 +284,7 @@ def test_tokenizer_output_can_be_passed_as_it_is(model):
         ({"remask": 2}, "remask"),
         ({"eos_token_id": MASK}, "mask"),
         ({"suppress_tokens": [V]}, "suppress_tokens"),
+        ({"suppress_tokens": range(MASK)}, "nothing to draw"),
         ({"suppress_tokens": 3}, "suppress_tokens"),
         ({"infill": "no"}, "infill"),
         ({"adapter": 3}, "adapter"),
@@ -286,8 +303,3 @@ def test_bad_input_is_told_before_the_first_pass(model, options, says):
             mdm.generate(model, prompts(), max_new_tokens=4, **options)
     finally:
         handle.remove()
-
-
-def test_a_vocabulary_that_is_all_suppressed_is_told(model):
-    with pytest.raises(InvalidValueError, match="nothing left to draw"):
-        mdm.generate(model, prompts(), max_new_tokens=4, suppress_tokens=list(range(V)))

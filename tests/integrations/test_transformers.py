@@ -9,7 +9,7 @@ from mdm_schedules.integrations.models import get_adapter
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mdm_schedules as mdm
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, StorageError
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 V, MASK, PAD = 50, 4, 0
@@ -169,10 +169,34 @@ def test_models_that_are_no_masked_lm_are_refused(tmp_path):
     with pytest.raises(InvalidTypeError, match="masked"):
         mdm.AutoModelForMaskedDiffusion.from_model(gpt)
     gpt.save_pretrained(tmp_path)
-    with pytest.raises(InvalidTypeError, match="no masked language model"):
+    with pytest.raises(InvalidTypeError, match=r"no masked language model.*trust_remote_code=True.*adapter='callable'"):
         mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path)
     with pytest.raises(InvalidTypeError, match="no masked language model"):
         mdm.generate(object(), prompts(), max_new_tokens=4, mask_token_id=MASK)
+
+
+def test_places_without_a_model_are_told_as_such(tmp_path, bert):
+    load = mdm.AutoModelForMaskedDiffusion.from_pretrained
+    for place in (tmp_path / "no", str(tmp_path / "no"), "./no", "no/such/folder", "~/models"):
+        with pytest.raises(StorageError, match="there is no folder .* or a Hub id"):
+            load(place)
+    with pytest.raises(StorageError, match=r"holds no model.*config\.json"):
+        load(tmp_path)
+    with pytest.raises(InvalidTypeError, match="folder or a Hub id"):
+        load(3)
+    bert.save_pretrained(tmp_path / "deep")
+    assert load(tmp_path, subfolder="deep").config.vocab_size == V
+
+
+def test_a_profile_needs_positions_for_its_sequences():
+    model = mdm.AutoModelForMaskedDiffusion.from_model(build("roberta"))  # counts its 40 positions from 1
+    calls = []
+    hook = model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(InvalidValueError, match="40 tokens, but the model has positions for 39"):
+        mdm.InformationProfile.estimate(model, prompts(2, 40), mask_token_id=MASK)
+    hook.remove()
+    assert not calls
+    assert mdm.InformationProfile.estimate(model, prompts(2, 39), mask_token_id=MASK, counts=[0, 38]).num_tokens == 39
 
 
 BAD = [
