@@ -3,7 +3,7 @@
 No energy depends on the clock: with x any increasing function of t, alpha_dot^2 / gamma_dot dt =
 (d alpha/dx)^2 / (d gamma/dx) dx, and rates scale alike. They are integrated in x = log(t / (1 - t)), where both ends
 are far away and each schedule falls off exponentially; beyond what floats hold, the tail is the power law that the
-schedules have there, which also decides whether there is an integral.
+schedules have there, which also decides whether there is an integral, times a series that is extrapolated.
 """
 
 from __future__ import annotations
@@ -119,25 +119,76 @@ def _reach(schedule: Schedule, gamma: Schedule, center: float, limit: float) -> 
 def _order(schedule: Schedule, x: float, inward: float) -> float:
     """p where gamma leaves the end beyond x like t^p; measured, and freed of its first-order error, if not known."""
     if type(schedule) in _ORDERS:
-        return _ORDERS[type(schedule)](schedule)[x > 0]
+        return _ORDERS[type(schedule)](schedule)[inward < 0]
     path = _path(schedule, schedule, np.array([x, x + inward]))
-    near, far = (path.reveal, path.mask) if x < 0 else (path.mask, path.reveal)
+    near, far = (path.reveal, path.mask) if inward > 0 else (path.mask, path.reveal)
     slope = path.weight / (2 / math.pi * np.arctan2(np.sqrt(near), np.sqrt(far)))
     return float(slope[0] - (slope[1] - slope[0]) / math.expm1(abs(inward)))
 
 
-def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, inward: float) -> Energy:
-    """Integral from x to the end beyond it, where density ~ e^(-k |x|) with k = 2 p - q; infinite where k <= 0."""
+def _gap(schedule: Schedule, inward: float) -> float:
+    """r where gamma leaves the end like t^p (1 + c t^r)."""
+    return min(1.0, schedule.p) if isinstance(schedule, families.Polynomial) and inward > 0 else 1.0
+
+
+def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, room: float) -> Energy:
+    """Integral from x to the end beyond it, where density ~ e^(-k |x|) with k = 2 p - q; infinite where k <= 0.
+
+    It is told from the density between x and x + 2 room.
+    """
+    from scipy.special import expit
+
     exact = type(schedule) in _ORDERS and type(gamma) in _ORDERS
+    inward = math.copysign(min(math.log(2), abs(room)), room)
     k = 2 * _order(schedule, x, inward) - _order(gamma, x, inward)
     if k <= (1e-12 if exact else 1e-3):
         return Energy(math.inf)
-    here, there = density(_path(schedule, gamma, np.array([x, x + inward])))
-    if not here > 0:
+    count = 7 if exact else 2
+    gaps = _gap(schedule, inward), _gap(gamma, inward), 1.0
+    r = min(gaps)
+    exponents = np.unique(np.round(np.outer(gaps, np.arange(count)) / r, 6))[:count]
+    nodes = x + math.copysign(min(math.log(2) / r, 2 * abs(room) / count), room) * np.arange(count, dtype=np.float64)
+    values = density(_path(schedule, gamma, nodes))
+    if not values[0] > 0:
         return Energy(0.0)
-    # density ~ e^(-k |x|) (1 + c e^-|x|): c e^-|x| shows in the local slope, and the integral has it over 1 + k
-    correction = (k * abs(inward) - math.log(there / here)) / math.expm1(abs(inward)) / (1 + k)
-    return Energy(here / k * (1 + min(max(correction, -0.5), 0.5)), float(here / k * abs(correction)))
+    t = expit(nodes)  # rounded near 1, hence not the nodes themselves
+    depth = math.copysign(1, -room) * (np.log(t) - np.log1p(-t))
+    # log density + k |x| is a sum of power series in e^(-r |x|), one for each r; ever more of their terms are
+    # determined by ever more nodes
+    u, logs = np.exp(r * (depth[0] - depth)), np.log(values / values[0]) + k * (depth - depth[0])
+    shares = [1.0]
+    for used in range(2, count + 1):
+        if not (np.isfinite(logs[:used]).all() and np.isfinite(u[:used]).all()):
+            break
+        shares.append(_share(u[:used], logs[:used], exponents[:used], k / r))
+    # the number of terms that differs least from one less and one more; four such differences held every known error,
+    # and of schedules whose series is not known one difference is the whole correction
+    changes = np.nan_to_num(np.abs(np.diff([0.0, *shares])), nan=math.inf)
+    doubts = np.maximum(changes, np.append(changes[1:], 0 if len(changes) == 2 else math.inf))
+    best = int(np.argmin(doubts)) if len(changes) > 1 else 0
+    return Energy(values[0] / k * shares[best], float((4 if exact else 1) * values[0] / k * doubts[best]))
+
+
+def _share(u: Array, logs: Array, exponents: Array, power: float) -> float:
+    """Integral of e^(P(s) - P(1)) d(s^power) over [0, 1], with P the sum of s^exponents through (u, logs)."""
+    from scipy.integrate import quad
+
+    try:
+        factors = np.linalg.solve(u[:, None] ** exponents, logs)
+    except np.linalg.LinAlgError:  # nodes too close to each other
+        return math.nan
+
+    def ratio(s: float) -> float:
+        return math.exp(min(float(factors @ (s**exponents - 1)), 700.0))
+
+    def steep(s: float) -> float:
+        return power * float(s ** (power - 1)) * ratio(s)
+
+    def flat(v: float) -> float:
+        return ratio(v ** (1 / power))
+
+    # either is smooth where it is used
+    return float(quad(steep if power > 1 else flat, 0, 1, epsabs=0, epsrel=1e-12, limit=100, full_output=1)[0])
 
 
 def integrate(schedule_or_spec: Any, gamma_or_spec: Any, density: Density) -> Energy:
@@ -153,8 +204,8 @@ def integrate(schedule_or_spec: Any, gamma_or_spec: Any, density: Density) -> En
         raise InvalidValueError(f"{shown(schedule)} or {shown(gamma)} is too steep for float64 near t = {middle:g}")
     low = _reach(schedule, gamma, center, _LOW)
     high = _reach(schedule, gamma, center, float(np.max(knots + 2, initial=_HIGH)))
-    inward = min(math.log(2), (high - low) / 4)
-    tails = [_tail(schedule, gamma, density, low, inward), _tail(schedule, gamma, density, high, -inward)]
+    room = (high - low) / 4
+    tails = [_tail(schedule, gamma, density, low, room), _tail(schedule, gamma, density, high, -room)]
     if math.inf in tails:
         return Energy(math.inf)
     # panels grow with the distance from the middle; all share the nodes of one quadrature on [0, 1]

@@ -445,6 +445,45 @@ def test_bad_input_is_named(call, error, message):
 
 
 def test_a_result_that_cannot_be_trusted_says_so():
-    with pytest.warns(UserWarning, match=r"beta\(a=1000000.0, b=0.05\).*error"):
-        energy = token_energy(Beta(1e6, 0.05), Beta(1e6, 0.05))
+    with pytest.warns(UserWarning, match=r"polynomial\(p=0.001\).*error"):
+        energy = token_energy(Polynomial(0.001), Polynomial(0.001))
     assert abs(energy - PI2) <= energy.error
+
+
+@pytest.mark.parametrize("p", [3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 0.01, 0.02])
+@pytest.mark.filterwarnings("ignore:the energy of")  # below p = 0.004 the least float is in the middle of the curve
+def test_slow_starts_have_energy_pi_squared_within_their_error(p):
+    excess = energy_excess(Polynomial(p), Polynomial(p))
+    assert abs(excess - 1) <= excess.error
+    assert excess.error < {3e-4: 6, 1e-3: 0.3, 2e-3: 2e-3, 3e-3: 2e-5, 5e-3: 2e-8}.get(p, 1e-10)
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.01, 0.012), (0.001, 0.0015), (0.05, 0.01), (2.0, 0.003)])
+@pytest.mark.filterwarnings("ignore:the energy of")
+def test_pairs_of_slow_starts_have_the_energy_of_their_integral(p, q):
+    def density(x):  # Eq. 14 in x = -log t, where nothing underflows
+        return p * p * math.exp(-x * (p - q / 2)) / -math.expm1(-p * x) * math.sqrt(-math.expm1(-q * x)) / q / math.pi
+
+    scale = 1 / (p - q / 2)
+    edges = [0, *(scale * 2.0 ** np.arange(-24, 7))]
+    expected = sum(quad(density, a, b, epsrel=1e-12)[0] for a, b in itertools.pairwise(edges))
+    excess = energy_excess(Polynomial(p), Polynomial(q))
+    assert abs(excess - expected) <= excess.error + 1e-10
+
+
+@pytest.mark.filterwarnings("ignore:the energy of")
+def test_ends_that_floats_do_not_reach_are_extrapolated_within_the_error():
+    for alpha, gamma in (
+        (Beta(61.09563973483183, 56.722478469455886), Beta(110.17427469892385, 5.804347843257802)),
+        (Beta(33.26389953773816, 93.42831496892964), Beta(23.25782852678693, 175.5962953992819)),
+    ):
+        excess = energy_excess(alpha, gamma)
+        assert excess == pytest.approx(beta_excess(alpha, gamma), abs=excess.error)
+        assert excess.error < 1e-3 * excess
+
+
+@pytest.mark.parametrize(("a", "b"), [(1e6, 1e6), (1e6, 3e5), (0.5, 1e6), (1e6, 0.3), (1.0, 1e6), (200.0, 1.0)])
+def test_steep_betas_have_energy_pi_squared_within_their_error(a, b):
+    excess = energy_excess(Beta(a, b), Beta(a, b))
+    assert abs(excess - 1) <= excess.error
+    assert excess.error < 2e-10

@@ -335,7 +335,7 @@ def test_a_name_with_a_hyphen_is_listed_as_it_is_loaded(tmp_path: Path, monkeypa
     assert "good-one" in registry.schedules
     distribution(tmp_path / "2", "second-one", "good_one = plugin_good:Good")
     monkeypatch.syspath_prepend(str(tmp_path / "2"))
-    with pytest.raises(PluginError, match="claimed by second-one .* and first-one"):
+    with pytest.raises(PluginError, match=r"claimed by second-one .* and first-one"):
         mdm.get_schedule("good-one")
     monkeypatch.delitem(sys.modules, "plugin_good")
 

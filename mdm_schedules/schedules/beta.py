@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +14,15 @@ import torch
 from mdm_schedules.errors import check_real
 from mdm_schedules.schedules.base import Schedule, exact_ends
 
-# above it the densities, differences of logarithms of the size of a and b, lose their digits
+# what the formulas here are tested for
 MAX_SHAPE = 1e6
+
+
+def _stirling(x: float) -> float:
+    """log Gamma(x) less Stirling's formula."""
+    if x < 30:
+        return math.lgamma(x) - ((x - 0.5) * math.log(x) - x + math.log(2 * math.pi) / 2)
+    return (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * x * x)) / (x * x)) / (x * x)) / x
 
 
 def _special(function: str, a: float, b: float, x: torch.Tensor) -> torch.Tensor:
@@ -99,5 +107,29 @@ class Beta(Schedule):
         return exact_ends(t, self._halves(t)[0])
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
+        if max(self.a, self.b) > 100:
+            return self._steep_density(t)
         log_density = torch.special.xlogy(self.a - 1, t) + torch.special.xlog1py(self.b - 1, -t) - self._log_beta
         return torch.exp(log_density)
+
+    def _steep_density(self, t: torch.Tensor) -> torch.Tensor:
+        """The same density relative to that at the mean: logarithms of the size of a and b would lose digits.
+
+        With s ~ a / (a + b), r ~ 1 - s: t^a (1 - t)^b = (t / s)^a ((1 - t) / r)^b s^a r^b, and s^a r^b / B(a, b) is
+        sqrt(a b / (2 pi (a + b))) times Stirling's remainders. What rounding makes of s and r is put back exactly.
+        """
+        a, b = Fraction(self.a), Fraction(self.b)
+        s, r = float(a / (a + b)), float(b / (a + b))
+        gap = float(1 - Fraction(s) - Fraction(r))
+        power = float((Fraction(s) + Fraction(r) - 1) * (a + b))  # a log(s (a + b) / a) + b log(r (a + b) / b)
+        power += _stirling(self.a + self.b) - _stirling(self.a) - _stirling(self.b)
+        front = math.sqrt(self.a / (self.a + self.b) * self.b / (2 * math.pi))
+        below = torch.where((t - s).abs() < s / 2, torch.log1p((t - s) / s), torch.log(t / s))
+        near_one = torch.log1p(-t) - math.log(r)
+        above = torch.where((t - s).abs() < r / 2, torch.log1p((s - t + gap) / r), near_one)
+        inside = front * torch.exp(self.a * below + self.b * above + power) / (t * (1 - t))
+        return torch.where((t > 0) & (t < 1), inside, self._end_density(t))
+
+    def _end_density(self, t: torch.Tensor) -> torch.Tensor:
+        limits = [0.0 if p > 1 else math.inf if p < 1 else max(self.a, self.b) for p in (self.a, self.b)]
+        return torch.where(t < 0.5, t.new_tensor(limits[0]), t.new_tensor(limits[1]))

@@ -178,7 +178,7 @@ def test_models_that_are_no_masked_lm_are_refused(tmp_path):
 def test_places_without_a_model_are_told_as_such(tmp_path, bert):
     load = mdm.AutoModelForMaskedDiffusion.from_pretrained
     for place in (tmp_path / "no", str(tmp_path / "no"), "./no", "no/such/folder", "~/models"):
-        with pytest.raises(StorageError, match="there is no folder .* or a Hub id"):
+        with pytest.raises(StorageError, match=r"there is no folder .* or a Hub id"):
             load(place)
     with pytest.raises(StorageError, match=r"holds no model.*config\.json"):
         load(tmp_path)
