@@ -110,7 +110,6 @@ def test_the_papers_grid_on_a_model(tmp_path):
         assert len(row["standard_error"]) == 2
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
 def test_the_papers_grid_on_a_model_that_is_not_there(tmp_path):
     done = run(ROOT / "examples/paper/tables.py", "--model", "x", "--task", "gsm8k", cwd=tmp_path)
     assert done.returncode == 1
