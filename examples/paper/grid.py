@@ -35,7 +35,7 @@ def run_grid(args: Any, schedules: list[str], steps: list[int], gen_length: int)
     for schedule in schedules:
         cells = []
         for count in steps:
-            scores = 100 * np.atleast_1d(objective(schedule, steps=count))
+            scores = 100 * np.array(objective(schedule, steps=count).values)
             error = scores.std(ddof=1) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
             cells.append((float(scores.mean()), float(error)))
             print(f"{schedule}, {count} steps: {cells[-1][0]:.2f} ± {cells[-1][1]:.2f}", flush=True)
