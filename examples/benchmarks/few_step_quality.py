@@ -36,7 +36,7 @@ sys.path.append(str(Path(__file__).parents[1] / "training"))
 SCHEDULES = ("linear", "sine", "squared_sine", "cosine")
 PRESETS = ("beta(a=0.9, b=0.3)", "beta(a=1.0, b=0.2)", "beta(a=0.3, b=0.3)", "beta(a=0.9, b=0.9)")  # of the paper
 POLICIES = {
-    "sudoku": {"low_confidence": 0.0, "random": 0.5, "entropy": 0.0},
+    "sudoku": {"low_confidence": 0.0, "random": 0.5},
     "code": {"random": 0.7, "low_confidence": 0.0},
 }
 STEPS = {"sudoku": (4, 6, 8, 10, 12, 16, 20), "code": (4, 8, 16, 32)}
@@ -200,14 +200,14 @@ def main():
     parser.add_argument("--policy", action="append", help="of the world's, may be repeated")
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--instances", type=int, help="that are shown (default 300 puzzles, 96 windows)")
-    parser.add_argument("--select", type=int, help="that tune (default 160 puzzles, 32 windows)")
+    parser.add_argument("--select", type=int, help="that tune (default 160 puzzles, 64 windows)")
     parser.add_argument("--profile", type=int, default=16, help="sequences of the information profile (default 16)")
     parser.add_argument("--trials", type=int, help="of each search (default 40, 24)")
     parser.add_argument("--clues", type=int, default=12, help="of the puzzles")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     args.instances = args.instances or {"sudoku": 300, "code": 96}[args.world]
-    args.select = args.select or {"sudoku": 160, "code": 32}[args.world]
+    args.select = args.select or {"sudoku": 160, "code": 64}[args.world]
     args.trials = args.trials or {"sudoku": 40, "code": 24}[args.world]
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
     begin, results = time.monotonic(), {}
