@@ -19,6 +19,7 @@ from mdm_schedules.integrations.transformers.inputs import (
     check_rest,
     plain_processor,
     token_ids,
+    unexpanded,
 )
 from mdm_schedules.integrations.transformers.streaming import StreamerFeed
 
@@ -91,7 +92,8 @@ def generate(
         temperature: 0, the default, takes the most probable token. Confidence is read before it is applied.
         mask_token_id: by default that of the model's config.
         seed: None, an int, or one int per returned row. A sequence draws the same tokens whatever the batch around it.
-        plan: tokens per step in place of schedule and steps, [steps] or [B, steps], for each block.
+        plan: tokens per step in place of schedule and steps, [steps] or [B, steps], for each block. Given now, it goes
+            before a schedule and steps kept in a config, and either of these before a plan kept there.
         top_k: draw among so many of the most probable tokens; 0 among all.
         top_p: draw among the most probable tokens that together have this probability, in (0, 1].
         suppress_tokens: token ids that are never drawn.
@@ -108,7 +110,7 @@ def generate(
         pad_token_id: what follows the end; by default the first `eos_token_id`.
         num_return_sequences: answers per prompt, next to each other.
         generation_config: a MaskedDiffusionGenerationConfig; of a plain GenerationConfig only max_new_tokens,
-            num_return_sequences and, with do_sample, temperature, top_k and top_p are taken.
+            num_return_sequences and, with do_sample, temperature, top_k and top_p are taken; beam search is refused.
         adapter: name of the model adapter; by default chosen by the model.
         streamer: a transformers TextDiffusionStreamer or TextStreamer; one sequence only.
         callback: called with a `StepInfo` after each pass.
@@ -125,6 +127,7 @@ def generate(
     """
     given = {name: value for name, value in locals().items() if name in DEFAULTS}
     check_rest(rest, list(inspect.signature(generate).parameters))
+    input_ids, attention_mask = unexpanded(input_ids, attention_mask, generation_config, rest)
     o = merge_options(given, generation_config, getattr(model, "generation_config", None))
     bound = get_adapter(model, adapter)
     mask = check_mask_token(bound, o["mask_token_id"])
@@ -159,11 +162,10 @@ def generate(
     eos = token_ids("eos_token_id", o["eos_token_id"], bound.vocab_size)
     pad = token_ids("pad_token_id", o["pad_token_id"], bound.vocab_size)
     scale = check_real("cfg_scale", o["cfg_scale"], 0)
-    if not isinstance(o["suppress_tokens"], int | str):
-        token_ids("suppress_tokens", o["suppress_tokens"], bound.vocab_size)
-    draw = DrawOptions(
-        o["temperature"], o["top_k"], o["top_p"], o["suppress_tokens"], plain_processor(logits_processor)
-    )
+    never = () if o["suppress_tokens"] is None else o["suppress_tokens"]
+    if not isinstance(never, int | str):
+        token_ids("suppress_tokens", never, bound.vocab_size)
+    draw = DrawOptions(o["temperature"], o["top_k"], o["top_p"], never, plain_processor(logits_processor))
     schedule = get_schedule(_own_schedule(model) if o["schedule"] is None else o["schedule"])
     feed = None if streamer is None else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
     padded = None if bool(own.all()) else own
