@@ -148,6 +148,7 @@ def generate(
     ends = block_ends(bound, own, new, o["block_length"])
     tokens = torch.nn.functional.pad(prompt, (0, new), value=mask)
     own = torch.nn.functional.pad(own, (0, new), value=True)
+    blank = (tokens == mask) & own
     longest = int(own.sum(1).max())
     if bound.max_length is not None and longest > bound.max_length:
         raise InvalidValueError(
@@ -158,7 +159,8 @@ def generate(
     if o["steps"] is not None:
         passes = check_int("steps", o["steps"], 1, example="steps=16")
         if len(ends) > 1:
-            passes = split_steps(passes, [b - a for a, b in zip([prompt.shape[1], *ends[:-1]], ends, strict=True)])
+            spans = zip([0, *ends[:-1]], ends, strict=True)
+            passes = split_steps(passes, [int(blank[:, a:b].sum(1).max()) for a, b in spans])
     eos = token_ids("eos_token_id", o["eos_token_id"], bound.vocab_size)
     pad = token_ids("pad_token_id", o["pad_token_id"], bound.vocab_size)
     scale = check_real("cfg_scale", o["cfg_scale"], 0)
@@ -170,6 +172,7 @@ def generate(
     feed = None if streamer is None else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
     padded = None if bool(own.all()) else own
     with _evaluating(model):
+        bound.check_tokens(torch.full_like(tokens, mask) if scale else tokens, own, mask)
         if padded is not None:
             bound.check_padding()
         out = sample(

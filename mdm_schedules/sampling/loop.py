@@ -20,7 +20,7 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int,
 from mdm_schedules.registry import get_schedule
 from mdm_schedules.sampling.counts import CommitRule, ancestral_tables, block_spans, count_tables, steps_per_block
 from mdm_schedules.sampling.draw import DrawOptions, TokenDraw, check_logits
-from mdm_schedules.sampling.noise import REMASK, TOKEN, SequenceNoise, check_seed, sequence_noise
+from mdm_schedules.sampling.noise import REMASK, TOKEN, SequenceNoise, check_seed, plain_seed, sequence_noise
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.policy import Ancestral, ConfidencePolicy, OrderPolicy, get_policy
 from mdm_schedules.schedules import Schedule
@@ -105,6 +105,7 @@ def sample(
     policy = get_policy(remasking)
     _check_tokens(tokens, mask_token_id)
     own = torch.ones_like(tokens, dtype=torch.bool) if own is None else own.bool()
+    seed = plain_seed(seed)
     seeds = check_seed(seed, len(tokens))
     remask = check_real("remask", remask, 0, 1)
     ends = [check_int("eos_token_ids", token, 0) for token in eos_token_ids]
