@@ -181,7 +181,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 self.model,
                 input_ids,
                 attention_mask,
-                schedule=self.scheduler.schedule,
+                schedule=self.scheduler.schedule if options.get("plan") is None else None,
                 steps=num_inference_steps,
                 mask_token_id=mask,
                 callback=report,
@@ -255,7 +255,8 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _decode(self, sequences: torch.Tensor, attention_mask: torch.Tensor | None, infilled: bool) -> list[str]:
         rows = sequences.tolist()
         if infilled and attention_mask is not None:
-            skipped = (attention_mask == 0).sum(1).tolist()
+            copies = len(rows) // len(attention_mask)  # answers to one prompt are neighbours
+            skipped = (attention_mask == 0).sum(1).repeat_interleave(copies).tolist()
             rows = [row[start:] for row, start in zip(rows, skipped, strict=True)]
         eos = self.tokenizer.eos_token_id
         if eos is not None and not infilled:

@@ -323,6 +323,18 @@ def test_masks_in_the_prompt_are_filled_and_the_prompt_is_returned(pipe):
     assert out.nfe == 2
 
 
+def test_several_answers_to_a_prompt_with_masks(pipe):
+    prompts = ["the [MASK] word1 [MASK]", "[MASK] a"]  # the second is padded
+    out = pipe(prompts, num_return_sequences=3, temperature=2.0, seed=1)
+    assert [text.split()[::2] for text in out.texts[:3]] == [["the", "word1"]] * 3
+    assert [text.split()[1] for text in out.texts[3:]] == ["a"] * 3
+    assert [len(text.split()) for text in out.texts] == [4] * 3 + [2] * 3
+
+
+def test_a_plan_in_place_of_the_schedule(pipe):
+    assert pipe("the", max_new_tokens=12, plan=[6, 6]).nfe == 2
+
+
 def test_a_generator_seeds_and_moves_on(pipe):
     draw = {**OPTIONS, "temperature": 2.0}
     generator = seeded(5)
