@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real, did_you_mean, shown
 from mdm_schedules.hub import is_hub_id
-from mdm_schedules.registry import get_schedule
+from mdm_schedules.registry import schedule_for_steps
 from mdm_schedules.sampling.policy import get_policy
 from mdm_schedules.schedules import Schedule
 
@@ -135,9 +135,8 @@ def _checked(options: Any) -> dict[str, Any]:
 def _schedule(value: Any) -> Any:
     if isinstance(value, Schedule):
         return value.spec
-    # what only the number of steps, or the Hub, can settle is left to `generate`
-    if not (is_hub_id(value) or (isinstance(value, str) and value.strip().startswith("preset:"))):
-        get_schedule(value)
+    if not is_hub_id(value):  # the Hub is asked by `generate`
+        schedule_for_steps(value, 16)  # any number: the steps may be set later
     return os.fspath(value)
 
 

@@ -24,7 +24,7 @@ from mdm_schedules.integrations.transformers.inputs import (
 from mdm_schedules.integrations.transformers.streaming import StreamerFeed
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
-from mdm_schedules.registry import get_schedule
+from mdm_schedules.registry import schedule_for_steps
 from mdm_schedules.sampling import (
     CommitRule,
     ConfidencePolicy,
@@ -83,7 +83,8 @@ def generate(
             logits [B, L, V].
         input_ids: LongTensor [B, P]; prompts of different lengths are padded on the left. Never changed.
         attention_mask: [B, P], 0 on padding; None if nothing is padded.
-        schedule: name, spec string or Schedule; by default the model's own, else linear.
+        schedule: as `get_schedule` takes it; `steps` chooses where a Hub id, folder or preset has several. By default
+            the model's own, else linear.
         steps: forward passes in all, shared among blocks; by default one per token.
         max_new_tokens: masks appended to the prompt; by default none to a prompt that holds masks.
         block_length: write blocks of so many tokens from left to right, the last one perhaps shorter; by default all
@@ -168,7 +169,7 @@ def generate(
     if not isinstance(never, int | str):
         token_ids("suppress_tokens", never, bound.vocab_size)
     draw = DrawOptions(o["temperature"], o["top_k"], o["top_p"], never, plain_processor(logits_processor))
-    schedule = get_schedule(_own_schedule(model) if o["schedule"] is None else o["schedule"])
+    schedule = schedule_for_steps(_own_schedule(model) if o["schedule"] is None else o["schedule"], o["steps"])
     feed = None if streamer is None else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
     padded = None if bool(own.all()) else own
     with _evaluating(model):

@@ -18,13 +18,16 @@ def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
 
     from mdm_schedules import demo_models
     from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+    from mdm_schedules.registry import schedule_for_steps
 
     logging.disable_progress_bar()
     path = str(demo_models.path(args.model)) if args.model in demo_models.NAMES else args.model
     remote = {"trust_remote_code": True} if args.trust_remote_code else {}
+    steps = args.steps if isinstance(args.steps, int) else None  # tune takes several
+    schedule = None if args.schedule is None else schedule_for_steps(args.schedule, steps)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **remote)
-        model = AutoModelForMaskedDiffusion.from_pretrained(path, schedule=args.schedule, dtype=args.dtype, **remote)
+        model = AutoModelForMaskedDiffusion.from_pretrained(path, schedule=schedule, dtype=args.dtype, **remote)
         return model.to(args.device), tokenizer
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, MDMError):
