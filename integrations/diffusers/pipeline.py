@@ -16,6 +16,7 @@ from mdm_schedules.integrations.models import get_adapter
 from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, generate
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, did_you_mean, shown
+from mdm_schedules.registry import get_schedule
 from mdm_schedules.sampling import StepInfo
 from mdm_schedules.schedules import Schedule
 
@@ -98,20 +99,24 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         def place(part: str) -> str | os.PathLike[str]:
             return path if saved is None else os.path.join(saved, part)
 
-        model = parts.get("model")
-        if model is None:
-            model = AutoModelForMaskedDiffusion.from_pretrained(place("model"), **kwargs)
-        if "tokenizer" not in parts:
-            parts["tokenizer"] = AutoTokenizer.from_pretrained(place("tokenizer"), **shared)
         scheduler = parts.get("scheduler")
         if scheduler is None and saved is not None:
             scheduler = MaskedDiffusionScheduler.from_pretrained(place("scheduler"))
+        if schedule is not None:
+            schedule = get_schedule(schedule)
+            if scheduler is not None:
+                scheduler = MaskedDiffusionScheduler.from_config(scheduler.config, schedule=schedule)
+        model = parts.get("model")
+        if model is None:
+            # the scheduler's goes before one that the model carries, which is then not even looked for
+            used = getattr(scheduler, "schedule", None) if schedule is None else schedule
+            model = AutoModelForMaskedDiffusion.from_pretrained(place("model"), schedule=used, **kwargs)
+        if "tokenizer" not in parts:
+            parts["tokenizer"] = AutoTokenizer.from_pretrained(place("tokenizer"), **shared)
         if scheduler is None:
             scheduler = MaskedDiffusionScheduler(
                 mask_token_id=_mask_token(model, parts["tokenizer"]), schedule=schedule or _saved_schedule(model)
             )
-        elif schedule is not None:
-            scheduler = MaskedDiffusionScheduler.from_config(scheduler.config, schedule=schedule)
         return cls(model, scheduler, parts["tokenizer"])
 
     @torch.no_grad()

@@ -404,6 +404,26 @@ def test_saved_and_loaded(pipe, text_model, tmp_path):
         mdm.MaskedDiffusionPipeline.from_pretrained("somebody/nowhere")
 
 
+def test_it_is_said_that_a_carried_schedule_is_used_only_where_it_is(pipe, text_model, tmp_path, caplog):
+    model, tokenizer = text_model
+    load = mdm.MaskedDiffusionPipeline.from_pretrained
+    transformers.BertForMaskedLM.save_pretrained(model, tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    mdm.Linear().save_pretrained(tmp_path / "model")
+    assert load(tmp_path / "model").scheduler.schedule == mdm.Linear()
+    mdm.Beta(0.6, 0.4).save_pretrained(tmp_path / "model")
+    assert load(tmp_path / "model", schedule="sine").model.schedule == mdm.Sine()
+    pipe = mdm.MaskedDiffusionPipeline(load(tmp_path / "model", schedule="cosine").model, pipe.scheduler, tokenizer)
+    pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule=TABLE)
+    pipe.save_pretrained(tmp_path / "pipe")
+    loaded = load(tmp_path / "pipe")
+    assert loaded.scheduler.schedule == loaded.model.schedule == TABLE
+    assert load(tmp_path / "pipe", schedule="sine").scheduler.schedule == mdm.Sine()
+    assert "carries the schedule" not in caplog.text
+    assert load(tmp_path / "model").scheduler.schedule == mdm.Beta(0.6, 0.4)
+    assert caplog.text.count("model carries the schedule beta(a=0.6, b=0.4), which is used") == 1
+
+
 def test_loaded_from_a_repository(pipe, text_model, tmp_path):
     """The files as the Hub's cache keeps them: of a pipeline, and of a model."""
     for name, save in (("pipe", pipe), ("model", text_model[0])):
