@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, check_int, did_you_mean, shown
 from mdm_schedules.hub.evaluation import MAX_STEPS, Evaluation, check_text, slug
-from mdm_schedules.hub.files import FORMAT_VERSION, SCHEDULE_FILE, check_version, dump_json, read_json
+from mdm_schedules.hub.files import FORMAT_VERSION, SCHEDULE_FILE, check_version, dump_json, inside, read_json
 
 INDEX_FILE = "schedules.json"
 _FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95}){0,3}", re.ASCII)
@@ -70,7 +70,7 @@ class Folder:
         return str(self.path)
 
     def file(self, name: str) -> Path:
-        file = self.path / name
+        file = inside(self.path, name)
         if not file.exists():
             raise MissingFileError(f"no schedule at {file}; save one with schedule.save_pretrained(folder)")
         return file
