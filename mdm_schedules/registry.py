@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import sys
 import threading
 import warnings
@@ -225,11 +226,18 @@ def get_schedule(spec: str | os.PathLike[str] | Schedule, **params: Any) -> Sche
     return read_spec(spec, **params)
 
 
-def schedule_for(spec: str | os.PathLike[str] | Schedule, steps: int | None) -> Schedule:
-    """`get_schedule` where the number of passes is known anyway: a preset that names no steps is for that many."""
-    if isinstance(spec, str) and spec.strip().startswith("preset:") and "(" not in spec and steps is not None:
-        return get_schedule(spec, steps=steps)
-    return get_schedule(spec)
+def schedule_for_steps(spec: str | os.PathLike[str] | Schedule, steps: int | None, **params: Any) -> Schedule:
+    """`get_schedule` where the number of passes is known: it chooses where `spec` alone leaves several."""
+    from mdm_schedules.hub.places import SeveralSchedulesError
+
+    if steps is not None and isinstance(spec, str) and re.fullmatch(r"\s*preset:[^(]*", spec):
+        return get_schedule(spec, steps=steps, **params)
+    try:
+        return get_schedule(spec, **params)
+    except SeveralSchedulesError:
+        if steps is None:
+            raise
+        return get_schedule(spec, steps=steps, **params)
 
 
 def read_spec(spec: str, /, **params: Any) -> Schedule:

@@ -86,6 +86,8 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
     """
 
     _own_names = (EVEN,)
+    _needed = "block_length"
+    _for = "LLaDA2Pipeline"
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -121,9 +123,20 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         return self.schedule.plan(block_length, num_inference_steps)
 
     def set_timesteps(
-        self, num_inference_steps: int, device: str | torch.device | None = None, block_length: int | None = None
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        block_length: int | None = None,
+        *,
+        sigmas: Any = None,
+        mu: Any = None,
     ) -> None:
-        """Plan a block of `block_length` tokens (None: that of the config) in `num_inference_steps` passes."""
+        """Plan a block of `block_length` tokens (None: that of the config) in `num_inference_steps` passes.
+
+        `sigmas` and `mu` are given by pipelines of continuous latents, which are refused.
+        """
+        if sigmas is not None or mu is not None:
+            raise self._continuous()
         steps = check_int("num_inference_steps", num_inference_steps, 1, MAX_STEPS, example="set_timesteps(32)")
         length = check_int("block_length", self.config.block_length if block_length is None else block_length, 1)
         quotas = check_plan(self.get_num_transfer_tokens(length, steps), torch.tensor([length]))[0]
@@ -194,6 +207,8 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             MDMError: no timesteps, a timestep that was not set, a block that the plan would leave masks in, or tensors
                 that are not logits and tokens.
         """
+        if not isinstance(sample, torch.Tensor) or sample.is_floating_point():
+            raise self._continuous(f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: ")
         index = self._index(timestep)
         mask = self._setting("mask_token_id", mask_token_id)
         settings = {
@@ -244,7 +259,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         return _Output(**dict(zip(names, values, strict=True))) if return_dict else values
 
     def _check_block(self, model_output: Any, sample: Any) -> None:
-        if not isinstance(sample, torch.Tensor) or sample.is_floating_point() or sample.ndim != 2:
+        if sample.ndim != 2:
             raise InvalidTypeError(f"sample must be token ids [batch, block_length], got {shown(sample)}")
         if not isinstance(model_output, torch.Tensor) or model_output.shape[:-1] != sample.shape:
             shape = tuple(getattr(model_output, "shape", ()))

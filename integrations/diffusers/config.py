@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import ConfigMixin
 
-from mdm_schedules.errors import FormatError, MDMError, shown
+from mdm_schedules.errors import FormatError, InvalidTypeError, MDMError, shown
 from mdm_schedules.registry import get_schedule, read_spec
 from mdm_schedules.schedules import Schedule
 
@@ -19,11 +19,15 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
     """Keeps `schedule` in the config across save, load, and `from_config` from and to diffusers' own classes."""
 
     _own_names: tuple[str, ...] = ()  # values of `schedule` that are no registered names
+    _needed: str  # what every config of this kind of scheduler has
+    _for: str  # the pipelines it is for
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """As in diffusers; a `schedule` given here replaces that of the config."""
         if isinstance(config, dict):
+            if config.get(cls._needed) is None and cls._needed not in kwargs:
+                raise cls._continuous(f"the config has no {cls._needed}: ")
             # given by name, since diffusers leaves out what it takes for a default: positional arguments, and what a
             # pipeline wrote into the config later (AmusedInpaintPipeline does)
             for key in inspect.signature(cls.__init__).parameters.keys() & config.keys():
@@ -32,6 +36,19 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
                 own_spec = key == "schedule" and isinstance(value, str) and value not in cls._own_names
                 kwargs.setdefault(key, read_spec(value) if own_spec and key not in kwargs else value)
         return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    @classmethod
+    def _continuous(cls, what: str = "") -> InvalidTypeError:
+        """The error where something is only asked for, or given, by pipelines of continuous latents."""
+        return InvalidTypeError(
+            f"{what}this pipeline denoises continuous latents, which have no mask token; keep the scheduler it came "
+            f"with. {cls.__name__} is for {cls._for}"
+        )
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Asked for by pipelines of continuous latents only, which are refused here."""
+        raise self._continuous()
 
     def _keep_schedule(self, schedule: str | Schedule | None) -> None:
         if schedule is not None and schedule not in self._own_names:

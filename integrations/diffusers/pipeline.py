@@ -16,6 +16,7 @@ from mdm_schedules.integrations.models import get_adapter
 from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, generate
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, did_you_mean, shown
+from mdm_schedules.registry import get_schedule
 from mdm_schedules.sampling import StepInfo
 from mdm_schedules.schedules import Schedule
 
@@ -98,20 +99,24 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         def place(part: str) -> str | os.PathLike[str]:
             return path if saved is None else os.path.join(saved, part)
 
-        model = parts.get("model")
-        if model is None:
-            model = AutoModelForMaskedDiffusion.from_pretrained(place("model"), **kwargs)
-        if "tokenizer" not in parts:
-            parts["tokenizer"] = AutoTokenizer.from_pretrained(place("tokenizer"), **shared)
         scheduler = parts.get("scheduler")
         if scheduler is None and saved is not None:
             scheduler = MaskedDiffusionScheduler.from_pretrained(place("scheduler"))
+        if schedule is not None:
+            schedule = get_schedule(schedule)
+            if scheduler is not None:
+                scheduler = MaskedDiffusionScheduler.from_config(scheduler.config, schedule=schedule)
+        model = parts.get("model")
+        if model is None:
+            # the scheduler's goes before one that the model carries, which is then not even looked for
+            used = getattr(scheduler, "schedule", None) if schedule is None else schedule
+            model = AutoModelForMaskedDiffusion.from_pretrained(place("model"), schedule=used, **kwargs)
+        if "tokenizer" not in parts:
+            parts["tokenizer"] = AutoTokenizer.from_pretrained(place("tokenizer"), **shared)
         if scheduler is None:
             scheduler = MaskedDiffusionScheduler(
                 mask_token_id=_mask_token(model, parts["tokenizer"]), schedule=schedule or _saved_schedule(model)
             )
-        elif schedule is not None:
-            scheduler = MaskedDiffusionScheduler.from_config(scheduler.config, schedule=schedule)
         return cls(model, scheduler, parts["tokenizer"])
 
     @torch.no_grad()
@@ -181,7 +186,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 self.model,
                 input_ids,
                 attention_mask,
-                schedule=self.scheduler.schedule,
+                schedule=self.scheduler.schedule if options.get("plan") is None else None,
                 steps=num_inference_steps,
                 mask_token_id=mask,
                 callback=report,
@@ -255,7 +260,8 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _decode(self, sequences: torch.Tensor, attention_mask: torch.Tensor | None, infilled: bool) -> list[str]:
         rows = sequences.tolist()
         if infilled and attention_mask is not None:
-            skipped = (attention_mask == 0).sum(1).tolist()
+            copies = len(rows) // len(attention_mask)  # answers to one prompt are neighbours
+            skipped = (attention_mask == 0).sum(1).repeat_interleave(copies).tolist()
             rows = [row[start:] for row, start in zip(rows, skipped, strict=True)]
         eos = self.tokenizer.eos_token_id
         if eos is not None and not infilled:

@@ -18,11 +18,6 @@ from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.registry import read_spec
 from mdm_schedules.schedules import Cosine, Linear, Schedule
 
-CONTINUOUS = (
-    "this pipeline denoises continuous latents, which have no mask token; keep the scheduler it came with. "
-    "MaskedDiffusionScheduler is for AmusedPipeline, its img2img and inpaint forms, and MaskedDiffusionPipeline"
-)
-
 
 class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: ignore[misc]
     """Drop-in for diffusers' AmusedScheduler in AmusedPipeline, AmusedImg2ImgPipeline and AmusedInpaintPipeline.
@@ -42,6 +37,9 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         MDMError: an unknown schedule, or one that cannot be written into a config.
     """
 
+    _needed = "mask_token_id"
+    _for = "AmusedPipeline, its img2img and inpaint forms, and MaskedDiffusionPipeline"
+
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self, mask_token_id: int, schedule: str | Schedule | None = None, masking_schedule: str = "cosine"
@@ -51,22 +49,10 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         super().__init__(mask_token_id=mask_token_id, masking_schedule=masking_schedule)
         self._keep_schedule(schedule)
 
-    @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """As in diffusers, from a config of this class or of AmusedScheduler; `schedule` may be given here."""
-        if isinstance(config, dict) and config.get("mask_token_id") is None and "mask_token_id" not in kwargs:
-            raise InvalidTypeError(f"the config has no mask_token_id: {CONTINUOUS}")
-        return super().from_config(config, return_unused_kwargs, **kwargs)
-
     @property
     def schedule(self) -> Schedule:
         """The schedule in use."""
         return read_cached(self.config.schedule or self.config.masking_schedule)  # type: ignore[no-any-return]
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """Asked for by pipelines of continuous latents only, which are refused here."""
-        raise InvalidTypeError(CONTINUOUS)
 
     def set_timesteps(
         self,
@@ -87,7 +73,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             mu: as `sigmas`.
         """
         if sigmas is not None or mu is not None:
-            raise InvalidTypeError(CONTINUOUS)
+            raise self._continuous()
         steps = check_int("num_inference_steps", num_inference_steps, 1, MAX_STEPS, example="set_timesteps(12)")
         ends = temperature if isinstance(temperature, tuple | list) else [temperature]
         if not 1 <= len(ends) <= 2:
@@ -153,6 +139,8 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             MDMError: no timesteps, a timestep that was not set, or tensors that are not logits and tokens.
         """
         index = self._index(timestep)
+        if not isinstance(sample, torch.Tensor) or sample.is_floating_point():
+            raise self._continuous(f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: ")
         logits = _check_step(model_output, sample)
         tokens = sample.flatten(1).long()
         mask = self.config.mask_token_id
@@ -195,10 +183,8 @@ def _left_by_plan(schedule: Schedule, tokens: int, steps: int) -> list[int]:
     return (tokens - schedule.plan(tokens, steps).cumsum(0)).tolist()  # type: ignore[no-any-return]
 
 
-def _check_step(model_output: Any, sample: Any) -> torch.Tensor:
+def _check_step(model_output: Any, sample: torch.Tensor) -> torch.Tensor:
     """The logits as [B, L, V], without a copy."""
-    if not isinstance(sample, torch.Tensor) or sample.is_floating_point():
-        raise InvalidTypeError(f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: {CONTINUOUS}")
     if not isinstance(model_output, torch.Tensor) or not model_output.is_floating_point():
         raise InvalidTypeError(f"model_output must be floating logits, got {shown(model_output)}")
     logits = model_output.flatten(2).transpose(1, 2) if model_output.ndim == 4 else model_output

@@ -36,6 +36,11 @@ class ModelAdapter(ABC):
     def __init__(self, model: Any) -> None:
         self.model = model
 
+    @property
+    def plain_model(self) -> Any:
+        """The model as its class has it, to look into: torch.compile's wrapper hides its signature and its class."""
+        return plain_model(self.model)
+
     @classmethod
     @abstractmethod
     def accepts(cls, model: Any) -> bool:
@@ -53,7 +58,7 @@ class ModelAdapter(ABC):
     def head(self) -> torch.nn.Module | None:
         """The module that turns hidden states [B, L, H] into logits; None asks for all logits every time."""
         try:
-            head = self.model.get_output_embeddings()
+            head = self.plain_model.get_output_embeddings()
         except (AttributeError, NotImplementedError):
             return None
         return None if isinstance(head, torch.nn.Embedding) else head
@@ -64,10 +69,11 @@ class ModelAdapter(ABC):
 
         None where nothing is known, as of a function: they stay where they are.
         """
-        device = getattr(self.model, "device", None)
+        model = self.plain_model
+        device = getattr(model, "device", None)
         # model offload leaves its hook on the model, sequential offload and dispatch on the modules inside
-        inner = self.model.modules() if getattr(device, "type", None) == "meta" else ()
-        for module in (self.model, *inner):
+        inner = model.modules() if getattr(device, "type", None) == "meta" else ()
+        for module in (model, *inner):
             place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
             if place is not None:
                 return torch.device(place)
@@ -76,22 +82,27 @@ class ModelAdapter(ABC):
     @property
     def mask_token_id(self) -> int | None:
         """The mask token by the model's own config, if that tells it."""
-        return getattr(getattr(self.model, "config", None), "mask_token_id", None)
+        return getattr(getattr(self.plain_model, "config", None), "mask_token_id", None)
 
     @property
     def vocab_size(self) -> int | None:
         """Number of token ids that the model can read; None where it is not known."""
-        return self.model.get_input_embeddings().num_embeddings  # type: ignore[no-any-return]
+        return self.plain_model.get_input_embeddings().num_embeddings  # type: ignore[no-any-return]
 
     @property
     def max_length(self) -> int | None:
         """The longest sequence that the model has positions for."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return getattr(self.plain_model.config, "max_position_embeddings", None)
 
     @property
     def block_length(self) -> int | None:
         """Length of the blocks that the model itself attends by, counted from the sequence's start; None for most."""
         return None
+
+    def check_tokens(  # noqa: B027 - most models begin with any tokens
+        self, tokens: torch.Tensor, own: torch.Tensor, mask_token_id: int
+    ) -> None:
+        """Raise if the model cannot begin with these `tokens` [B, L]; `own` as in `forward`."""
 
     def logits(
         self, tokens: torch.Tensor, rows: torch.Tensor, own: torch.Tensor | None
@@ -147,7 +158,8 @@ class ModelAdapter(ABC):
 
     def _try_rows(self) -> bool:
         # a compiled model does not see hooks
-        compiled = hasattr(self.model, "_orig_mod") or getattr(self.model, "_compiled_call_impl", None) is not None
+        plain = self.plain_model
+        compiled = plain is not self.model or getattr(plain, "_compiled_call_impl", None) is not None
         if compiled:
             return False
         tokens, rows = self._four_tokens(), torch.tensor([3, 1], device=self.device)
@@ -177,9 +189,16 @@ class ModelAdapter(ABC):
             _obeys_padding[self.model] = alone.shape == beside.shape and _close(beside, alone)
         if not _obeys_padding[self.model]:
             raise InvalidValueError(
-                f"{type(self.model).__name__} gives other logits behind padding (it takes no attention_mask or no "
-                "position_ids), so a padded batch would be wrong; generate for prompts of equal length at a time"
+                f"{type(self.plain_model).__name__} gives other logits behind padding (it takes no attention_mask or "
+                "no position_ids), so a padded batch would be wrong; generate for prompts of equal length at a time"
             )
+
+
+def plain_model(model: Any) -> Any:
+    """The module inside the wrapper of torch.compile; any other model as it is."""
+    while isinstance(inner := getattr(model, "_orig_mod", None), torch.nn.Module):
+        model = inner
+    return model
 
 
 def _close(some: torch.Tensor, full: torch.Tensor) -> bool:
@@ -198,16 +217,17 @@ def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
         if not isinstance(name, str):
             raise InvalidTypeError(f"adapter must be one of {', '.join(models.names())}, got {name!r}")
         return models.get(name)(model)  # type: ignore[no-any-return]
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    plain = plain_model(model)
+    model_type = getattr(getattr(plain, "config", None), "model_type", None)
     if model_type in models:
         return models.get(str(model_type))(model)  # type: ignore[no-any-return]
     for cls in models.load_all().values():
         if not issubclass(cls, ModelAdapter):
             raise PluginError(f"{cls!r} is no ModelAdapter")
-        if cls.accepts(model):
+        if cls.accepts(plain):
             return cls(model)
     raise InvalidTypeError(
-        f"{type(model).__name__} (model_type {model_type!r}) is no masked language model that an adapter accepts; "
+        f"{type(plain).__name__} (model_type {model_type!r}) is no masked language model that an adapter accepts; "
         "load one with AutoModelForMaskedDiffusion.from_pretrained(...), or give adapter='callable' for any model that "
         f"maps tokens [B, L] to logits [B, L, V]. Adapters: {', '.join(models.names())}"
     )

@@ -29,7 +29,7 @@ class LLaDAAdapter(ModelAdapter):
     @property
     def max_length(self) -> int | None:
         """The config's own name for it, or that of transformers."""
-        own: int | None = getattr(self.model.config, "max_sequence_length", None)
+        own: int | None = getattr(self.plain_model.config, "max_sequence_length", None)
         return own or super().max_length
 
     def forward(self, tokens: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:

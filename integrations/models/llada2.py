@@ -30,7 +30,7 @@ class LLaDA2Adapter(ModelAdapter):
     @property
     def block_length(self) -> int | None:
         """The config's `block_length`, else 32, by which the released models were trained."""
-        return int(getattr(self.model.config, "block_length", None) or BLOCK_LENGTH)
+        return int(getattr(self.plain_model.config, "block_length", None) or BLOCK_LENGTH)
 
     def forward(self, tokens: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`."""
@@ -40,6 +40,6 @@ class LLaDA2Adapter(ModelAdapter):
         seen = (block[:, None, :, None] >= block[:, None, None, :]) & ours[:, None, None, :]
         # padding attends to itself, since a row of the softmax that sees nothing is NaN
         seen = seen | torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
-        dtype = self.model.get_input_embeddings().weight.dtype
+        dtype = self.plain_model.get_input_embeddings().weight.dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
         return self.model(tokens, attention_mask=mask, position_ids=positions).logits  # type: ignore[no-any-return]

@@ -26,24 +26,24 @@ class MDLMAdapter(ModelAdapter):
     @property
     def head(self) -> torch.nn.Module | None:
         """The last linear layer; the layer norm before it is modulated per sequence."""
-        layer = getattr(getattr(self.model, "backbone", None), "output_layer", None)
+        layer = getattr(getattr(self.plain_model, "backbone", None), "output_layer", None)
         return getattr(layer, "linear", None)
 
     @property
     def vocab_size(self) -> int | None:
         """As its config says, the mask included."""
-        return int(self.model.config.vocab_size)
+        return int(self.plain_model.config.vocab_size)
 
     @property
     def mask_token_id(self) -> int | None:
         """The last token."""
         own = super().mask_token_id
-        return int(self.model.config.vocab_size) - 1 if own is None else own
+        return int(self.plain_model.config.vocab_size) - 1 if own is None else own
 
     @property
     def max_length(self) -> int | None:
         """`model_length` of its config."""
-        return getattr(self.model.config, "model_length", None)
+        return getattr(self.plain_model.config, "model_length", None)
 
     def forward(self, tokens: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`; the model cannot mask padding, which `check_padding` finds out."""

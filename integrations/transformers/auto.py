@@ -149,7 +149,8 @@ def _carried(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Schedule:
     found = find_schedule(path, **{key: kwargs[key] for key in _FILES if kwargs.get(key) is not None})
     if found is None:
         return Linear()
-    _say_once(f"{path} carries the schedule {shown(found)}, which is used; schedule='linear' gives the plain one")
+    if found != Linear():
+        _say_once(f"{path} carries the schedule {shown(found)}, which is used; schedule='linear' gives the plain one")
     return found
 
 

@@ -20,11 +20,12 @@ from mdm_schedules.integrations.transformers.inputs import (
     check_suppressed,
     plain_processor,
     token_ids,
+    unexpanded,
 )
 from mdm_schedules.integrations.transformers.streaming import StreamerFeed
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
-from mdm_schedules.registry import schedule_for
+from mdm_schedules.registry import schedule_for_steps
 from mdm_schedules.sampling import (
     CommitRule,
     ConfidencePolicy,
@@ -83,7 +84,8 @@ def generate(
             logits [B, L, V].
         input_ids: LongTensor [B, P]; prompts of different lengths are padded on the left. Never changed.
         attention_mask: [B, P], 0 on padding; None if nothing is padded.
-        schedule: name, spec string or Schedule; by default the model's own, else linear. A preset is for `steps`.
+        schedule: as `get_schedule` takes it; `steps` chooses where a Hub id, folder or preset has several. By default
+            the model's own, else linear.
         steps: forward passes in all, shared among blocks; by default one per token.
         max_new_tokens: masks appended to the prompt; by default none to a prompt that holds masks.
         block_length: write blocks of so many tokens from left to right, the last one perhaps shorter; by default all
@@ -92,7 +94,8 @@ def generate(
         temperature: 0, the default, takes the most probable token. Confidence is read before it is applied.
         mask_token_id: by default that of the model's config.
         seed: None, an int, or one int per returned row. A sequence draws the same tokens whatever the batch around it.
-        plan: tokens per step in place of schedule and steps, [steps] or [B, steps], for each block.
+        plan: tokens per step in place of schedule and steps, [steps] or [B, steps], for each block. Given now, it goes
+            before a schedule and steps kept in a config, and either of these before a plan kept there.
         top_k: draw among so many of the most probable tokens; 0 among all.
         top_p: draw among the most probable tokens that together have this probability, in (0, 1].
         suppress_tokens: token ids that are never drawn.
@@ -110,7 +113,7 @@ def generate(
         pad_token_id: what follows the end; by default the first `eos_token_id`.
         num_return_sequences: answers per prompt, next to each other.
         generation_config: a MaskedDiffusionGenerationConfig; of a plain GenerationConfig only max_new_tokens,
-            num_return_sequences and, with do_sample, temperature, top_k and top_p are taken.
+            num_return_sequences and, with do_sample, temperature, top_k and top_p are taken; beam search is refused.
         adapter: name of the model adapter; by default chosen by the model.
         streamer: a transformers TextDiffusionStreamer or TextStreamer; one sequence only.
         callback: called with a `StepInfo` after each pass.
@@ -127,6 +130,7 @@ def generate(
     """
     given = {name: value for name, value in locals().items() if name in DEFAULTS}
     check_rest(rest, list(inspect.signature(generate).parameters))
+    input_ids, attention_mask = unexpanded(input_ids, attention_mask, generation_config, rest)
     o = merge_options(given, generation_config, getattr(model, "generation_config", None))
     bound = get_adapter(model, adapter)
     mask = check_mask_token(bound, o["mask_token_id"])
@@ -147,6 +151,7 @@ def generate(
     ends = block_ends(bound, own, new, o["block_length"])
     tokens = torch.nn.functional.pad(prompt, (0, new), value=mask)
     own = torch.nn.functional.pad(own, (0, new), value=True)
+    blank = (tokens == mask) & own
     longest = int(own.sum(1).max())
     if bound.max_length is not None and longest > bound.max_length:
         raise InvalidValueError(
@@ -157,18 +162,19 @@ def generate(
     if o["steps"] is not None:
         passes = check_int("steps", o["steps"], 1, example="steps=16")
         if len(ends) > 1:
-            passes = split_steps(passes, [b - a for a, b in zip([prompt.shape[1], *ends[:-1]], ends, strict=True)])
+            spans = zip([0, *ends[:-1]], ends, strict=True)
+            passes = split_steps(passes, [int(blank[:, a:b].sum(1).max()) for a, b in spans])
     eos = token_ids("eos_token_id", o["eos_token_id"], bound.vocab_size)
     pad = token_ids("pad_token_id", o["pad_token_id"], bound.vocab_size)
     scale = check_real("cfg_scale", o["cfg_scale"], 0)
-    check_suppressed(bound, o["suppress_tokens"], mask)
-    draw = DrawOptions(
-        o["temperature"], o["top_k"], o["top_p"], o["suppress_tokens"], plain_processor(logits_processor)
-    )
-    schedule = _own_schedule(model) if o["schedule"] is None else schedule_for(o["schedule"], o["steps"])
+    never = () if o["suppress_tokens"] is None else o["suppress_tokens"]
+    check_suppressed(bound, never, mask)
+    draw = DrawOptions(o["temperature"], o["top_k"], o["top_p"], never, plain_processor(logits_processor))
+    schedule = schedule_for_steps(_own_schedule(model) if o["schedule"] is None else o["schedule"], o["steps"])
     feed = None if streamer is None else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
     padded = None if bool(own.all()) else own
     with _evaluating(model):
+        bound.check_tokens(torch.full_like(tokens, mask) if scale else tokens, own, mask)
         if padded is not None:
             bound.check_padding()
         out = sample(

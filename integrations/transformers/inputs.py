@@ -140,6 +140,19 @@ def check_rest(rest: dict[str, Any], options: list[str]) -> None:
             raise InvalidTypeError(f"generate has no option {name!r}.{did_you_mean(name, options)}")
 
 
+def unexpanded(
+    input_ids: Any, attention_mask: Any, config: Any, rest: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The prompts once each, where transformers' own generate has repeated them for num_return_sequences of `config`.
+
+    It does so for every custom function, and hands over the config, by which we repeat them ourselves.
+    """
+    copies = getattr(config, "num_return_sequences", None) or 1
+    if copies == 1 or not {"stopping_criteria", "use_cache"} <= rest.keys() or not isinstance(input_ids, torch.Tensor):
+        return input_ids, attention_mask
+    return input_ids[::copies], None if attention_mask is None else attention_mask[::copies]
+
+
 def plain_processor(processor: Any) -> Any:
     """Without transformers' own warpers, which we get as temperature, top_k and top_p; None if nothing is left."""
     if not isinstance(processor, list):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
+
+from mdm_schedules.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +33,17 @@ def positive(text: str) -> int:
 def show_result(args: argparse.Namespace, data: Any, text: str) -> None:
     """Print `data` as JSON for machines, or `text`."""
     print(json.dumps(data, indent=2) if args.json else text)
+
+
+@contextmanager
+def in_shell_words() -> Iterator[None]:
+    """Where several schedules fit, the choice as arguments of the command line."""
+    from mdm_schedules.hub.places import SeveralSchedulesError
+
+    try:
+        yield
+    except SeveralSchedulesError as error:
+        raise InvalidValueError(error.in_shell_words) from error
 
 
 def scored(evaluation: Evaluation) -> str:

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from mdm_schedules.cli.common import Command, scored, show_result
+from mdm_schedules.cli.common import Command, in_shell_words, scored, show_result
+from mdm_schedules.errors import StorageError
 
 
 def _push(args: argparse.Namespace) -> None:
@@ -14,6 +15,10 @@ def _push(args: argparse.Namespace) -> None:
     from mdm_schedules.hub.files import read_json
     from mdm_schedules.registry import get_schedule
 
+    if args.evaluation and not args.evaluation.is_file():
+        raise StorageError(
+            f"no evaluation file at {args.evaluation}; it is JSON with model, task, steps, metric and value"
+        )
     done = get_schedule(args.schedule).push_to_hub(
         args.repo,
         evaluation=Evaluation.from_json(read_json(args.evaluation)) if args.evaluation else None,
@@ -30,14 +35,15 @@ def _push(args: argparse.Namespace) -> None:
 def _pull(args: argparse.Namespace) -> None:
     from mdm_schedules.schedules import Schedule
 
-    schedule = Schedule.from_pretrained(
-        args.repo,
-        revision=args.revision,
-        subfolder=args.subfolder,
-        task=args.task,
-        steps=args.steps,
-        force_download=args.force_download,
-    )
+    with in_shell_words():
+        schedule = Schedule.from_pretrained(
+            args.repo,
+            revision=args.revision,
+            subfolder=args.subfolder,
+            task=args.task,
+            steps=args.steps,
+            force_download=args.force_download,
+        )
     folder = args.output or Path(args.repo.partition("@")[0].rpartition("/")[2])
     schedule.save_pretrained(folder)
     evaluation = schedule.evaluation

@@ -18,14 +18,17 @@ def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
 
     from mdm_schedules import demo_models
     from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+    from mdm_schedules.registry import schedule_for_steps
 
     logging.disable_progress_bar()
     _check_device(args.device)
     _check_dtype(args.dtype)
     path = str(demo_models.path(args.model)) if args.model in demo_models.NAMES else args.model
     remote = {"trust_remote_code": True} if args.trust_remote_code else {}
+    steps = args.steps if isinstance(args.steps, int) else None  # tune takes several
+    schedule = None if args.schedule is None else schedule_for_steps(args.schedule, steps)
     try:
-        model = AutoModelForMaskedDiffusion.from_pretrained(path, schedule=args.schedule, dtype=args.dtype, **remote)
+        model = AutoModelForMaskedDiffusion.from_pretrained(path, schedule=schedule, dtype=args.dtype, **remote)
         return model.to(args.device), AutoTokenizer.from_pretrained(path, **remote)
     except (OSError, ValueError, RuntimeError, ImportError) as error:  # ImportError: what code of the model needs
         if isinstance(error, MDMError):
@@ -96,9 +99,6 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from mdm_schedules.registry import schedule_for
-
-    args.schedule = None if args.schedule is None else schedule_for(args.schedule, args.steps)
     model, tokenizer = load_model(args)
     ids = tokenizer(args.prompt, return_tensors="pt", add_special_tokens=args.special_tokens).input_ids
     out = model.generate(

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from pathlib import Path
 
-from mdm_schedules.cli.common import Command, scored, show_result
+from mdm_schedules.cli.common import Command, in_shell_words, scored, show_result
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -26,10 +26,13 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from mdm_schedules.registry import get_schedule, schedule_for
+    from mdm_schedules.registry import schedule_for_steps
 
-    choice = {key: value for key in ("subfolder", "task") if (value := getattr(args, key)) is not None}
-    schedule = get_schedule(args.schedule, **choice) if choice else schedule_for(args.schedule, args.steps)
+    choice = {"subfolder": args.subfolder, "task": args.task}
+    choice = {key: value for key, value in choice.items() if value is not None}
+    with in_shell_words():
+        schedule = schedule_for_steps(args.schedule, args.steps, **choice)
+    steps = 16 if args.steps is None else args.steps
     evaluation = schedule.evaluation
     times = [i / 8 for i in range(9)]
     data = {
@@ -38,22 +41,22 @@ def _show(args: argparse.Namespace) -> None:
         "alpha": schedule.alpha(times).tolist(),  # type: ignore[attr-defined]
         "gamma": schedule.gamma(times).tolist(),  # type: ignore[attr-defined]
         "num_tokens": args.num_tokens,
-        "plan": schedule.plan(args.num_tokens, args.steps).tolist(),
+        "plan": schedule.plan(args.num_tokens, steps).tolist(),
         "evaluation": evaluation and evaluation.to_json(),
     }
     summary = (type(schedule).__doc__ or "").strip().splitlines()[0]
     rows = zip(data["t"], data["alpha"], data["gamma"], strict=True)
     curve = "\n".join(f"{t:5.3f}  {alpha:8.6f}  {gamma:8.6f}" for t, alpha, gamma in rows)
-    plan = f"plan for {args.num_tokens} tokens in {args.steps} steps:\n{' '.join(map(str, data['plan']))}"
+    plan = f"plan for {args.num_tokens} tokens in {steps} steps:\n{' '.join(map(str, data['plan']))}"
     score = f"\n{scored(evaluation)}" if evaluation else ""
     show_result(args, data, f"{schedule.spec}\n{summary}{score}\n\n    t     alpha     gamma\n{curve}\n\n{plan}")
 
 
 def _plot(args: argparse.Namespace) -> None:
     from mdm_schedules.plotting import plot_schedules
-    from mdm_schedules.registry import schedule_for
+    from mdm_schedules.registry import schedule_for_steps
 
-    schedules = [schedule_for(spec, args.steps) for spec in args.schedule]
+    schedules = [schedule_for_steps(spec, args.steps) for spec in args.schedule]
     plot_schedules(schedules, args.output, num_tokens=args.num_tokens, steps=args.steps)
     show_result(args, {"picture": str(args.output)}, f"Picture: {args.output}")
 
@@ -92,7 +95,10 @@ def add(command: Command) -> None:
     plot.add_argument("--output", type=Path, default=Path("schedules.png"))
     for sub in (show, plot):
         sub.add_argument("--num-tokens", type=int, default=256)
-        sub.add_argument("--steps", type=int, default=16)
+    show.add_argument(
+        "--steps", type=int, help="of the plan (default 16), and nearest to the schedule's where several fit"
+    )
+    plot.add_argument("--steps", type=int, default=16)
     energy = command("energy", _energy, "Print a schedule's energy, and how far it is above the minimum.")
     energy.add_argument("schedule", help="name, spec or folder")
     energy.add_argument("--gamma", help="the schedule whose gamma weighs the energy (default: gamma(t) = t)")

@@ -44,6 +44,23 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         raise StorageError(f"cannot use the path {shown(path)}: {error}") from None
 
 
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of `folder`; one that a link takes to another place is refused.
+
+    A folder from somebody else could else make its reader open any file here. The folder itself may be a link, and in
+    huggingface_hub's cache the files of snapshots/<commit> are links into the blobs beside.
+    """
+    file = folder / name
+    try:
+        home, real = folder.resolve(), file.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop, a null character: opening it says so better
+        return file
+    roots = [home, *(parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots")]
+    if not any(real.is_relative_to(root) for root in roots):
+        raise FormatError(f"{file} is a link that leaves the folder, to {real}; put a copy of the file there instead")
+    return file
+
+
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     """Call `write` with a temporary name in the same folder, then rename: readers see the old file or the new one."""
     try:
@@ -122,7 +139,7 @@ def _tensors_in_use(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        found, stack = [], [read_json(folder / SCHEDULE_FILE)["params"]]
+        found, stack = [], [read_json(inside(folder, SCHEDULE_FILE))["params"]]
         while stack:
             node = stack.pop()
             if isinstance(node, dict):
@@ -130,8 +147,9 @@ def _tensors_in_use(folder: Path) -> dict[str, torch.Tensor]:
                 stack += node.values()
         if not found:
             return {}
-        _check_size(folder / TENSOR_FILE, MAX_TENSOR_BYTES)
-        tensors = load_file(folder / TENSOR_FILE)
+        file = inside(folder, TENSOR_FILE)
+        _check_size(file, MAX_TENSOR_BYTES)
+        tensors = load_file(file)
         return {name: tensors[name] for name in found}
     except Exception:  # whatever is wrong there, it is about to be replaced
         return {}
@@ -190,11 +208,11 @@ def load_schedule(path: str | os.PathLike[str], tensor_file: Callable[[], Path] 
     """
     file = local_path(path)
     if os.path.isdir(file):
-        file = file / SCHEDULE_FILE
+        file = inside(file, SCHEDULE_FILE)
     document = read_json(file)
     for _ in range(ATTEMPTS):
         try:
-            return _from_document(document, file, tensor_file or (lambda: file.parent / TENSOR_FILE))
+            return _from_document(document, file, tensor_file or (lambda: inside(file.parent, TENSOR_FILE)))
         except MDMError:
             again = read_json(file)
             if again == document:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, check_int, did_you_mean, shown
 from mdm_schedules.hub.evaluation import MAX_STEPS, Evaluation, check_text, slug
-from mdm_schedules.hub.files import FORMAT_VERSION, SCHEDULE_FILE, check_version, dump_json, read_json
+from mdm_schedules.hub.files import FORMAT_VERSION, SCHEDULE_FILE, check_version, dump_json, inside, read_json
 
 INDEX_FILE = "schedules.json"
 _FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95}){0,3}", re.ASCII)
@@ -19,6 +20,32 @@ _FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95}){0,3}", 
 
 class MissingFileError(StorageError):
     """The place can be reached, and has no such file."""
+
+
+class SeveralSchedulesError(InvalidValueError):
+    """Several schedules of one place fit what was asked for.
+
+    Attributes:
+        in_shell_words: the message with the choice as arguments of the command line.
+    """
+
+    def __init__(self, where: str, places: Sequence[Place]) -> None:
+        self.where, self.places = where, places
+
+        start = f"{where} holds {len(places)} schedules that fit; choose one: "
+        plain, words = [], []
+        for place in places[:8]:
+            about = place.evaluation
+            plain.append(f"subfolder={place.path!r}")
+            words.append(f"--subfolder {shlex.quote(place.path)}")
+            if about is not None:
+                plain[-1] += f" (task={about.task!r}, steps={about.steps})"
+                words[-1] += f" (--task {shlex.quote(about.task)} --steps {about.steps})"
+        self.in_shell_words = start + (", ".join(words) or "none")
+        super().__init__(start + (", ".join(plain) or "none"))
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.where, self.places)
 
 
 class Source(Protocol):
@@ -43,7 +70,7 @@ class Folder:
         return str(self.path)
 
     def file(self, name: str) -> Path:
-        file = self.path / name
+        file = inside(self.path, name)
         if not file.exists():
             raise MissingFileError(f"no schedule at {file}; save one with schedule.save_pretrained(folder)")
         return file
@@ -156,12 +183,7 @@ def choose(places: Sequence[Place], task: str | None, steps: int | None, where: 
         places = [place for place, own in rated if _distance(own, steps) == best]
     if len(places) == 1:
         return places[0]
-    described = ", ".join(
-        f"subfolder={place.path!r}"
-        + (f" (task={place.evaluation.task!r}, steps={place.evaluation.steps})" if place.evaluation else "")
-        for place in places[:8]
-    )
-    raise InvalidValueError(f"{where} holds {len(places)} schedules that fit; choose one: {described or 'none'}")
+    raise SeveralSchedulesError(where, places)
 
 
 def _distance(own: int, steps: int) -> tuple[float, int]:

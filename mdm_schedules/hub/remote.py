@@ -15,6 +15,7 @@ from mdm_schedules.hub.files import (
     MAX_TENSOR_BYTES,
     SCHEDULE_FILE,
     TENSOR_FILE,
+    inside,
     load_schedule,
     local_path,
 )
@@ -167,8 +168,13 @@ def find_schedule(model: str | os.PathLike[str], *, subfolder: str = "", **optio
     """
     text = os.fspath(model)
     if os.path.isdir(text):
-        file = Path(text, subfolder, SCHEDULE_FILE)
-        return load_schedule(file) if file.is_file() else None
+        if not Path(text, subfolder, SCHEDULE_FILE).is_file():
+            return None
+        folder = Path(text)
+        return load_schedule(
+            inside(folder, f"{subfolder}/{SCHEDULE_FILE}" if subfolder else SCHEDULE_FILE),
+            lambda: inside(folder, f"{subfolder}/{TENSOR_FILE}" if subfolder else TENSOR_FILE),
+        )
     if not isinstance(text, str) or not (HUB_ID.fullmatch(text) or re.fullmatch(r"[A-Za-z0-9][\w.-]*", text)):
         return None
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, StorageError, shown
@@ -31,6 +34,27 @@ def client(token: str | bool | None = None) -> HfApi:
     return HfApi(token=token, library_name="mdm-schedules", library_version=__version__)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """huggingface_hub's own lines about each of its attempts, left out in this thread: we say it in one at the end."""
+    if logging.getLogger("huggingface_hub").getEffectiveLevel() < logging.WARNING:
+        yield  # the user has asked to see more
+        return
+    here = threading.get_ident()
+
+    def others(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    loggers = [logging.getLogger(f"huggingface_hub.{name}") for name in ("file_download", "utils._http")]
+    for logger in loggers:
+        logger.addFilter(others)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(others)
+
+
 def call(
     ask: Callable[[], T],
     repo_id: str,
@@ -47,7 +71,8 @@ def call(
     start = time.monotonic()
     for pause in (*(PAUSES if retry else ()), None):
         try:
-            return ask()
+            with _quiet():
+                return ask()
         except MDMError:
             raise
         except Exception as error:

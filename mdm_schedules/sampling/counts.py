@@ -24,12 +24,19 @@ def block_spans(ends: Sequence[int] | None, length: int) -> list[tuple[int, int]
     return list(zip(starts, ends, strict=True))
 
 
-def split_steps(steps: int, lengths: Sequence[int]) -> list[int]:
-    """Share `steps` passes among blocks in proportion to their lengths, at least one each, exactly `steps` in all."""
-    if steps < len(lengths):
-        raise InvalidValueError(f"steps must be at least the number of blocks, {len(lengths)}, got {steps}")
-    weights = torch.tensor(lengths, dtype=torch.float64)
-    return share_out(weights.cumsum(0) / weights.sum(), torch.tensor([steps]))[0].tolist()  # type: ignore[no-any-return]
+def split_steps(steps: int, masks: Sequence[int]) -> list[int]:
+    """Share `steps` passes among blocks in proportion to their masks, at least one each, exactly `steps` in all.
+
+    No block gets more passes than masks while there are at least as many masks as passes. A block without masks gets
+    one for form's sake, which is never run.
+    """
+    filled = [block for block, count in enumerate(masks) if count]
+    if steps < len(filled):
+        raise InvalidValueError(f"steps must be at least the number of blocks, {len(filled)}, got {steps}")
+    weights = torch.tensor([masks[block] for block in filled], dtype=torch.float64)
+    shares = share_out(weights.cumsum(0) / weights.sum(), torch.tensor([steps]))[0].tolist()
+    given = dict(zip(filled, shares, strict=True))
+    return [given.get(block, 1) for block in range(len(masks))]
 
 
 def steps_per_block(steps: int | Sequence[int] | None, counts: torch.Tensor) -> list[int]:

@@ -17,10 +17,10 @@ import torch
 from tqdm.auto import tqdm
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
-from mdm_schedules.registry import schedule_for
+from mdm_schedules.registry import schedule_for_steps
 from mdm_schedules.sampling.counts import CommitRule, ancestral_tables, block_spans, count_tables
 from mdm_schedules.sampling.draw import DrawOptions, TokenDraw, check_logits
-from mdm_schedules.sampling.noise import REMASK, TOKEN, RowSeeds, SequenceNoise, check_seed
+from mdm_schedules.sampling.noise import REMASK, TOKEN, RowSeeds, SequenceNoise, check_seed, plain_seed
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.policy import Ancestral, ConfidencePolicy, OrderPolicy, get_policy
 from mdm_schedules.schedules import Schedule
@@ -106,6 +106,7 @@ def sample(
     policy = get_policy(remasking)
     _check_tokens(tokens, mask_token_id)
     own = torch.ones_like(tokens, dtype=torch.bool) if own is None else own.bool()
+    seed = plain_seed(seed)
     row_seeds = RowSeeds(check_seed(seed, len(tokens)), tokens, own, distinct=seed is None or isinstance(seed, int))
     remask = check_real("remask", remask, 0, 1)
     ends = [check_int("eos_token_ids", token, 0) for token in eos_token_ids]
@@ -133,7 +134,7 @@ def sample(
     spans = block_spans(block_ends, tokens.shape[1])
     # the one place where the host waits for the device, unless an option needs more
     counts = torch.stack([masked[:, start:end].sum(1) for start, end in spans], 1).cpu()
-    schedule = schedule_for(schedule, steps if isinstance(steps, int) else None)
+    schedule = schedule_for_steps(schedule, steps if isinstance(steps, int) else None)
     tables = count_tables(schedule, plan, counts, steps, policy)
     if isinstance(policy, Ancestral):
         tables = ancestral_tables(schedule, steps, policy, masked, run.position, spans, counts, run.noise)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -51,12 +52,16 @@ class SequenceNoise:
         return _shift(_mix(word[row] + (position + 1) * _GOLDEN), 11).double() * 2.0**-53
 
 
+def plain_seed(seed: Any) -> Any:
+    """Numbers of numpy and tensors as Python's, so that one seed for the batch is told from one per row."""
+    return seed.tolist() if hasattr(seed, "tolist") else seed
+
+
 def check_seed(seed: int | Sequence[int] | torch.Tensor | None, batch: int) -> list[int]:
     """Seeds as `batch` integers; None draws fresh ones from the operating system."""
     if seed is None:
         return [secrets.randbits(63)] * batch
-    if isinstance(seed, torch.Tensor):
-        seed = seed.tolist()
+    seed = plain_seed(seed)
     if isinstance(seed, str | bytes | float):
         raise InvalidTypeError(f"seed must be None, an int, or one int per row, got {seed!r}")
     if isinstance(seed, Sequence):

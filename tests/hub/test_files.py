@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import struct
 import threading
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidTypeError, StorageError
+from mdm_schedules.hub import find_schedule
 from mdm_schedules.schedules import Beta, Cosine, EnergyOptimal, Geometric, Linear, Polynomial, Schedule, Tabulated
 
 LONG = Tabulated(np.linspace(0, 1, 1000) ** 2, np.linspace(0, 1, 1000) ** 0.5)  # type: ignore[arg-type]
@@ -184,6 +186,57 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
             Linear().save_pretrained(tmp_path / path)
     assert (tmp_path / "file").read_text() == "x"
     assert [file.name for file in (tmp_path / "odd").iterdir()] == ["schedule.json"]
+
+
+# --- links
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    LONG.save_pretrained(tmp_path / "secret")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    link = folder / "schedule.json"
+    link.symlink_to("../secret/schedule.json")
+    for read in (mdm.get_schedule, find_schedule, lambda path: mdm.get_schedule(path, steps=8)):
+        with pytest.raises(FormatError, match=r"schedule\.json is a link that leaves the folder, to .*secret"):
+            read(folder)
+    link.unlink()
+    (folder / "sub").symlink_to("../secret")
+    index = {"format_version": "1.0", "schedules": [{"path": "sub", "schedule": "x"}]}
+    (folder / "schedules.json").write_text(json.dumps(index))
+    for read in (mdm.get_schedule, lambda path: mdm.get_schedule(path, subfolder="sub")):
+        with pytest.raises(FormatError, match="link that leaves the folder"):
+            read(folder)
+    with pytest.raises(FormatError, match="link that leaves the folder"):
+        find_schedule(folder, subfolder="sub")
+    # the tensors alone
+    shutil.copy(tmp_path / "secret" / "schedule.json", link)
+    (folder / "schedule.safetensors").symlink_to(tmp_path / "secret" / "schedule.safetensors")
+    for read in (mdm.get_schedule, find_schedule, lambda path: mdm.get_schedule(path / "schedule.json")):
+        with pytest.raises(FormatError, match=r"schedule\.safetensors is a link that leaves the folder"):
+            read(folder)
+    LONG.save_pretrained(folder)  # replaces the link, and leaves what it led to
+    assert mdm.get_schedule(folder) == Schedule.from_pretrained(tmp_path / "secret") == LONG
+
+
+def test_links_that_stay_inside_and_those_of_the_cache_are_followed(tmp_path: Path) -> None:
+    LONG.save_pretrained(tmp_path / "real" / "deep")
+    (tmp_path / "real" / "schedule.json").symlink_to("deep/schedule.json")
+    (tmp_path / "real" / "schedule.safetensors").symlink_to("deep/schedule.safetensors")
+    (tmp_path / "alias").symlink_to("real")
+    repository = tmp_path / "models--lab--x"
+    for place in ("", "sub/"):
+        snapshot = repository / "snapshots" / ("a" * 40) / place
+        snapshot.mkdir(parents=True)
+        (repository / "blobs").mkdir(exist_ok=True)
+        for name in ("schedule.json", "schedule.safetensors"):
+            shutil.copy(tmp_path / "real" / name, repository / "blobs" / f"hash-{name}")
+            (snapshot / name).symlink_to(os.path.relpath(repository / "blobs" / f"hash-{name}", snapshot))
+    snapshot = repository / "snapshots" / ("a" * 40)
+    (tmp_path / "cached").symlink_to(snapshot)
+    for path in ("real", "alias", "alias/deep", snapshot, snapshot / "sub", "cached"):
+        assert mdm.get_schedule(tmp_path / path) == find_schedule(tmp_path / path) == LONG
+    assert mdm.get_schedule(tmp_path / "cached", subfolder="sub") == LONG
 
 
 # --- content

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import mdm_schedules as mdm
@@ -151,6 +152,40 @@ def test_choosing_among_several(several: Any) -> None:
         mdm.get_schedule("alice/many", subfolder="none")
     Linear().push_to_hub("alice/many")
     assert mdm.get_schedule("alice/many") == Linear()
+
+
+def test_generate_takes_the_nearest_to_its_steps(several: Any) -> None:
+    Beta(0.7, 0.2).push_to_hub("alice/one-task", evaluation=scored(4))
+    Beta(0.8, 0.1).push_to_hub("alice/one-task", evaluation=scored(32))
+
+    def passes(steps: int | None, schedule: Any, **config: Any) -> list[int]:
+        options = {"max_new_tokens": 40, "mask_token_id": 3, "remasking": "left_to_right", **config}
+        out = mdm.generate(
+            lambda tokens: torch.zeros(*tokens.shape, 4), torch.tensor([[1]]), steps=steps, schedule=schedule, **options
+        )
+        return out.plan[0].tolist()  # type: ignore[no-any-return]
+
+    for steps, nearest in ((5, Beta(0.7, 0.2)), (30, Beta(0.8, 0.1))):
+        assert passes(steps, "alice/one-task") == nearest.plan(40, steps).tolist()
+        config = mdm.MaskedDiffusionGenerationConfig(schedule="alice/one-task", steps=steps)
+        assert passes(None, None, generation_config=config) == nearest.plan(40, steps).tolist()
+    preset = mdm.get_schedule("preset:llada-8b/mbpp", steps=8)
+    assert passes(8, "preset:llada-8b/mbpp") == preset.plan(40, 8).tolist()
+    with pytest.raises(InvalidValueError, match="holds 2 schedules that fit"):
+        passes(None, "alice/one-task")
+    with pytest.raises(InvalidValueError, match="holds 2 schedules that fit"):
+        passes(16, "alice/many")
+
+
+def test_show_takes_what_pull_takes(several: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from mdm_schedules.cli import main
+
+    assert main(["show", "alice/many", "--task", "gsm8k", "--steps", "16", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["evaluation"]["steps"], len(shown["plan"])) == (16, 16)
+    for command in ("show", "pull"):
+        assert main([command, "alice/many", "--task", "gsm8k"]) == 1
+        assert "choose one: --subfolder gsm8k-16 (--task GSM8K --steps 16), --sub" in capsys.readouterr().err
 
 
 def test_a_local_copy_of_such_a_repository(several: Any, tmp_path: Path) -> None:

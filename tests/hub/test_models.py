@@ -130,11 +130,13 @@ def test_the_command_line(hub: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         ("pull", "alice/none"),
         ("push", "linear", "bob/x"),
         ("push", "linear", "x y"),
+        ("push", "linear", "alice/x", "--evaluation", "missing.json"),
         ("search", "--base-model", "x"),
     ):
         status, out, err = run(*words)
         assert (status, out) == (1, "")
         assert err.startswith("mdm-schedules: ")
         assert err.count("\n") == 1
+    assert "no evaluation file at missing.json" in run("push", "linear", "alice/x", "--evaluation", "missing.json")[2]
     Linear().push_to_hub("alice/pr-target")
     assert "/discussions/1" in run("push", "beta(1, 1)", "alice/pr-target", "--create-pr")[1]

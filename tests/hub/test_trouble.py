@@ -108,6 +108,14 @@ def test_a_pull_survives_failures(hub: Any) -> None:
         assert not any(fault.times for fault in hub.faults)
 
 
+def test_a_download_that_stays_broken_is_told_in_one_line(hub: Any, caplog: pytest.LogCaptureFixture) -> None:
+    Linear().push_to_hub("alice/mine")
+    hub.fail("GET .*", "half", times=1 << 20)
+    caplog.clear()
+    refused("connection to .* failed", lambda: mdm.get_schedule("alice/mine", cache_dir="fresh"))
+    assert not [record for record in caplog.records if record.name.startswith("huggingface_hub")]
+
+
 def test_a_search_survives_one_failure_and_tells_of_many(hub: Any) -> None:
     for kind in (502, "drop"):
         hub.fail("GET /api/models$", kind)

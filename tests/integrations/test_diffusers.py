@@ -404,6 +404,16 @@ def test_continuous_schedulers_are_refused():
     for theirs in (diffusers.DDIMScheduler(), diffusers.FlowMatchEulerDiscreteScheduler()):
         with pytest.raises(InvalidTypeError, match=r"no mask_token_id.*continuous latents"):
             mdm.MaskedDiffusionScheduler.from_config(theirs.config)
+        with pytest.raises(InvalidTypeError, match=r"no block_length.*continuous latents.*is for LLaDA2Pipeline"):
+            mdm.BlockMaskedDiffusionScheduler.from_config(theirs.config)
+    block = mdm.BlockMaskedDiffusionScheduler()
+    for ask in (
+        lambda: block.init_noise_sigma,
+        lambda: block.set_timesteps(sigmas=[1.0, 0.5], mu=0.1),
+        lambda: block.step(torch.zeros(1, 4, 2, 2), 1, torch.zeros(1, 4, 2, 2)),
+    ):
+        with pytest.raises(InvalidTypeError, match=r"continuous latents.*is for LLaDA2Pipeline"):
+            ask()
 
 
 def test_a_truncated_file_is_told_as_such(tmp_path):

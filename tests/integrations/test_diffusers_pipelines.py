@@ -323,6 +323,18 @@ def test_masks_in_the_prompt_are_filled_and_the_prompt_is_returned(pipe):
     assert out.nfe == 2
 
 
+def test_several_answers_to_a_prompt_with_masks(pipe):
+    prompts = ["the [MASK] word1 [MASK]", "[MASK] a"]  # the second is padded
+    out = pipe(prompts, num_return_sequences=3, temperature=2.0, seed=1)
+    assert [text.split()[::2] for text in out.texts[:3]] == [["the", "word1"]] * 3
+    assert [text.split()[1] for text in out.texts[3:]] == ["a"] * 3
+    assert [len(text.split()) for text in out.texts] == [4] * 3 + [2] * 3
+
+
+def test_a_plan_in_place_of_the_schedule(pipe):
+    assert pipe("the", max_new_tokens=12, plan=[6, 6]).nfe == 2
+
+
 def test_a_generator_seeds_and_moves_on(pipe):
     draw = {**OPTIONS, "temperature": 2.0}
     generator = seeded(5)
@@ -390,6 +402,26 @@ def test_saved_and_loaded(pipe, text_model, tmp_path):
     assert (given.model, given.tokenizer, given.scheduler) == (model, None, scheduler)
     with pytest.raises(OSError, match="cached"):
         mdm.MaskedDiffusionPipeline.from_pretrained("somebody/nowhere")
+
+
+def test_it_is_said_that_a_carried_schedule_is_used_only_where_it_is(pipe, text_model, tmp_path, caplog):
+    model, tokenizer = text_model
+    load = mdm.MaskedDiffusionPipeline.from_pretrained
+    transformers.BertForMaskedLM.save_pretrained(model, tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    mdm.Linear().save_pretrained(tmp_path / "model")
+    assert load(tmp_path / "model").scheduler.schedule == mdm.Linear()
+    mdm.Beta(0.6, 0.4).save_pretrained(tmp_path / "model")
+    assert load(tmp_path / "model", schedule="sine").model.schedule == mdm.Sine()
+    pipe = mdm.MaskedDiffusionPipeline(load(tmp_path / "model", schedule="cosine").model, pipe.scheduler, tokenizer)
+    pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule=TABLE)
+    pipe.save_pretrained(tmp_path / "pipe")
+    loaded = load(tmp_path / "pipe")
+    assert loaded.scheduler.schedule == loaded.model.schedule == TABLE
+    assert load(tmp_path / "pipe", schedule="sine").scheduler.schedule == mdm.Sine()
+    assert "carries the schedule" not in caplog.text
+    assert load(tmp_path / "model").scheduler.schedule == mdm.Beta(0.6, 0.4)
+    assert caplog.text.count("model carries the schedule beta(a=0.6, b=0.4), which is used") == 1
 
 
 def test_loaded_from_a_repository(pipe, text_model, tmp_path):

@@ -69,6 +69,31 @@ def test_steps_that_do_not_divide_among_blocks_are_kept():
     assert ragged.sequences.shape == (2, 16)
 
 
+@pytest.mark.parametrize("steps", [4, 5, 17, 30, 37, 38])
+def test_masks_in_the_prompt_get_their_share_of_the_steps_among_blocks(steps):
+    ids = torch.tensor([[5] + [MASK] * 6 + [7], [5] * 8])
+    blocks = []
+    out = mdm.generate(
+        LLaDA(), ids, max_new_tokens=32, block_length=8, steps=steps, callback=lambda info: blocks.append(info.revealed)
+    )
+    assert out.nfe == steps == len(blocks)
+    first = sum(bool(revealed[:, :16].any()) for revealed in blocks)
+    assert abs(first - steps * 14 / 38) <= 1
+
+
+def test_blocks_of_equal_size_share_evenly_as_in_llada():
+    starts = []
+    mdm.generate(
+        LLaDA(),
+        prompts(),
+        max_new_tokens=16,
+        block_length=4,
+        steps=8,
+        callback=lambda info: starts.append(int(info.revealed[0].nonzero()[0]) // 2 * 2),
+    )
+    assert [sum(6 + 4 * block <= start < 10 + 4 * block for start in starts) for block in range(4)] == [2, 2, 2, 2]
+
+
 def test_a_prompt_that_is_not_aligned_to_blocks_spends_no_extra_pass():
     for length in (3, 4, 5):
         assert mdm.generate(LLaDA(), prompts(1, length), max_new_tokens=8, block_length=4, steps=6).nfe == 6

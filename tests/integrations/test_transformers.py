@@ -105,6 +105,39 @@ def test_left_padded_prompts_write_what_they_write_alone(model):
     assert torch.equal(together[1, 3:], mdm.generate(model, short, **options).sequences[0])
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
+def test_a_compiled_model_is_looked_into_as_it_is(kind):
+    """OptimizedModule.forward takes (*args, **kwargs), so that by itself it tells neither positions nor padding."""
+    model = build(kind)
+    compiled = torch.compile(model, backend="eager")
+    long, short = prompts(1, 7), prompts(1, 4)
+    long[0, 3] = PAD  # RoBERTa takes it for padding unless it is told the positions
+    ids = torch.cat([long, torch.nn.functional.pad(short, (3, 0), value=PAD)])
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    options = {"max_new_tokens": 8, "steps": 4, "mask_token_id": MASK, "temperature": 1.0, "seed": 3}
+    for inputs in ((long,), (ids, mask)):
+        expected = mdm.generate(model, *inputs, **options).sequences
+        assert torch.equal(mdm.generate(compiled, *inputs, **options).sequences, expected)
+    assert not get_adapter(compiled).head_takes_rows
+    assert get_adapter(compiled).max_length == get_adapter(model).max_length
+
+
+def test_esm_that_would_divide_by_zero_is_told_before_the_first_pass():
+    model = build("esm")
+    embeddings = model.esm.embeddings
+    embeddings.token_dropout = True
+    masks = torch.full((2, 6), MASK)
+    masks[0, 0] = 7
+    with pytest.raises(InvalidValueError, match=r"token_dropout.*embeddings\.token_dropout = False"):
+        mdm.generate(model, masks, mask_token_id=MASK)
+    with pytest.raises(InvalidValueError, match="cfg_scale"):
+        mdm.generate(model, prompts(), max_new_tokens=4, mask_token_id=MASK, cfg_scale=1.0)
+    assert mdm.generate(model, masks[:1], mask_token_id=MASK).nfe == 5
+    embeddings.token_dropout = False
+    assert mdm.generate(model, masks, mask_token_id=MASK).nfe == 6
+
+
 def test_blocks_fill_from_the_left_and_share_the_steps(bert):
     seen = []
     out = mdm.generate(

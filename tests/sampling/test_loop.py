@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -299,6 +300,18 @@ def test_split_steps_gives_all_steps_and_one_to_each_block(steps, lengths):
         shares = split_steps(steps, lengths)
         assert sum(shares) == steps
         assert min(shares) >= 1
+        if steps <= sum(lengths):
+            assert all(share <= count for share, count in zip(shares, lengths, strict=True))
+        assert split_steps(steps, [0, *lengths, 0]) == [1, *shares, 1]
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_a_seed_of_numpy_or_torch_is_one_seed_for_the_batch(seed):
+    tokens = torch.full((4, 8), MASK)
+    options = {"mask_token_id": MASK, "steps": 4, "draw": DrawOptions(1.0)}
+    expected = sample(denoiser, tokens, seed=3, **options).sequences
+    assert len(expected.unique(dim=0)) > 1
+    assert torch.equal(sample(denoiser, tokens, seed=seed, **options).sequences, expected)
 
 
 @pytest.mark.parametrize(
