@@ -130,7 +130,7 @@ def test_markov_chains_benchmark(tmp_path):
 
 
 def test_few_step_quality_benchmark(tmp_path):
-    words = ("--world", "sudoku", "--policy", "random", "--steps", 3, 6, "--instances", 6, "--select", 4, "--trials", 2)
+    words = ("--world", "sudoku", "--policy", "random", "--steps", 3, 6, "--instances", 6, "--select", 8, "--trials", 2)
     done = run(ROOT / "examples/benchmarks/few_step_quality.py", *words, "--output", "out.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())["random"]
@@ -146,7 +146,7 @@ def test_few_step_quality_benchmark(tmp_path):
         "--instances",
         3,
         "--select",
-        4,
+        8,
         "--trials",
         1,
         "--profile",

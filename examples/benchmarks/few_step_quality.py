@@ -126,7 +126,7 @@ def measure(world, policy, temperature, args, profile):
     judge = objective(world, policy, temperature, args.instances, 2, args.clues)
     scores, tuned, known = {}, {}, {}
     for steps in tqdm(args.steps or STEPS[world], desc=f"{world}, {policy}"):
-        found = mdm.tune(select, n_trials=args.trials, steps=steps, screening=args.select // 2, held_out=0)
+        found = mdm.tune(select, n_trials=args.trials, steps=steps, screening=args.select // 4)
         tuned[steps] = found.best_schedule
         scores[steps] = {}
         for label, schedule in candidates(profile, tuned[steps], steps).items():
@@ -200,14 +200,14 @@ def main():
     parser.add_argument("--policy", action="append", help="of the world's, may be repeated")
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--instances", type=int, help="that are shown (default 300 puzzles, 96 windows)")
-    parser.add_argument("--select", type=int, help="that tune (default 160 puzzles, 64 windows)")
+    parser.add_argument("--select", type=int, help="that tune, half of them to check (default 320 puzzles, 96 windows)")
     parser.add_argument("--profile", type=int, default=16, help="sequences of the information profile (default 16)")
     parser.add_argument("--trials", type=int, help="of each search (default 40, 24)")
     parser.add_argument("--clues", type=int, default=12, help="of the puzzles")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     args.instances = args.instances or {"sudoku": 300, "code": 96}[args.world]
-    args.select = args.select or {"sudoku": 160, "code": 64}[args.world]
+    args.select = args.select or {"sudoku": 320, "code": 96}[args.world]
     args.trials = args.trials or {"sudoku": 40, "code": 24}[args.world]
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
     begin, results = time.monotonic(), {}

@@ -59,18 +59,17 @@ def tune(
 ) -> TuningResult:
     """Find a schedule for a model, a task and a number of steps, without training.
 
-    Candidates are scored on some instances, the best of them on more (arXiv 2509.13866, App. E.1), always on the same
-    instances and seeds so that their common noise cancels; the winner is then checked against the baseline on instances
-    that chose nothing.
+    Candidates, the common schedules and the paper's among them, are scored on some instances, the best of them on more
+    (arXiv 2509.13866, App. E.1), always on the same instances and seeds so that their common noise cancels; the winner
+    is then checked against the baseline on instances that chose nothing.
 
     Args:
         objective: schedule -> score; see `mdm_schedules.tuning.Asked` for objectives that know instances and steps, and
             `GenerationObjective`, `TeacherForcedObjective`, `LikelihoodObjective`, `ProfileObjective` for ready ones.
-        n_trials: candidates in all, counting those of earlier runs on the same storage; by default 60, or the grid.
+        n_trials: (a, b) to try, counting those of earlier runs on the same storage; by default 60, or the grid.
         seed: of the proposals and of the order of instances.
         method: how (a, b) is searched: "tpe", "gp", "cmaes", "random", or "grid", the paper's 10 x 10; or "profile",
-            which searches nothing: the common schedules, the paper's, and those that an information profile predicts
-            to be best are compared. That is by far the cheapest.
+            which tries instead what an information profile predicts to be best. That is by far the cheapest.
         steps: forward passes, one number or several; given to the objective as `steps`. Several are tuned together,
             for the mean of their scores, and `result.best(steps)` tells the winner at each. None leaves it to the
             objective.
@@ -133,18 +132,18 @@ def tune(
                 lambda name: kept.get_study_user_attrs(study._study_id).get(name),
                 lambda name, value: kept.set_study_user_attr(study._study_id, name, value),
             )
-        found = base
+        found = [*base, *proposals.usual(counts)]
         with tqdm(total=None if method == "profile" else n_trials, desc="tune", disable=not progress) as bar:
             if method == "profile":
                 profile = _estimate(asked) if profile is None else profile
-                found = [*base, *proposals.usual(counts), *proposals.predicted(profile, counts)]
+                found += proposals.predicted(profile, counts)
             else:
                 Search(
                     study, book, method, n_trials, seed, limits, counts, first, multi_objective, race, bar.update
                 ).run(n_jobs)
                 states = optuna_module().trial.TrialState
                 whole = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
-                found = [*base, *(Candidate(schedule_of(trial), f"trial {trial.number}") for trial in whole)]
+                found += [Candidate(schedule_of(trial), f"trial {trial.number}") for trial in whole]
             choices = {}
             for group in [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]:
                 finalists = shortlist(found, book, group, first, lambda left, size: bar.set_postfix(left=left, on=size))
