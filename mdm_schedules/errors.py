@@ -45,6 +45,10 @@ class StorageError(MDMError, OSError):
     """A file or repository that cannot be found, read or written."""
 
 
+class DistributedError(MDMError, RuntimeError):
+    """A process of a job on several processes failed, fell silent, or was given other arguments than the rest."""
+
+
 class MissingExtraError(MDMError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -164,10 +164,10 @@ def generate(
     draw = DrawOptions(
         o["temperature"], o["top_k"], o["top_p"], o["suppress_tokens"], plain_processor(logits_processor)
     )
-    schedule = get_schedule(_own_schedule(model) if o["schedule"] is None else o["schedule"])
+    schedule = get_schedule(own_schedule(model) if o["schedule"] is None else o["schedule"])
     feed = None if streamer is None else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
     padded = None if bool(own.all()) else own
-    with _evaluating(model):
+    with evaluating(model):
         if padded is not None:
             bound.check_padding()
         out = sample(
@@ -248,13 +248,14 @@ def _both(
     return lambda info: (first(info), second(info))
 
 
-def _own_schedule(model: Any) -> Schedule:
+def own_schedule(model: Any) -> Schedule:
+    """The schedule that the model carries, else linear."""
     schedule = getattr(model, "schedule", None)
     return schedule if isinstance(schedule, Schedule) else Linear()
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Dropout off for the time of the call."""
     training = getattr(model, "training", False)
     if training:
