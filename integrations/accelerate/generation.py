@@ -99,9 +99,9 @@ def generate_distributed(
     All processes must call it with the same arguments. Each prompt's seed comes from `seed` and the prompt's index, and
     batches come from the prompts and `batch_size` alone, so the tokens are the same on any number of processes.
 
-    A record is a dict: `index`; `id`, if the prompt has one; `sample`, with num_return_sequences above 1; with a tokenizer
-    `text` (prompt and answer) and `answer`; `tokens` (all, without padding), `prompt_length`, `nfe` (passes in which this
-    sequence got a token) and `seed`. Or `index`, `id` and `error`.
+    A record is a dict: `index`; `id`, if the prompt has one; `sample`, with num_return_sequences above 1; with a
+    tokenizer `text` (prompt and answer) and `answer`; `tokens` (all, without padding), `prompt_length`, `nfe` (passes
+    in which this sequence got a token) and `seed`. Or `index`, `id` and `error`.
 
     Args:
         model: as `generate` takes it, on this process's device (`PartialState().device`). A model that is spread over

@@ -109,7 +109,7 @@ def _prompts(source: Any) -> Iterator[Prompt]:
         return
     parse: Callable[[bytes], Any] = json.loads if path.suffix in (".jsonl", ".json", ".ndjson") else bytes.decode
     for index, (number, line) in enumerate(_lines(path)):
-        yield _prompt(index, f"line {number} of {path}", lambda line=line: parse(line))  # type: ignore[misc]
+        yield _prompt(index, f"line {number} of {path.name}", lambda line=line: parse(line))  # type: ignore[misc]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -144,7 +144,7 @@ def _prompt(index: int, where: str, read: Callable[[], Any]) -> Prompt:
         text = "not JSON of a bearable depth"
     except InvalidTypeError as error:
         text = str(error)
-    return Prompt(index, where, None, error=f"{where}: {text}")
+    return Prompt(index, where, None, error=text)
 
 
 def _token_ids(item: Any) -> Ids:
@@ -215,12 +215,13 @@ class Encoder:
             return coded
 
     def _checked(self, prompt: Prompt, ids: Any) -> Prompt:
-        error = prompt.error
-        if error is None:
-            trouble = ids if isinstance(ids, str) else self._trouble(np.asarray(ids, dtype=np.int64))
-            error = trouble and f"{prompt.where}: {trouble}"
-        if error is None:
-            return replace(prompt, content=np.asarray(ids, dtype=np.int64))
+        trouble = ids if isinstance(ids, str) else prompt.error
+        if trouble is None:
+            ids = np.asarray(ids, dtype=np.int64)
+            trouble = self._trouble(ids)
+        if trouble is None:
+            return replace(prompt, content=ids)
+        error = f"{prompt.where}: {trouble}"
         if not self.skip:
             kind = FormatError if prompt.error else InvalidValueError
             raise kind(f"{error}; on_error='skip' goes on without it")

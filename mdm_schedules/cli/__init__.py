@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from mdm_schedules.cli import hub, models, schedules
+from mdm_schedules.cli import hub, models, sampling, schedules
 from mdm_schedules.errors import MDMError
 
-_MODULES = (models, schedules, hub)
+_MODULES = (models, sampling, schedules, hub)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(argv)
+    args.argv = list(argv)
     try:
         args.run(args)
     except (MDMError, OSError) as error:
