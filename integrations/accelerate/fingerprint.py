@@ -13,6 +13,7 @@ from mdm_schedules.schedules import Schedule
 
 _TENSORS = 32  # of the weights that are looked at
 _VALUES = 64  # of each
+_APART = ("schedule", "seed", "callback")  # told elsewhere, or without effect on the tokens
 _NAMES_OF_PLACES = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
 
@@ -29,7 +30,7 @@ def fingerprint(
         precision: mixed precision of the accelerate config.
         sharded: no process holds whole weights, so they are not looked at.
     """
-    told = {name: _plain(value) for name, value in sorted(options.items()) if name not in ("schedule", "seed")}
+    told = {name: _plain(value) for name, value in sorted(options.items()) if name not in _APART}
     return {
         "seed": options["seed"],
         "model": _model(model, sharded),

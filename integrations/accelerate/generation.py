@@ -146,7 +146,11 @@ def generate_distributed(
     shows = progress and state.is_main_process
     bar = tqdm(total=count_prompts(prompts) if shows else None, unit="prompt", disable=not shows)
     tick = partial(_tick, bar, start) if shows else None
-    with closing(bar), Job(state.process_index, state.num_processes, timeout, tick) as job:
+    with (
+        closing(bar),
+        closing(output) if output else nullcontext(),
+        Job(state.process_index, state.num_processes, timeout, tick) as job,
+    ):
         lane = lane_of(model, job.rank, job.world)
         precision = _precision()
         told = fingerprint(model, options["schedule"], options, tokenizer, precision, len(lane) > 1)
@@ -325,10 +329,10 @@ class _Run:
                     if not left:
                         continue
                     if number == mine:
-                        records = self._batch(left)
+                        records, spent = self._batch(left)
                         if self.writes:
                             write(window, records)
-                            self.job.count(prompts=len(left))
+                            self.job.count(prompts=len(left), **spent)
                         mine = self.tickets.take()
                     number += 1
         if not count:
@@ -372,10 +376,10 @@ class _Run:
                 output.check_shared(self.job.world)
             yield lambda window, records: shard.append(window.number, window.digest, records)
 
-    def _batch(self, batch: list[Prompt]) -> list[dict[str, Any]]:
+    def _batch(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """The records of a batch, and what it adds to the counters of the job."""
         if batch[0].error is not None:
-            self.job.count(skipped=len(batch) if self.writes else 0)
-            return [_head(prompt) | {"error": prompt.error} for prompt in batch]
+            return [_head(prompt) | {"error": prompt.error} for prompt in batch], {"skipped": len(batch)}
         try:
             return self._generate(batch)
         except Exception as error:
@@ -384,7 +388,7 @@ class _Run:
             text = str(error) if isinstance(error, MDMError) else f"{type(error).__name__}: {error}"
             raise kind(f"{text} (process {self.job.rank}, in the batch of {where})") from error
 
-    def _generate(self, batch: list[Prompt]) -> list[dict[str, Any]]:
+    def _generate(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
         copies = self.options["num_return_sequences"]
         longest = max(len(prompt.ids) for prompt in batch)
         tokens = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -395,9 +399,7 @@ class _Run:
         seeds = derive_seeds(self.seed, [prompt.index for prompt in batch], copies)
         options = {**self.options, "seed": seeds}
         out = generate(self.model, tokens, own, **options)
-        written, passes = out.plan.sum(), out.nfe_per_row.tolist()
-        if self.writes:
-            self.job.count(tokens=int(written), nfe=out.nfe)
+        passes = out.nfe_per_row.tolist()
         records = []
         for row, sequence in enumerate(out.sequences.cpu()):
             prompt = batch[row // copies]
@@ -410,7 +412,7 @@ class _Run:
                 record["answer"] = self.tokenizer.decode(ids[len(prompt.ids) :], skip_special_tokens=True)
             about = {"tokens": ids, "prompt_length": len(prompt.ids), "nfe": passes[row], "seed": seeds[row]}
             records.append(record | about)
-        return records
+        return records, {"tokens": int(out.plan.sum()), "nfe": out.nfe}
 
 
 def _head(prompt: Prompt) -> dict[str, Any]:
@@ -426,7 +428,6 @@ def _finish(job: Job, output: Output | None, told: dict[str, Any], count: int, r
     if job.rank == 0:
         if run.finished.prompts is None:
             output.finish(told, count)
-        output.close()
         job.tell("merged", True)
     job.hear("merged")
     return []

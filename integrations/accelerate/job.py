@@ -22,6 +22,7 @@ from mdm_schedules.errors import DistributedError, MDMError
 POLL = 0.02  # seconds between two looks at the store
 BEAT = 1.0  # seconds between two signs of life
 START = 600.0  # seconds that a process may come later than the first, which may still be loading its model
+LINGER = 5.0  # seconds
 _jobs = itertools.count()  # every process starts its jobs in the same order, which numbers them
 
 
@@ -88,8 +89,8 @@ class Job:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is not None and not getattr(error, "remote", False):
-            self._tell_failure(error)
+        if error is not None:
+            self._fail(error)
         self.over.set()
         if self.thread.is_alive():
             self.thread.join(BEAT)
@@ -113,17 +114,26 @@ class Job:
                 DistributedError(f"process {self.rank} lost contact with the other processes: {error}")
             ) from error
 
-    def _tell_failure(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException) -> None:
+        """Tell the others; the main process, which may hold the store, stays a little so that they can learn it."""
         try:
-            first = self.store.add("failures", 1) == 1
-            if first:
-                text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-                report = {"rank": self.rank, "kind": type(error).__name__, "message": str(error), "traceback": text}
-                self.store.set("failure", json.dumps(report))
-            elif isinstance(error, MDMError):
-                error.remote = True  # type: ignore[attr-defined]  # another process tells it
+            if not getattr(error, "remote", False):
+                self._tell_failure(error)
+            self.store.set(f"left/{self.rank}", "")
+            end = time.monotonic() + (LINGER if self.rank == 0 and isinstance(error, Exception) else 0)
+            others = [f"left/{rank}" for rank in range(self.world)]
+            while time.monotonic() < end and not self.store.check(others):
+                time.sleep(POLL)
         except RuntimeError:
             pass  # there is nobody left to tell
+
+    def _tell_failure(self, error: BaseException) -> None:
+        if self.store.add("failures", 1) == 1:
+            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            report = {"rank": self.rank, "kind": type(error).__name__, "message": str(error), "traceback": text}
+            self.store.set("failure", json.dumps(report))
+        elif isinstance(error, MDMError):
+            error.remote = True  # type: ignore[attr-defined]  # another process tells it
 
     def check(self) -> None:
         """Raise what another process failed with: the same class if it is ours, and the traceback of that process."""
