@@ -7,6 +7,7 @@ or with python, torchrun, or accelerate launch on several machines. A line of th
 
 import argparse
 
+import torch
 from accelerate import PartialState
 from transformers import AutoTokenizer
 
@@ -21,10 +22,9 @@ def main() -> None:
     parser.add_argument("--model", default=str(demo_models.path("code")), help="folder or Hub id")
     parser.add_argument("--schedule", default="beta(a=0.8, b=0.3)")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
 
-    state = PartialState(cpu=args.device == "cpu")  # with cuda, each process gets a GPU of its own
+    state = PartialState(cpu=not torch.cuda.is_available())  # each process gets a GPU of its own
     model = mdm.AutoModelForMaskedDiffusion.from_pretrained(args.model, schedule=args.schedule).to(state.device)
     out = mdm.generate_distributed(
         model,

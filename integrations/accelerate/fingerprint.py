@@ -74,7 +74,8 @@ def _model(model: Any, sharded: bool) -> dict[str, Any]:
         config = {key: _plain(value) for key, value in config.items() if key not in _NAMES_OF_PLACES}
         told["config"] = _hash(json.dumps(config, sort_keys=True).encode())
     if isinstance(model, torch.nn.Module):
-        weights = [(name, value.detach()) for name, value in model.state_dict().items()] if not sharded else []
+        state = {} if sharded else model.state_dict()
+        weights = [(name, value) for name, value in state.items() if isinstance(value, torch.Tensor)]
         parameter = next(model.parameters(), None)
         if parameter is not None:
             told["dtype"], told["device"] = str(parameter.dtype), parameter.device.type
@@ -86,9 +87,9 @@ def _model(model: Any, sharded: bool) -> dict[str, Any]:
 
 
 def _sample(value: torch.Tensor) -> bytes:
-    if value.device.type == "meta":  # offloaded
+    if value.device.type == "meta" or hasattr(value, "to_local"):  # offloaded, or spread
         return b""
-    flat = value.flatten()[:: max(1, value.numel() // _VALUES)]
+    flat = value.detach().flatten()[:: max(1, value.numel() // _VALUES)]
     return flat.double().cpu().numpy().tobytes()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -130,7 +131,7 @@ def _prompt(index: int, where: str, read: Callable[[], Any]) -> Prompt:
         item, name = read(), None
         if isinstance(item, Mapping):
             name = item.get("id")
-            if not isinstance(name, str | int | float | None):
+            if not isinstance(name, str | int | float | None) or (isinstance(name, float) and not math.isfinite(name)):
                 raise InvalidTypeError(f'"id" must be text or a number, got {shown(name)}')
             if "prompt" not in item:
                 raise InvalidTypeError(f'"prompt" is missing; there are {shown(sorted(map(str, item)))}')

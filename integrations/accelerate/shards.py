@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import shutil
+import time
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, s
 from mdm_schedules.hub.files import write_atomically
 
 FORMAT = 1
+PATIENCE = 60.0  # seconds that a network file system may take to show a new file
 _RECORD, _BATCH = b'{"index": ', b'{"batch": '
 _OFFSET_BITS = 44  # of a record's location: the file's number above, the offset below
 
@@ -178,8 +180,11 @@ class Output:
 
     def check_shared(self, world: int) -> None:
         """Whether the shards of all processes are in the folder that this one sees."""
-        missing = [rank for rank in range(world) if not self.shard(rank).exists()]
-        if missing:
+        end = time.monotonic() + PATIENCE
+        while missing := [rank for rank in range(world) if not self.shard(rank).exists()]:
+            if time.monotonic() < end:
+                time.sleep(0.1)
+                continue
             raise StorageError(
                 f"the files of processes {missing} do not appear in {self.folder}; on several machines output_path "
                 "must lie on a shared disk"

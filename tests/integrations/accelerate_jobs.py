@@ -209,14 +209,21 @@ def spread(kind, prompts, **options):
 
     world = PartialState(cpu=True).num_processes
     whole = call(prompts, **options)
+    if kind == "tp_plan":
+        layer = "esm.encoder.layer.*"
+        names = {f"{layer}.intermediate.dense": "colwise", f"{layer}.output.dense": "rowwise"}
+        model = mdm.AutoModelForMaskedDiffusion.from_pretrained(demo_models.path("code"), tp_plan=names, tp_size=world)
+        out = mdm.generate_distributed(model, prompts, tokenizer=load()[1], **{**OPTIONS, **options})
+        return whole["records"], out.records, whole["nfe"], out.nfe
     model, tokenizer = load()
     mesh = init_device_mesh("cpu", (world,))
     if kind == "lanes":
         mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("copy", "part"))["part"]
     for layer in model.esm.encoder.layer:
         if kind == "tensor":
-            plan = {"intermediate.dense": ColwiseParallel(), "output.dense": RowwiseParallel()}
-            parallelize_module(layer, mesh, plan)
+            parallelize_module(
+                layer, mesh, {"intermediate.dense": ColwiseParallel(), "output.dense": RowwiseParallel()}
+            )
         else:
             fully_shard(layer, mesh=mesh)
     if kind != "tensor":

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+import transformers
 from accelerate_jobs import (
     OPTIONS,
     Processes,
@@ -164,8 +165,10 @@ def test_a_full_disk(tmp_path, undisturbed):
     assert (tmp_path / "other.jsonl").read_bytes() == undisturbed
 
 
-@pytest.mark.parametrize(("kind", "world"), [("fsdp", 2), ("tensor", 2), ("lanes", 4)])
+@pytest.mark.parametrize(("kind", "world"), [("fsdp", 2), ("tensor", 2), ("lanes", 4), ("tp_plan", 2)])
 def test_weights_spread_over_processes(kind, world):
+    if kind == "tp_plan" and transformers.__version__ < "5":
+        pytest.skip("transformers 4 takes no plan for this model")
     for whole, parts, passes, spent in run(world, spread, kind, ragged(9), batch_size=2):
         assert [record["tokens"] for record in parts] == [record["tokens"] for record in whole]
         assert passes == spent
