@@ -19,7 +19,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,24 @@ def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
 
 
 def write_code(prompts: list[str], path: str | None, new_tokens: int = 32) -> tuple[float, float, int]:
-    """Wall seconds, CPU seconds of this process and tokens of the job, with the shipped model of code."""
+    """Wall seconds, CPU seconds of this process and tokens of the job, with the shipped model of code.
+
+    With a path, a file beside it says that this process has begun.
+    """
     transformers.utils.logging.disable_progress_bar()
     folder = demo_models.path("code")
     model = mdm.AutoModelForMaskedDiffusion.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     cpu = time.process_time()
+
+    def read() -> Iterator[str]:
+        if path is not None:
+            Path(f"{path}.begun-{os.getpid()}").touch()
+        yield from prompts
+
     out = mdm.generate_distributed(
         model,
-        prompts,
+        read(),
         tokenizer=tokenizer,
         output_path=path,
         batch_size=8,

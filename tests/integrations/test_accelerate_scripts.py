@@ -22,19 +22,8 @@ def values(path, name):
 
 def test_the_command_on_two_processes(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "def f("}\n{"prompt": "import "}\n{"prompt": 7}\n["class"]\n')
-    words = [
-        "-m",
-        "mdm_schedules.cli",
-        "sample",
-        "--prompts",
-        "p.jsonl",
-        "--output",
-        "out.jsonl",
-        "--json",
-        "--steps",
-        4,
-    ]
-    words += ["--max-new-tokens", 8, "--num-processes", 2]
+    words = ["-m", "mdm_schedules.cli", "sample", "--prompts", "p.jsonl", "--output", "out.jsonl", "--json"]
+    words += ["--steps", 4, "--max-new-tokens", 8, "--num-processes", 2]
     done = run(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     told = [line for line in done.stderr.splitlines() if line.startswith("mdm-schedules: ")]
