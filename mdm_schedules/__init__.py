@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from mdm_schedules.hub import Evaluation, FoundSchedule, search_schedules
     from mdm_schedules.information import InformationProfile
+    from mdm_schedules.integrations.accelerate import DistributedOutput, generate_distributed
     from mdm_schedules.integrations.diffusers import (
         BlockMaskedDiffusionScheduler,
         MaskedDiffusionPipeline,
@@ -67,6 +68,8 @@ _LAZY = {
     "token_energy": "mdm_schedules.energy",
     "InformationProfile": "mdm_schedules.information",
     "list_presets": "mdm_schedules.presets",
+    "DistributedOutput": "mdm_schedules.integrations.accelerate",
+    "generate_distributed": "mdm_schedules.integrations.accelerate",
     "BlockMaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
     "MaskedDiffusionPipeline": "mdm_schedules.integrations.diffusers",
     "MaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
@@ -88,6 +91,7 @@ __all__ = [
     "Beta",
     "BlockMaskedDiffusionScheduler",
     "Cosine",
+    "DistributedOutput",
     "EnergyOptimal",
     "Evaluation",
     "FoundSchedule",
@@ -111,6 +115,7 @@ __all__ = [
     "energy_excess",
     "errors",
     "generate",
+    "generate_distributed",
     "geodesic_energy",
     "get_schedule",
     "kinetic_energy",

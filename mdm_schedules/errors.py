@@ -61,6 +61,10 @@ class ObjectiveError(MDMError):
     finished: Sequence[Any] = ()
 
 
+class DistributedError(MDMError, RuntimeError):
+    """A process of a job on several processes failed, fell silent, or was given other arguments than the rest."""
+
+
 class MissingExtraError(MDMError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

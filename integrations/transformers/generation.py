@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from mdm_schedules.integrations.transformers.inputs import (
 from mdm_schedules.integrations.transformers.streaming import StreamerFeed
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
+from mdm_schedules.information.measure import evaluating
 from mdm_schedules.registry import schedule_for_steps
 from mdm_schedules.sampling import (
     CommitRule,
@@ -170,10 +170,10 @@ def generate(
     never = () if o["suppress_tokens"] is None else o["suppress_tokens"]
     check_suppressed(bound, never, mask)
     draw = DrawOptions(o["temperature"], o["top_k"], o["top_p"], never, plain_processor(logits_processor))
-    schedule = schedule_for_steps(_own_schedule(model) if o["schedule"] is None else o["schedule"], o["steps"])
+    schedule = schedule_for_steps(own_schedule(model) if o["schedule"] is None else o["schedule"], o["steps"])
     feed = None if streamer is None else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
     padded = None if bool(own.all()) else own
-    with _evaluating(model):
+    with evaluating(model):
         bound.check_tokens(torch.full_like(tokens, mask) if scale else tokens, own, mask)
         if padded is not None:
             bound.check_padding()
@@ -255,19 +255,7 @@ def _both(
     return lambda info: (first(info), second(info))
 
 
-def _own_schedule(model: Any) -> Schedule:
+def own_schedule(model: Any) -> Schedule:
+    """The schedule that the model carries, else linear."""
     schedule = getattr(model, "schedule", None)
     return schedule if isinstance(schedule, Schedule) else Linear()
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Dropout off for the time of the call."""
-    training = getattr(model, "training", False)
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()

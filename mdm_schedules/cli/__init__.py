@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mdm_schedules.cli import evaluate, hub, models, schedules, tune
+from mdm_schedules.cli import evaluate, hub, models, sampling, schedules, tune
 from mdm_schedules.errors import MDMError
 
-_MODULES = (models, schedules, hub, tune, evaluate)
+_MODULES = (models, sampling, schedules, hub, tune, evaluate)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(argv)
+    args.argv = list(argv)
     try:
         args.run(args)
         sys.stdout.flush()

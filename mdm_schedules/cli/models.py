@@ -1,4 +1,4 @@
-"""Commands that run a model: demo, sample."""
+"""The command demo, and how commands load a model."""
 
 from __future__ import annotations
 
@@ -98,46 +98,10 @@ def _demo(args: argparse.Namespace) -> None:
             print(f"Picture: {picture}")
 
 
-def _sample(args: argparse.Namespace) -> None:
-    model, tokenizer = load_model(args)
-    ids = tokenizer(args.prompt, return_tensors="pt", add_special_tokens=args.special_tokens).input_ids
-    out = model.generate(
-        ids,
-        steps=args.steps,
-        max_new_tokens=args.max_new_tokens,
-        block_length=args.block_length,
-        remasking=args.remasking,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        mask_token_id=tokenizer.mask_token_id,
-        seed=args.seed,
-        progress=sys.stderr.isatty(),
-    )
-    text = str(tokenizer.decode(out.sequences[0], skip_special_tokens=True))
-    data = {"text": text, "tokens": out.sequences[0].tolist(), "nfe": out.nfe, "seed": out.seeds[0]}
-    show_result(args, {**data, "schedule": model.schedule.spec}, text)
-
-
 def add(command: Command) -> None:
     """Add the commands of this module."""
-    from mdm_schedules.sampling.policy import POLICIES
-
     demo = command("demo", _demo, "Write code and solve Sudokus with the shipped models under several schedules.")
     demo.add_argument("--schedule", action="append", help="a schedule to compare, may be repeated")
     demo.add_argument("--puzzles", type=positive, default=200, help="Sudokus per cell of the table (default 200)")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--output", type=Path, default=Path("mdm-schedules-demo.png"), help="where to save the picture")
-
-    sample = command("sample", _sample, "Write text with a masked language model.")
-    add_model_arguments(sample)
-    sample.add_argument("--prompt", required=True, help="text before the answer; mask tokens in it are filled")
-    sample.add_argument("--steps", type=int, help="forward passes (default: one per token)")
-    sample.add_argument("--max-new-tokens", type=int)
-    sample.add_argument("--block-length", type=int)
-    sample.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")
-    sample.add_argument("--temperature", type=float, default=0.0)
-    sample.add_argument("--top-k", type=int)
-    sample.add_argument("--top-p", type=float)
-    sample.add_argument("--seed", type=int)
-    sample.add_argument("--special-tokens", action="store_true", help="let the tokenizer add its special tokens")

@@ -14,7 +14,7 @@ import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int
 
-TOKEN, POSITION, REMASK, _PROMPT, _COPY = range(5)  # independent streams of one sequence
+TOKEN, POSITION, REMASK, _PROMPT, _COPY, _INDEX = range(6)  # independent streams of one sequence
 
 
 def _signed(value: int) -> int:
@@ -69,6 +69,17 @@ def check_seed(seed: int | Sequence[int] | torch.Tensor | None, batch: int) -> l
             raise InvalidValueError(f"seed must be one int, or one per row ({batch}), got {len(seed)} of them")
         return [check_int("seed", value, -(2**63), 2**64 - 1) for value in seed]
     return [check_int("seed", seed, -(2**63), 2**64 - 1)] * batch
+
+
+def derive_seeds(seed: int, indices: Sequence[int], copies: int = 1) -> list[int]:
+    """A seed for each answer to each prompt of a long list, from nothing but `seed` and the prompt's index in the list.
+
+    Returns len(indices) * copies integers of 64 bits, the copies of one prompt next to each other.
+    """
+    index = torch.tensor(indices, dtype=torch.int64)[:, None]
+    copy = torch.arange(copies)[None]
+    key = _mix(_mix(torch.tensor(_signed(seed + _GOLDEN)) + _signed((_INDEX + 1) * _GOLDEN)) + index * _GOLDEN)
+    return _mix(key + copy * _GOLDEN).flatten().tolist()  # type: ignore[no-any-return]
 
 
 class RowSeeds:

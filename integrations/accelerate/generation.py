@@ -1,0 +1,351 @@
+"""`generate_distributed`: a list, a file or a stream of prompts, on all processes of the job."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from mdm_schedules.integrations.accelerate.fingerprint import fingerprint
+from mdm_schedules.integrations.accelerate.job import Job, Tickets, lane_of
+from mdm_schedules.integrations.accelerate.prompts import (
+    Encoder,
+    Prompt,
+    Window,
+    check_source,
+    count_prompts,
+    cut,
+    windows,
+)
+from mdm_schedules.integrations.accelerate.settings import (
+    autocast,
+    grouping,
+    make_encoder,
+    mixed_precision,
+    process_state,
+    read_options,
+    unwrapped,
+)
+from mdm_schedules.integrations.accelerate.shards import Finished, Output, Shard, differences
+from mdm_schedules.integrations.models import ModelAdapter
+from mdm_schedules.integrations.transformers.generation import evaluating, generate
+from tqdm.auto import tqdm
+
+from mdm_schedules.errors import (
+    DistributedError,
+    InvalidValueError,
+    MDMError,
+    check_int,
+    check_real,
+)
+from mdm_schedules.hub.files import local_path
+from mdm_schedules.sampling.noise import derive_seeds
+
+
+@dataclass(frozen=True)
+class DistributedOutput:
+    """What a job did, on every process.
+
+    Attributes:
+        records: a dict for each answer, in the order of the prompts; empty if they were written to `output_path`.
+        prompts: prompts in all.
+        done_before: prompts whose results were there already.
+        skipped: prompts that this run skipped for an error, each with a record that tells it.
+        tokens: tokens that this run wrote, on all processes.
+        nfe: forward passes that this run spent, one for a whole batch, on all processes.
+        seed: the seed that each prompt's own seed comes from.
+        seconds: duration of this run.
+        output_path: the file with the records.
+    """
+
+    records: list[dict[str, Any]] = field(repr=False)
+    prompts: int
+    done_before: int
+    skipped: int
+    tokens: int
+    nfe: int
+    seed: int
+    seconds: float
+    output_path: str | None
+
+
+def generate_distributed(
+    model: Any,
+    prompts: Any,
+    *,
+    tokenizer: Any = None,
+    output_path: str | os.PathLike[str] | None = None,
+    batch_size: int = 8,
+    on_error: str = "stop",
+    overwrite: bool = False,
+    force_resume: bool = False,
+    split: str = "dynamic",
+    add_special_tokens: bool = False,
+    progress: bool = False,
+    timeout: float = 60.0,
+    adapter: str | None = None,
+    generation_config: Any = None,
+    **options: Any,
+) -> DistributedOutput:
+    """`generate` for many prompts, on all processes that `accelerate launch` or torchrun started, or on this one.
+
+    All processes must call it with the same arguments. Each prompt's seed comes from `seed` and the prompt's index, and
+    batches come from the prompts and `batch_size` alone, so the tokens are the same on any number of processes.
+
+    A record is a dict: `index`; `id`, if the prompt has one; `sample`, with num_return_sequences above 1; with a
+    tokenizer `text` (prompt and answer) and `answer`; `tokens` (all, without padding), `prompt_length`, `nfe` (passes
+    in which this sequence got a token) and `seed`. Or `index`, `id` and `error`.
+
+    Args:
+        model: as `generate` takes it, on this process's device (`PartialState().device`). A model that is spread over
+            several processes (FSDP, ZeRO-3, tensor parallel) is run by them together, on the same batches.
+        prompts: texts, or lists of token ids, or dicts with "prompt" and perhaps "id", in any iterable (a datasets
+            stream among them); or the path of a .jsonl file of those, or of a text file with a prompt on each line.
+            Blank lines of files do not count. An iterable is run through by each process, at most 2,048 at a time.
+        tokenizer: encodes texts and decodes results; may be None for token ids.
+        output_path: JSONL file to write, in a folder that all processes see; it appears when all is done. The
+            results up to then are in the folder `<output_path>.shards`, from which a repeated call goes on. None
+            keeps all records in memory and returns them.
+        batch_size: sequences of one pass are this many prompts times num_return_sequences.
+        on_error: "stop" at a prompt that cannot be read or is too long; "skip" writes a record with the error.
+        overwrite: discard an existing output, or what there is of one.
+        force_resume: go on from results of another model, schedule or options.
+        split: "dynamic" gives a batch to whichever process is free, "even" every so many-th batch to each.
+        add_special_tokens: let the tokenizer add its special tokens to prompts.
+        progress: show one bar for the whole job, on the main process.
+        timeout: seconds without a sign of life after which a process is taken for dead, > 0.
+        adapter: as in `generate`.
+        generation_config: as in `generate`.
+        **options: options of `generate` (schedule, steps, max_new_tokens, remasking, temperature, ...); `seed` is an
+            int, or None for one from the operating system, which a repeated call finds in the folder again.
+
+    Raises:
+        MDMError: wrong arguments; a prompt, named by its line or index; files that belong to another call.
+        DistributedError: a process failed, with its traceback and the batch's prompts, or fell silent.
+    """
+    start = time.monotonic()
+    for name, value, allowed in (("on_error", on_error, ("stop", "skip")), ("split", split, ("dynamic", "even"))):
+        if value not in allowed:
+            raise InvalidValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}")
+    batch_size = check_int("batch_size", batch_size, 1, 1 << 20, "batch_size=8")
+    timeout = check_real("timeout", timeout, 0, low_open=True)
+    path = check_source(prompts)
+    output = None if output_path is None else Output(local_path(output_path))
+    if output is not None and path is not None and output.path.resolve() == path.resolve():
+        raise InvalidValueError(f"output_path is the prompt file itself, {path}; name another file")
+    model = unwrapped(model)
+    options, bound = read_options(model, tokenizer, adapter, generation_config, options)
+    state = process_state(bound)
+    shows = progress and state.is_main_process
+    bar = tqdm(total=count_prompts(prompts) if shows else None, unit="prompt", disable=not shows)
+    tick = partial(_tick, bar, start) if shows else None
+    with (
+        closing(bar),
+        closing(output) if output else nullcontext(),
+        Job(state.process_index, state.num_processes, timeout, tick) as job,
+    ):
+        lane = lane_of(model, job.rank, job.world)
+        precision = mixed_precision()
+        told = fingerprint(model, options["schedule"], options, tokenizer, precision, len(lane) > 1)
+        _compare_processes(job, {**told, "batch_size": batch_size, "on_error": on_error, "split": split})
+        finished = _start(job, output, told, overwrite, force_resume)
+        bar.initial = bar.n = finished.count
+        with autocast(bound, precision), evaluating(model):
+            run = _Run(
+                job=job,
+                model=bound,
+                # a plan goes in place of the schedule
+                options={**options, "adapter": None, **({} if options["plan"] is None else {"schedule": None})},
+                tokenizer=tokenizer,
+                encoder=make_encoder(bound, tokenizer, add_special_tokens, options, on_error),
+                tickets=Tickets(job, lane, split == "even"),
+                finished=finished,
+                seed=told["seed"],
+                batch_size=batch_size,
+                group=grouping(bound, batch_size),
+                writes=job.rank == lane[0],
+            )
+            count = run.check_complete(prompts) if finished.prompts is not None else run.work(prompts, output)
+        records = _finish(job, output, told, count, run)
+        totals = {name: job.counted(name) for name in ("tokens", "nfe", "skipped")}
+        if tick is not None:
+            tick(job)
+        job.leave()
+        done = count if finished.prompts is not None else finished.count
+        where = None if output is None else str(output.path)
+        spent = time.monotonic() - start
+        return DistributedOutput(records, count, done, seed=told["seed"], seconds=spent, output_path=where, **totals)
+
+
+def _compare_processes(job: Job, told: dict[str, Any]) -> None:
+    """All processes must want the same."""
+    every = job.share("fingerprint", told)
+    for rank, other in enumerate(every):
+        if unlike := differences(every[0], other):
+            text = unlike.replace(" was ", " is ").replace(", now ", f" in process 0, and in process {rank} ")
+            raise DistributedError(f"the processes were given different arguments: {text}")
+
+
+def _start(job: Job, output: Output | None, told: dict[str, Any], overwrite: bool, force: bool) -> Finished:
+    """The seed and what is done, as the main process finds it."""
+    if job.rank == 0:
+        finished = Finished()
+        if output is not None:
+            finished = output.start(told, overwrite, force)
+        elif told["seed"] is None:
+            told["seed"] = secrets.randbits(63)
+        job.tell("state", {"seed": told["seed"], **finished.to_json()})
+        return finished
+    state = job.hear("state")
+    told["seed"] = state["seed"]
+    return Finished.from_json(state)
+
+
+def _tick(bar: Any, start: float, job: Job) -> None:
+    """Bring the progress bar up to date with all processes."""
+    tokens = job.counted("tokens")
+    bar.set_postfix_str(f"{tokens / max(1e-9, time.monotonic() - start):.0f} tokens/s, NFE {job.counted('nfe')}", False)
+    bar.update(job.counted("prompts") + bar.initial - bar.n)
+
+
+@dataclass
+class _Run:
+    """The work of one process."""
+
+    job: Job
+    model: ModelAdapter
+    options: dict[str, Any]
+    tokenizer: Any
+    encoder: Encoder
+    tickets: Tickets
+    finished: Finished
+    seed: int
+    batch_size: int
+    group: Any
+    writes: bool
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def work(self, source: Any, output: Output | None) -> int:
+        """Do this process's batches; returns the number of all prompts."""
+        number = count = 0
+        mine = self.tickets.take()
+        with self._sink(output) as write:
+            for window in windows(source):
+                count += len(window.prompts)
+                self._check_stream(window)
+                if all(prompt.index in self.finished for prompt in window.prompts):
+                    continue
+                for batch in cut(self.encoder(window.prompts), self.batch_size, self.group):
+                    left = [prompt for prompt in batch if prompt.index not in self.finished]
+                    if not left:
+                        continue
+                    if number == mine:
+                        records, spent = self._batch(left)
+                        if self.writes:
+                            write(window, records)
+                            self.job.count(prompts=len(left), **spent)
+                        mine = self.tickets.take()
+                    number += 1
+        if not count:
+            raise InvalidValueError("there are no prompts: the file or list is empty")
+        return count
+
+    def check_complete(self, source: Any) -> int:
+        """Whether the finished output belongs to these prompts; returns their number."""
+        count = 0
+        for window in windows(source):
+            count += len(window.prompts)
+            self._check_stream(window)
+        if count != self.finished.prompts:
+            raise InvalidValueError(
+                f"the finished output is that of {self.finished.prompts} prompts, but now there are {count}; "
+                "overwrite=True starts anew"
+            )
+        return count
+
+    def _check_stream(self, window: Window) -> None:
+        first, last = window.prompts[0].index, window.prompts[-1].index
+        if self.finished.digests.get(window.number, window.digest) != window.digest:
+            raise InvalidValueError(
+                f"prompts up to {last} are not those of the results that are there: one of them, or their number, "
+                "has changed; overwrite=True starts anew"
+            )
+        if not self.job.agree(f"window{window.number}", window.digest):
+            raise DistributedError(
+                f"the processes read different prompts, from {first} to {last} or before; each must be given them all"
+            )
+
+    @contextmanager
+    def _sink(self, output: Output | None) -> Iterator[Any]:
+        """A function that takes the records of a batch: to this process's shard, or to the list."""
+        if output is None:
+            yield lambda window, records: self.records.extend(records)
+            return
+        with closing(Shard(output.shard(self.job.rank))) as shard:
+            self.job.share("opened", True)
+            if self.job.rank == 0:
+                output.check_shared(self.job.world)
+            yield lambda window, records: shard.append(window.number, window.digest, records)
+
+    def _batch(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """The records of a batch, and what it adds to the counters of the job."""
+        if batch[0].error is not None:
+            return [_head(prompt) | {"error": prompt.error} for prompt in batch], {"skipped": len(batch)}
+        try:
+            return self._generate(batch)
+        except Exception as error:
+            where = ", ".join(prompt.where for prompt in batch[:8]) + (", ..." if len(batch) > 8 else "")
+            kind = type(error) if isinstance(error, MDMError) else DistributedError
+            text = str(error) if isinstance(error, MDMError) else f"{type(error).__name__}: {error}"
+            raise kind(f"{text} (process {self.job.rank}, in the batch of {where})") from error
+
+    def _generate(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        copies = self.options["num_return_sequences"]
+        longest = max(len(prompt.ids) for prompt in batch)
+        tokens = torch.zeros(len(batch), longest, dtype=torch.long)
+        own = torch.zeros_like(tokens)
+        for row, prompt in enumerate(batch):
+            tokens[row, longest - len(prompt.ids) :] = torch.from_numpy(prompt.ids)
+            own[row, longest - len(prompt.ids) :] = 1
+        seeds = derive_seeds(self.seed, [prompt.index for prompt in batch], copies)
+        options = {**self.options, "seed": seeds}
+        out = generate(self.model, tokens, own, **options)
+        passes = out.nfe_per_row.tolist()
+        records = []
+        for row, sequence in enumerate(out.sequences.cpu()):
+            prompt = batch[row // copies]
+            ids = sequence[longest - len(prompt.ids) :].tolist()
+            record = _head(prompt)
+            if copies > 1:
+                record["sample"] = row % copies
+            if self.tokenizer is not None:
+                record["text"] = self.tokenizer.decode(ids, skip_special_tokens=True)
+                record["answer"] = self.tokenizer.decode(ids[len(prompt.ids) :], skip_special_tokens=True)
+            about = {"tokens": ids, "prompt_length": len(prompt.ids), "nfe": passes[row], "seed": seeds[row]}
+            records.append(record | about)
+        return records, {"tokens": int(out.plan.sum()), "nfe": out.nfe}
+
+
+def _head(prompt: Prompt) -> dict[str, Any]:
+    return {"index": prompt.index} if prompt.id is None else {"index": prompt.index, "id": prompt.id}
+
+
+def _finish(job: Job, output: Output | None, told: dict[str, Any], count: int, run: _Run) -> list[dict[str, Any]]:
+    """Wait for all processes; merge on the main one, or gather the records on each."""
+    job.share("finished", count)
+    if output is None:
+        records = gather_object(run.records) if job.world > 1 else run.records
+        return sorted(records, key=lambda record: (record["index"], record.get("sample", 0)))
+    if job.rank == 0:
+        if run.finished.prompts is None:
+            output.finish(told, count)
+        job.tell("merged", True)
+    job.hear("merged")
+    return []

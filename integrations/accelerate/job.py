@@ -1,0 +1,253 @@
+"""What the processes of one job tell each other, through the key-value store that torch.distributed starts with.
+
+No collective operation is used: a process that dies leaves the others with an error after `timeout` seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from mdm_schedules import errors
+from mdm_schedules.errors import DistributedError, MDMError
+
+POLL = 0.02  # seconds between two looks at the store
+BEAT = 1.0  # seconds between two signs of life
+START = 600.0  # seconds that a process may come later than the first, which may still be loading its model
+LINGER = 5.0  # seconds
+_jobs = itertools.count()  # every process starts its jobs in the same order, which numbers them
+
+
+class LocalStore:
+    """The store of a job of one process."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.lock = threading.Lock()
+
+    def set(self, key: str, value: str) -> None:
+        """Set a key."""
+        with self.lock:
+            self.values[key] = value.encode()
+
+    def get(self, key: str) -> bytes:
+        """The value of a key that is there."""
+        return self.values[key]
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all keys are there."""
+        return all(key in self.values for key in keys)
+
+    def add(self, key: str, amount: int) -> int:
+        """Add to a counter and return it."""
+        with self.lock:
+            total = int(self.values.get(key, b"0")) + amount
+            self.values[key] = str(total).encode()
+            return total
+
+    def compare_set(self, key: str, expected: str, value: str) -> bytes:
+        """Set a key that is not there yet; its value."""
+        with self.lock:
+            return self.values.setdefault(key, value.encode())
+
+
+def _shared_store() -> Any:
+    from torch.distributed import PrefixStore
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return PrefixStore(f"mdm_schedules/{next(_jobs)}", _get_default_store())
+
+
+class Job:
+    """One call of `generate_distributed` on all its processes; a context that reports its own failure to the others.
+
+    Args:
+        rank: of this process.
+        world: number of processes.
+        timeout: seconds after which a process that gives no sign of life is taken for dead.
+        tick: called about once a second by a thread, for the progress bar.
+    """
+
+    def __init__(self, rank: int, world: int, timeout: float, tick: Callable[[Job], None] | None = None) -> None:
+        self.rank, self.world, self.timeout, self.tick = rank, world, timeout, tick
+        self.store = _shared_store() if world > 1 else LocalStore()
+        self.seen: dict[int, tuple[int, float]] = {}  # by rank: its last sign of life, and when it was new
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Job:
+        if self.world > 1 or self.tick is not None:
+            self.thread.start()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            self._fail(error)
+        self.over.set()
+        if self.thread.is_alive():
+            self.thread.join(BEAT)
+
+    def _beat(self) -> None:
+        while True:
+            try:
+                self.store.add(f"beat/{self.rank}", 1)
+                if self.tick is not None:
+                    self.tick(self)
+            except Exception:  # without the store the next call of the main thread fails, and says so
+                return
+            if self.over.wait(BEAT):
+                return
+
+    def _ask(self, what: str, *args: Any) -> Any:
+        try:
+            return getattr(self.store, what)(*args)
+        except RuntimeError as error:  # torch's errors of the store are all below it
+            raise _remote(
+                DistributedError(f"process {self.rank} lost contact with the other processes: {error}")
+            ) from error
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell the others; the main process, which may hold the store, stays a little so that they can learn it."""
+        try:
+            if not getattr(error, "remote", False):
+                self._tell_failure(error)
+            self.store.set(f"left/{self.rank}", "")
+            end = time.monotonic() + (LINGER if self.rank == 0 and isinstance(error, Exception) else 0)
+            others = [f"left/{rank}" for rank in range(self.world)]
+            while time.monotonic() < end and not self.store.check(others):
+                time.sleep(POLL)
+        except RuntimeError:
+            pass  # there is nobody left to tell
+
+    def _tell_failure(self, error: BaseException) -> None:
+        if self.store.add("failures", 1) == 1:
+            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            report = {"rank": self.rank, "kind": type(error).__name__, "message": str(error), "traceback": text}
+            self.store.set("failure", json.dumps(report))
+        elif isinstance(error, MDMError):
+            error.remote = True  # type: ignore[attr-defined]  # another process tells it
+
+    def check(self) -> None:
+        """Raise what another process failed with: the same class if it is ours, and the traceback of that process."""
+        if not self._ask("check", ["failure"]):
+            return
+        failure = json.loads(self._ask("get", "failure"))
+        kind = getattr(errors, failure["kind"], DistributedError)
+        known = isinstance(kind, type) and issubclass(kind, MDMError)
+        text = failure["message"] if known else f"{failure['kind']}: {failure['message']}"
+        cause = DistributedError(f"in process {failure['rank']}:\n{failure['traceback']}")
+        raise _remote((kind if known else DistributedError)(f"process {failure['rank']} failed: {text}")) from cause
+
+    def _wait(self, name: str, ranks: list[int]) -> None:
+        """Wait until the ranks have set `name`, as long as they give signs of life."""
+        start = time.monotonic()
+        for rank in ranks:
+            while not self._ask("check", [f"{name}/{rank}"]):
+                self.check()
+                beat, now = self._ask("add", f"beat/{rank}", 0), time.monotonic()
+                if self.seen.get(rank, (-1, 0.0))[0] != beat:
+                    self.seen[rank] = beat, now
+                limit = self.timeout if beat else max(self.timeout, START)
+                if now - max(self.seen[rank][1], start) > limit:
+                    raise DistributedError(
+                        f"process {rank} has given no sign of life for {limit:g} seconds; what is finished is kept "
+                        "where there is an output_path, and the same call does the rest"
+                    )
+                time.sleep(POLL)
+
+    def share(self, name: str, value: Any) -> list[Any]:
+        """The value (JSON) that each process gives, by rank; all must call it."""
+        self._ask("set", f"{name}/{self.rank}", json.dumps(value))
+        self._wait(name, list(range(self.world)))
+        return [json.loads(self._ask("get", f"{name}/{rank}")) for rank in range(self.world)]
+
+    def tell(self, name: str, value: Any) -> None:
+        """Give a value (JSON) to those who `hear` it."""
+        self._ask("set", f"{name}/{self.rank}", json.dumps(value))
+
+    def hear(self, name: str, rank: int = 0) -> Any:
+        """The value that `rank` tells."""
+        self._wait(name, [rank])
+        return json.loads(self._ask("get", f"{name}/{rank}"))
+
+    def agree(self, name: str, value: str) -> bool:
+        """Whether the first process that came here had the same value."""
+        return bool(self._ask("compare_set", name, "", value) == value.encode())
+
+    def count(self, **amounts: int) -> None:
+        """Add to counters of the whole job."""
+        for name, amount in amounts.items():
+            self._ask("add", f"count/{name}", amount)
+
+    def counted(self, name: str) -> int:
+        """A counter of the whole job."""
+        return int(self._ask("add", f"count/{name}", 0))
+
+    def leave(self) -> None:
+        """The end: the main process, which may hold the store, goes last."""
+        self.tell("left", True)
+        if self.rank == 0:
+            with suppress(MDMError):  # all is done
+                self._wait("left", list(range(self.world)))
+
+
+def _remote(error: MDMError) -> MDMError:
+    error.remote = True  # type: ignore[attr-defined]
+    return error
+
+
+class Tickets:
+    """Numbers of the batches that this process does, in rising order.
+
+    A *lane* is the processes that hold one model together and must run each pass together: a single one, where each
+    has a whole model. A lane takes the next number when it is free; or, if `even`, every so many-th is its own.
+    """
+
+    def __init__(self, job: Job, lane: list[int], even: bool) -> None:
+        self.job, self.leader, self.even = job, min(lane), even
+        leaders = sorted(set(job.share("leader", self.leader)))
+        self.number, self.lanes = leaders.index(self.leader), len(leaders)
+        self.shared = len(lane) > 1
+        self.taken = 0
+
+    def take(self) -> int:
+        """The next number; the same on all processes of the lane."""
+        self.job.check()
+        self.taken += 1
+        if self.even:
+            self.number += self.lanes if self.taken > 1 else 0
+            return self.number
+        if self.job.rank != self.leader:
+            return int(self.job.hear(f"ticket{self.taken}", self.leader))
+        ticket = int(self.job._ask("add", "tickets", 1)) - 1
+        if self.shared:
+            self.job.tell(f"ticket{self.taken}", ticket)
+        return ticket
+
+
+def lane_of(model: Any, rank: int, world: int) -> list[int]:
+    """The ranks that must run each pass of `model` together: those over which its weights are spread."""
+    module = getattr(model, "_orig_mod", model)
+    if world == 1 or not isinstance(module, torch.nn.Module):
+        return [rank]
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(module.parameters())
+    together = any(isinstance(part, FullyShardedDataParallel) for part in module.modules())
+    together = together or any(hasattr(parameter, "ds_id") for parameter in parameters)  # DeepSpeed ZeRO-3
+    if together:
+        return list(range(world))
+    ranks = {int(r) for p in parameters if isinstance(p, DTensor) for r in p.device_mesh.mesh.flatten().tolist()}
+    mesh = getattr(module, "_device_mesh", None)  # transformers' tensor parallelism
+    if not ranks and mesh is not None:
+        ranks = {int(r) for r in mesh.mesh.flatten().tolist()}
+    return sorted(ranks) or [rank]

@@ -1,0 +1,322 @@
+"""Results on disk: a shard for each process while the job runs, then one JSONL file in the order of the prompts.
+
+    out.jsonl.shards/run.json            what makes the results: model, schedule, options, seed (`fingerprint`)
+    out.jsonl.shards/rank-00003.jsonl    records of finished batches, each batch closed by a {"batch": ...} line
+    out.jsonl                            at the end, atomically; the folder goes
+    out.jsonl.run.json                   run.json with the number of prompts, by which a repeated call knows its output
+
+A batch is written in one piece and counts once its closing line is whole; what follows the last such line is cut off.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+import zlib
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, shown
+from mdm_schedules.hub.files import write_atomically
+
+FORMAT = 1
+PATIENCE = 60.0  # seconds that a network file system may take to show a new file
+_RECORD, _BATCH = b'{"index": ', b'{"batch": '
+_OFFSET_BITS = 44  # of a record's location: the file's number above, the offset below
+
+log = logging.getLogger("mdm_schedules")
+
+
+@dataclass
+class Finished:
+    """What earlier runs have done.
+
+    Attributes:
+        bits: one bit per prompt.
+        digests: by window, the digest of the prompts that its results belong to.
+        prompts: number of all prompts if the output is complete, else None.
+    """
+
+    bits: bytes = b""
+    digests: dict[int, str] = field(default_factory=dict)
+    prompts: int | None = None
+
+    def __contains__(self, index: int) -> bool:
+        return index >> 3 < len(self.bits) and bool(self.bits[index >> 3] >> (index & 7) & 1)
+
+    @property
+    def count(self) -> int:
+        """Prompts done."""
+        return int(np.unpackbits(np.frombuffer(self.bits, dtype=np.uint8)).sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """For the other processes."""
+        return {**vars(self), "bits": base64.b64encode(zlib.compress(self.bits)).decode()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Finished:
+        """What `to_json` gave."""
+        digests = {int(number): digest for number, digest in data["digests"].items()}
+        return cls(zlib.decompress(base64.b64decode(data["bits"])), digests, data["prompts"])
+
+
+class Output:
+    """The files of one output path, as the main process handles them.
+
+    Raises:
+        StorageError: they cannot be read or written, or another run is at work on them.
+        InvalidValueError: they belong to other results than are asked for now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.with_name(path.name + ".shards")
+        self.note = path.with_name(path.name + ".run.json")
+        self.run = self.folder / "run.json"
+        self.lock: IO[bytes] | None = None
+
+    def shard(self, rank: int) -> Path:
+        """Where a process writes."""
+        return self.folder / f"rank-{rank:05d}.jsonl"
+
+    def start(self, fingerprint: dict[str, Any], overwrite: bool, force: bool) -> Finished:
+        """Make the folder, or take up what is there. `fingerprint["seed"]` None becomes the seed that was used."""
+        if self.path.is_dir() or not self.path.parent.is_dir():
+            what = "is a folder" if self.path.is_dir() else f"lies in {self.path.parent}, which does not exist"
+            raise StorageError(f"output_path {self.path} {what}; name a file in a folder that exists")
+        if self.path.exists() and not overwrite:
+            return self._complete(fingerprint)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock_folder()
+            if overwrite:
+                for file in (self.path, self.note, *self.folder.iterdir()):
+                    file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.folder}: {error.strerror or error}") from error
+        for litter in self.path.parent.glob(f".{escape(self.path.name)}*.tmp"):
+            litter.unlink(missing_ok=True)  # of a process killed while it renamed
+        if not self.run.exists():
+            if fingerprint["seed"] is None:
+                fingerprint["seed"] = secrets.randbits(63)
+            self._write(self.run, fingerprint)
+            return Finished()
+        stored = self._read(self.run)
+        _compare(stored, fingerprint, force, f"the unfinished run in {self.folder}")
+        finished = self._scan(mend=True)[0]
+        if force:
+            self._write(self.run, fingerprint)
+        return finished
+
+    def _complete(self, fingerprint: dict[str, Any]) -> Finished:
+        if not self.note.exists():
+            raise StorageError(f"{self.path} exists and is no finished output of this call; overwrite=True replaces it")
+        stored = self._read(self.note)
+        _compare(stored, fingerprint, False, f"the finished output {self.path}")
+        if self.path.stat().st_size != stored.get("bytes"):
+            raise StorageError(f"{self.path} was changed after it was written; overwrite=True replaces it")
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a process killed after it had renamed
+        return Finished(digests={int(k): v for k, v in stored["digests"].items()}, prompts=stored["prompts"])
+
+    def _lock_folder(self) -> None:
+        self.lock = open(self.folder / "lock", "ab")  # noqa: SIM115 - held until the end
+        if not _lock(self.lock.fileno()):
+            raise StorageError(f"another run is writing to {self.folder}; wait for it, or end its processes")
+
+    def _write(self, file: Path, fingerprint: dict[str, Any], **more: Any) -> None:
+        text = json.dumps({"format": FORMAT, "fingerprint": fingerprint, **more}, indent=2) + "\n"
+        write_atomically(file, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            if stored["format"] != FORMAT or not isinstance(stored["fingerprint"], dict):
+                raise FormatError(f"{file} has format {shown(stored['format'])}; this library reads {FORMAT}")
+        except OSError as error:
+            raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FormatError(f"{file} is no description of a run ({error}); overwrite=True starts anew") from error
+        return stored  # type: ignore[no-any-return]
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.folder.glob("rank-*.jsonl"))
+
+    def _scan(self, mend: bool) -> tuple[Finished, array[int]]:
+        """What is done, and where each prompt's records begin, -1 for none; 8 bytes a prompt."""
+        places: array[int] = array("q")
+        digests: dict[int, str] = {}
+        for number, shard in enumerate(self._shards()):
+            with open(shard, "rb+") as file:
+                if mend and not _lock(file.fileno()):
+                    raise StorageError(f"a process of an earlier run still writes to {shard}; wait for it, or end it")
+                end = 0
+                for window, digest, records, after in _batches(file):
+                    if digests.setdefault(window, digest) != digest:
+                        raise FormatError(f"{self.folder} mixes different prompts; overwrite=True starts anew")
+                    highest = max(index for index, _ in records)
+                    if highest >= len(places):
+                        places.extend([-1] * (highest + 1 - len(places)))
+                    for index, offset in reversed(records):  # of several answers the first
+                        places[index] = number << _OFFSET_BITS | offset
+                    end = after
+                torn = file.seek(0, os.SEEK_END) - end
+                if mend and torn:
+                    file.truncate(end)
+                    log.warning("cut %d bytes of an unfinished batch from %s", torn, shard)
+        bits = np.packbits(np.frombuffer(places, dtype=np.int64) >= 0, bitorder="little") if places else np.zeros(0)
+        return Finished(bits.astype(np.uint8).tobytes(), digests), places
+
+    def check_shared(self, world: int) -> None:
+        """Whether the shards of all processes are in the folder that this one sees."""
+        end = time.monotonic() + PATIENCE
+        while missing := [rank for rank in range(world) if not self.shard(rank).exists()]:
+            if time.monotonic() < end:
+                time.sleep(0.1)
+                continue
+            raise StorageError(
+                f"the files of processes {missing} do not appear in {self.folder}; on several machines output_path "
+                "must lie on a shared disk"
+            )
+
+    def finish(self, fingerprint: dict[str, Any], prompts: int) -> None:
+        """Merge the shards into the output, in order, and remove them."""
+        finished, places = self._scan(mend=False)
+        missing = prompts - sum(place >= 0 for place in places[:prompts])
+        if missing or len(places) > prompts:
+            raise StorageError(
+                f"{self.folder} holds results of {prompts - missing} of {prompts} prompts, and of {len(places)} at the "
+                "most; on several machines output_path must lie on a shared disk"
+            )
+
+        def merge(name: str) -> None:
+            files = [open(shard, "rb") for shard in self._shards()]  # noqa: SIM115
+            try:
+                with open(name, "wb") as out:
+                    for index, place in enumerate(places):
+                        file = files[place >> _OFFSET_BITS]
+                        file.seek(place & ((1 << _OFFSET_BITS) - 1))
+                        start = b'{"index": %d,' % index
+                        while (line := file.readline()).startswith(start):
+                            out.write(line)
+            finally:
+                for file in files:
+                    file.close()
+
+        write_atomically(self.path, merge)
+        self._write(self.note, fingerprint, prompts=prompts, digests=finished.digests, bytes=self.path.stat().st_size)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if self.lock is not None:
+            self.lock.close()
+
+
+def _batches(file: IO[bytes]) -> Iterator[tuple[int, str, list[tuple[int, int]], int]]:
+    """Whole batches from the start: window, digest, (index, offset) of the records, and the offset of the end."""
+    records: list[tuple[int, int]] = []
+    offset = 0
+    for line in file:
+        if not line.endswith(b"\n"):
+            return
+        try:
+            if line.startswith(_RECORD):
+                records.append((int(line[len(_RECORD) : line.index(b",")]), offset))
+            elif line.startswith(_BATCH) and records:
+                batch = json.loads(line)["batch"]
+                if batch["records"] != len(records):
+                    return
+                yield int(batch["window"]), str(batch["digest"]), records, offset + len(line)
+                records = []
+            else:
+                return
+        except (ValueError, KeyError, TypeError):
+            return
+        offset += len(line)
+
+
+class Shard:
+    """The file that one process appends its finished batches to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror or error}; on several machines output_path must lie on a shared "
+                "disk"
+            ) from error
+        if not _lock(self.handle):
+            os.close(self.handle)
+            raise StorageError(f"another process writes to {path}; wait for it, or end it")
+
+    def append(self, window: int, digest: str, records: list[dict[str, Any]]) -> None:
+        """Write one batch, and see it to the disk."""
+        closing = {"batch": {"window": window, "digest": digest, "records": len(records)}}
+        data = "".join(json.dumps(line) + "\n" for line in (*records, closing)).encode()
+        good = os.fstat(self.handle).st_size
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self.handle, rest) :]
+            os.fsync(self.handle)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self.handle, good)
+            raise StorageError(
+                f"cannot write {self.path}: {error.strerror or error}; finished batches are kept, so make room and "
+                "call again"
+            ) from error
+
+    def close(self) -> None:
+        """Give the file free."""
+        os.close(self.handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file until it is closed or its process ends; False if another process has it."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True  # not every system locks files
+    return True
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key in value for k, v in _flat(value[key], f"{name}.{key}" if name else key).items()}
+    return {name: value}
+
+
+def _compare(stored: dict[str, Any], fingerprint: dict[str, Any], force: bool, what: str) -> None:
+    """Refuse results of another model, schedule or option; take over the seed where none is given."""
+    if fingerprint["seed"] is None:
+        fingerprint["seed"] = stored["fingerprint"].get("seed")
+    told = differences(stored["fingerprint"], fingerprint)
+    if told and not force:
+        remedy = "overwrite=True starts anew" + ("" if "finished output" in what else ", force_resume=True goes on")
+        raise InvalidValueError(f"{what} was made with other settings: {told}; {remedy}")
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """'name: this, now that; ...' of two fingerprints; empty if they are equal."""
+    old, new = _flat(one), _flat(other)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return "; ".join(f"{name} was {shown(old.get(name))}, now {shown(new.get(name))}" for name in names[:4])

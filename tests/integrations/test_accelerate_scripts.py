@@ -1,0 +1,59 @@
+"""The command line on several processes, the example, and the benchmark scripts at sizes that take a moment."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words, cwd):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, *map(str, words)]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def values(path, name):
+    return [json.loads(line)[name] for line in path.read_text().splitlines()]
+
+
+def test_the_command_on_two_processes(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "def f("}\n{"prompt": "import "}\n{"prompt": 7}\n["class"]\n')
+    words = ["-m", "mdm_schedules.cli", "sample", "--prompts", "p.jsonl", "--output", "out.jsonl", "--json"]
+    words += ["--steps", 4, "--max-new-tokens", 8, "--num-processes", 2]
+    done = run(*words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    told = [line for line in done.stderr.splitlines() if line.startswith("mdm-schedules: ")]
+    assert len(told) == 1, done.stderr  # by one process, not by each
+    assert "line 3 of p.jsonl: a prompt must be text or a flat list of token ids, got 7" in told[0]
+    done = run(*words, "--on-error", "skip", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["skipped"] == 2
+    assert values(tmp_path / "out.jsonl", "index") == [0, 1, 2, 3]
+
+
+def test_the_example_under_accelerate_launch(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "def f(", "id": "a"}\n{"prompt": "import ", "id": "b"}\n')
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
+    words = [ROOT / "examples/distributed_sampling.py", "--prompts", "p.jsonl", "--output", "out.jsonl"]
+    done = run(*launch, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("DistributedOutput(prompts=2") == 1
+    assert values(tmp_path / "out.jsonl", "id") == ["a", "b"]
+
+
+def test_the_benchmarks(tmp_path):
+    words = ["--prompts", 16, "--runs", 1, "--memory", 200]
+    done = run(ROOT / "examples/benchmarks/distributed_throughput.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "200 prompts: " in done.stdout
+    assert "| 2 | " in done.stdout
+    naive, ours = map(float, re.findall(r"([0-9.]+) in the order of arrival, ([0-9.]+) here", done.stdout)[0])
+    assert naive > 10 * ours
+    done = run(ROOT / "examples/benchmarks/killed_sampling.py", "--kills", 1, "--prompts", 16, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "each file identical to the undisturbed run" in done.stdout
