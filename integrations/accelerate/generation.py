@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -136,27 +136,27 @@ def generate_distributed(
             raise InvalidValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}")
     batch_size = check_int("batch_size", batch_size, 1, 1 << 20, "batch_size=8")
     timeout = check_real("timeout", timeout, 0, low_open=True)
-    path = check_source(prompts)
-    output = None if output_path is None else Output(local_path(output_path))
-    if output is not None and path is not None and output.path.resolve() == path.resolve():
-        raise InvalidValueError(f"output_path is the prompt file itself, {path}; name another file")
     model = _unwrapped(model)
-    options, bound = _options(model, tokenizer, adapter, generation_config, options)
+    bound = get_adapter(model, adapter)
     state = _state(bound)
-    shows = progress and state.is_main_process
-    bar = tqdm(total=count_prompts(prompts) if shows else None, unit="prompt", disable=not shows)
-    tick = partial(_tick, bar, start) if shows else None
-    with (
-        closing(bar),
-        closing(output) if output else nullcontext(),
-        Job(state.process_index, state.num_processes, timeout, tick) as job,
-    ):
+    with Job(state.process_index, state.num_processes, timeout) as job, ExitStack() as stack:
+        # what may be wrong on one machine only is found in here, where the others hear of it
+        path = check_source(prompts)
+        output = None if output_path is None else stack.enter_context(closing(Output(local_path(output_path))))
+        if output is not None and path is not None and output.path.resolve() == path.resolve():
+            raise InvalidValueError(f"output_path is the prompt file itself, {path}; name another file")
+        options = _options(model, bound, tokenizer, generation_config, options)
+        shows = progress and job.rank == 0
+        total = count_prompts(prompts) if shows else None
+        bar = stack.enter_context(closing(tqdm(total=total, unit="prompt", disable=not shows)))
         lane = lane_of(model, job.rank, job.world)
         precision = _precision()
-        told = fingerprint(model, options["schedule"], options, tokenizer, precision, len(lane) > 1)
+        special = {"add_special_tokens": add_special_tokens}
+        told = fingerprint(model, options["schedule"], {**options, **special}, tokenizer, precision, len(lane) > 1)
         _compare_processes(job, {**told, "batch_size": batch_size, "on_error": on_error, "split": split})
         finished = _start(job, output, told, overwrite, force_resume)
         bar.initial = bar.n = finished.count
+        job.tick = partial(_tick, bar, start) if shows else None
         with _autocast(bound, precision), evaluating(model):
             run = _Run(
                 job=job,
@@ -174,8 +174,8 @@ def generate_distributed(
             count = run.check_complete(prompts) if finished.prompts is not None else run.work(prompts, output)
         records = _finish(job, output, told, count, run)
         totals = {name: job.counted(name) for name in ("tokens", "nfe", "skipped")}
-        if tick is not None:
-            tick(job)
+        if job.tick is not None:
+            job.tick(job)
         job.leave()
         done = count if finished.prompts is not None else finished.count
         where = None if output is None else str(output.path)
@@ -183,17 +183,14 @@ def generate_distributed(
         return DistributedOutput(records, count, done, seed=told["seed"], seconds=spent, output_path=where, **totals)
 
 
-def _options(
-    model: Any, tokenizer: Any, adapter: str | None, config: Any, given: dict[str, Any]
-) -> tuple[dict[str, Any], ModelAdapter]:
-    """The options of `generate` with nothing left to a config, and the adapter."""
+def _options(model: Any, bound: ModelAdapter, tokenizer: Any, config: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of `generate` with nothing left to a config."""
     for name in given:
         if name not in DEFAULTS and name not in _ALSO:
             raise InvalidTypeError(
                 f"generate_distributed has no option {name!r}.{did_you_mean(name, [*DEFAULTS, *_ALSO])}"
             )
-    options = merge_options(given, config, getattr(model, "generation_config", None))
-    bound = get_adapter(model, adapter)
+    options: dict[str, Any] = merge_options(given, config, getattr(model, "generation_config", None))
     options["schedule"] = get_schedule(own_schedule(model) if options["schedule"] is None else options["schedule"])
     if options["seed"] is not None:
         options["seed"] = check_int("seed", options["seed"], -(2**63), 2**64 - 1, "seed=0")
@@ -205,7 +202,7 @@ def _options(
     options["num_return_sequences"] = check_int("num_return_sequences", options["num_return_sequences"], 1, 1 << 20)
     if options["plan"] is not None and torch.as_tensor(options["plan"]).ndim != 1:
         raise InvalidValueError("plan must be one list of tokens per step for all prompts, such as plan=[1, 2, 5]")
-    return options, bound
+    return options
 
 
 def _unwrapped(model: Any) -> Any:
