@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,19 +17,12 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from mdm_schedules.integrations.accelerate.fingerprint import fingerprint
 from mdm_schedules.integrations.accelerate.job import Job, Tickets, lane_of
-from mdm_schedules.integrations.accelerate.prompts import (
-    Encoder,
-    Prompt,
-    Window,
-    check_source,
-    count_prompts,
-    cut,
-    windows,
-)
-from mdm_schedules.integrations.accelerate.shards import Finished, Output, Shard, differences
+from mdm_schedules.integrations.accelerate.prompts import Encoder, check_source, count_prompts
+from mdm_schedules.integrations.accelerate.shards import Finished, Output, differences
+from mdm_schedules.integrations.accelerate.work import Run
 from mdm_schedules.integrations.models import ModelAdapter, get_adapter
 from mdm_schedules.integrations.transformers.config import DEFAULTS, merge_options
-from mdm_schedules.integrations.transformers.generation import evaluating, generate, own_schedule
+from mdm_schedules.integrations.transformers.generation import evaluating, own_schedule
 from mdm_schedules.integrations.transformers.inputs import check_mask_token
 from tqdm.auto import tqdm
 
@@ -37,14 +30,12 @@ from mdm_schedules.errors import (
     DistributedError,
     InvalidTypeError,
     InvalidValueError,
-    MDMError,
     check_int,
     check_real,
     did_you_mean,
 )
 from mdm_schedules.hub.files import local_path
 from mdm_schedules.registry import get_schedule
-from mdm_schedules.sampling.noise import derive_seeds
 
 _ALSO = ("logits_processor", "callback")  # options of `generate` that no config holds
 
@@ -158,7 +149,7 @@ def generate_distributed(
         bar.initial = bar.n = finished.count
         job.tick = partial(_tick, bar, start) if shows else None
         with _autocast(bound, precision), evaluating(model):
-            run = _Run(
+            run = Run(
                 job=job,
                 model=bound,
                 options={**options, "adapter": None},
@@ -237,7 +228,7 @@ def _autocast(bound: ModelAdapter, precision: str) -> AbstractContextManager[Any
     return torch.autocast((bound.device or torch.device("cpu")).type, types[precision])
 
 
-def _grouping(bound: ModelAdapter, batch_size: int) -> Any:
+def _grouping(bound: ModelAdapter, batch_size: int) -> Callable[[int], int]:
     """Which lengths may share a batch: all, or those equal (modulo the model's block)."""
     block = bound.block_length
     if batch_size == 1:
@@ -294,131 +285,11 @@ def _tick(bar: Any, start: float, job: Job) -> None:
     bar.update(job.counted("prompts") + bar.initial - bar.n)
 
 
-@dataclass
-class _Run:
-    """The work of one process."""
-
-    job: Job
-    model: ModelAdapter
-    options: dict[str, Any]
-    tokenizer: Any
-    encoder: Encoder
-    tickets: Tickets
-    finished: Finished
-    seed: int
-    batch_size: int
-    group: Any
-    writes: bool
-    records: list[dict[str, Any]] = field(default_factory=list)
-
-    def work(self, source: Any, output: Output | None) -> int:
-        """Do this process's batches; returns the number of all prompts."""
-        number = count = 0
-        mine = self.tickets.take()
-        with self._sink(output) as write:
-            for window in windows(source):
-                count += len(window.prompts)
-                self._check_stream(window)
-                if all(prompt.index in self.finished for prompt in window.prompts):
-                    continue
-                for batch in cut(self.encoder(window.prompts), self.batch_size, self.group):
-                    left = [prompt for prompt in batch if prompt.index not in self.finished]
-                    if not left:
-                        continue
-                    if number == mine:
-                        records, spent = self._batch(left)
-                        if self.writes:
-                            write(window, records)
-                            self.job.count(prompts=len(left), **spent)
-                        mine = self.tickets.take()
-                    number += 1
-        if not count:
-            raise InvalidValueError("there are no prompts: the file or list is empty")
-        return count
-
-    def check_complete(self, source: Any) -> int:
-        """Whether the finished output belongs to these prompts; returns their number."""
-        count = 0
-        for window in windows(source):
-            count += len(window.prompts)
-            self._check_stream(window)
-        if count != self.finished.prompts:
-            raise InvalidValueError(
-                f"the finished output is that of {self.finished.prompts} prompts, but now there are {count}; "
-                "overwrite=True starts anew"
-            )
-        return count
-
-    def _check_stream(self, window: Window) -> None:
-        first, last = window.prompts[0].index, window.prompts[-1].index
-        if self.finished.digests.get(window.number, window.digest) != window.digest:
-            raise InvalidValueError(
-                f"prompts up to {last} are not those of the results that are there: one of them, or their number, "
-                "has changed; overwrite=True starts anew"
-            )
-        if not self.job.agree(f"window{window.number}", window.digest):
-            raise DistributedError(
-                f"the processes read different prompts, from {first} to {last} or before; each must be given them all"
-            )
-
-    @contextmanager
-    def _sink(self, output: Output | None) -> Iterator[Any]:
-        """A function that takes the records of a batch: to this process's shard, or to the list."""
-        if output is None:
-            yield lambda window, records: self.records.extend(records)
-            return
-        with closing(Shard(output.shard(self.job.rank))) as shard:
-            self.job.share("opened", True)
-            if self.job.rank == 0:
-                output.check_shared(self.job.world)
-            yield lambda window, records: shard.append(window.number, window.digest, records)
-
-    def _batch(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """The records of a batch, and what it adds to the counters of the job."""
-        if batch[0].error is not None:
-            return [_head(prompt) | {"error": prompt.error} for prompt in batch], {"skipped": len(batch)}
-        try:
-            return self._generate(batch)
-        except Exception as error:
-            where = ", ".join(prompt.where for prompt in batch[:8]) + (", ..." if len(batch) > 8 else "")
-            kind = type(error) if isinstance(error, MDMError) else DistributedError
-            text = str(error) if isinstance(error, MDMError) else f"{type(error).__name__}: {error}"
-            raise kind(f"{text} (process {self.job.rank}, in the batch of {where})") from error
-
-    def _generate(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        copies = self.options["num_return_sequences"]
-        longest = max(len(prompt.ids) for prompt in batch)
-        tokens = torch.zeros(len(batch), longest, dtype=torch.long)
-        own = torch.zeros_like(tokens)
-        for row, prompt in enumerate(batch):
-            tokens[row, longest - len(prompt.ids) :] = torch.from_numpy(prompt.ids)
-            own[row, longest - len(prompt.ids) :] = 1
-        seeds = derive_seeds(self.seed, [prompt.index for prompt in batch], copies)
-        options = {**self.options, "seed": seeds}
-        out = generate(self.model, tokens, own, **options)
-        passes = out.nfe_per_row.tolist()
-        records = []
-        for row, sequence in enumerate(out.sequences.cpu()):
-            prompt = batch[row // copies]
-            ids = sequence[longest - len(prompt.ids) :].tolist()
-            record = _head(prompt)
-            if copies > 1:
-                record["sample"] = row % copies
-            if self.tokenizer is not None:
-                record["text"] = self.tokenizer.decode(ids, skip_special_tokens=True)
-                record["answer"] = self.tokenizer.decode(ids[len(prompt.ids) :], skip_special_tokens=True)
-            about = {"tokens": ids, "prompt_length": len(prompt.ids), "nfe": passes[row], "seed": seeds[row]}
-            records.append(record | about)
-        return records, {"tokens": int(out.plan.sum()), "nfe": out.nfe}
-
-
-def _head(prompt: Prompt) -> dict[str, Any]:
-    return {"index": prompt.index} if prompt.id is None else {"index": prompt.index, "id": prompt.id}
-
-
-def _finish(job: Job, output: Output | None, told: dict[str, Any], count: int, run: _Run) -> list[dict[str, Any]]:
+def _finish(job: Job, output: Output | None, told: dict[str, Any], count: int, run: Run) -> list[dict[str, Any]]:
     """Wait for all processes; merge on the main one, or gather the records on each."""
-    job.share("finished", count)
+    counts = job.share("finished", count)
+    if len(set(counts)) > 1:
+        raise DistributedError(f"the processes read different numbers of prompts, {counts}; give all of them to each")
     if output is None:
         records = gather_object(run.records) if job.world > 1 else run.records
         return sorted(records, key=lambda record: (record["index"], record.get("sample", 0)))
