@@ -5,48 +5,40 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from mdm_schedules.integrations.accelerate.fingerprint import fingerprint
 from mdm_schedules.integrations.accelerate.job import Job, Tickets, lane_of
-from mdm_schedules.integrations.accelerate.prompts import (
-    Encoder,
-    Prompt,
-    Window,
-    check_source,
-    count_prompts,
-    cut,
-    windows,
-)
-from mdm_schedules.integrations.accelerate.settings import (
-    autocast,
-    grouping,
-    make_encoder,
-    mixed_precision,
-    process_state,
-    read_options,
-    unwrapped,
-)
-from mdm_schedules.integrations.accelerate.shards import Finished, Output, Shard, differences
-from mdm_schedules.integrations.models import ModelAdapter
-from mdm_schedules.integrations.transformers.generation import evaluating, generate
+from mdm_schedules.integrations.accelerate.prompts import Encoder, check_source, count_prompts
+from mdm_schedules.integrations.accelerate.shards import Finished, Output, differences
+from mdm_schedules.integrations.accelerate.work import Run
+from mdm_schedules.integrations.models import ModelAdapter, get_adapter
+from mdm_schedules.integrations.transformers.config import DEFAULTS, merge_options
+from mdm_schedules.integrations.transformers.generation import own_schedule
+from mdm_schedules.integrations.transformers.inputs import check_mask_token
 from tqdm.auto import tqdm
 
 from mdm_schedules.errors import (
     DistributedError,
+    InvalidTypeError,
     InvalidValueError,
-    MDMError,
     check_int,
     check_real,
+    did_you_mean,
 )
 from mdm_schedules.hub.files import local_path
-from mdm_schedules.sampling.noise import derive_seeds
+from mdm_schedules.information.measure import evaluating
+from mdm_schedules.registry import schedule_for_steps
+
+_ALSO = ("logits_processor", "callback")  # options of `generate` that no config holds
 
 
 @dataclass(frozen=True)
@@ -136,52 +128,133 @@ def generate_distributed(
             raise InvalidValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}")
     batch_size = check_int("batch_size", batch_size, 1, 1 << 20, "batch_size=8")
     timeout = check_real("timeout", timeout, 0, low_open=True)
-    path = check_source(prompts)
-    output = None if output_path is None else Output(local_path(output_path))
-    if output is not None and path is not None and output.path.resolve() == path.resolve():
-        raise InvalidValueError(f"output_path is the prompt file itself, {path}; name another file")
-    model = unwrapped(model)
-    options, bound = read_options(model, tokenizer, adapter, generation_config, options)
-    state = process_state(bound)
-    shows = progress and state.is_main_process
-    bar = tqdm(total=count_prompts(prompts) if shows else None, unit="prompt", disable=not shows)
-    tick = partial(_tick, bar, start) if shows else None
-    with (
-        closing(bar),
-        closing(output) if output else nullcontext(),
-        Job(state.process_index, state.num_processes, timeout, tick) as job,
-    ):
+    model = _unwrapped(model)
+    bound = get_adapter(model, adapter)
+    state = _state(bound)
+    with Job(state.process_index, state.num_processes, timeout) as job, ExitStack() as stack:
+        # what may be wrong on one machine only is found in here, where the others hear of it
+        path = check_source(prompts)
+        output = None if output_path is None else stack.enter_context(closing(Output(local_path(output_path))))
+        if output is not None and path is not None and output.path.resolve() == path.resolve():
+            raise InvalidValueError(f"output_path is the prompt file itself, {path}; name another file")
+        options = _options(model, bound, tokenizer, generation_config, options)
+        shows = progress and job.rank == 0
+        total = count_prompts(prompts) if shows else None
+        bar = stack.enter_context(closing(tqdm(total=total, unit="prompt", disable=not shows)))
         lane = lane_of(model, job.rank, job.world)
-        precision = mixed_precision()
-        told = fingerprint(model, options["schedule"], options, tokenizer, precision, len(lane) > 1)
+        precision = _precision()
+        special = {"add_special_tokens": add_special_tokens}
+        told = fingerprint(model, options["schedule"], {**options, **special}, tokenizer, precision, len(lane) > 1)
         _compare_processes(job, {**told, "batch_size": batch_size, "on_error": on_error, "split": split})
         finished = _start(job, output, told, overwrite, force_resume)
         bar.initial = bar.n = finished.count
-        with autocast(bound, precision), evaluating(model):
-            run = _Run(
+        job.tick = partial(_tick, bar, start) if shows else None
+        with _autocast(bound, precision), evaluating(model):
+            run = Run(
                 job=job,
                 model=bound,
                 # a plan goes in place of the schedule
                 options={**options, "adapter": None, **({} if options["plan"] is None else {"schedule": None})},
                 tokenizer=tokenizer,
-                encoder=make_encoder(bound, tokenizer, add_special_tokens, options, on_error),
+                encoder=_encoder(bound, tokenizer, add_special_tokens, options, on_error),
                 tickets=Tickets(job, lane, split == "even"),
                 finished=finished,
                 seed=told["seed"],
                 batch_size=batch_size,
-                group=grouping(bound, batch_size),
+                group=_grouping(bound, batch_size),
                 writes=job.rank == lane[0],
             )
             count = run.check_complete(prompts) if finished.prompts is not None else run.work(prompts, output)
         records = _finish(job, output, told, count, run)
         totals = {name: job.counted(name) for name in ("tokens", "nfe", "skipped")}
-        if tick is not None:
-            tick(job)
+        if job.tick is not None:
+            job.tick(job)
         job.leave()
         done = count if finished.prompts is not None else finished.count
         where = None if output is None else str(output.path)
         spent = time.monotonic() - start
         return DistributedOutput(records, count, done, seed=told["seed"], seconds=spent, output_path=where, **totals)
+
+
+def _options(model: Any, bound: ModelAdapter, tokenizer: Any, config: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of `generate` with nothing left to a config."""
+    for name in given:
+        if name not in DEFAULTS and name not in _ALSO:
+            raise InvalidTypeError(
+                f"generate_distributed has no option {name!r}.{did_you_mean(name, [*DEFAULTS, *_ALSO])}"
+            )
+    options: dict[str, Any] = merge_options(given, config, getattr(model, "generation_config", None))
+    chosen = own_schedule(model) if options["schedule"] is None else options["schedule"]
+    options["schedule"] = schedule_for_steps(chosen, options["steps"])
+    if options["seed"] is not None:
+        options["seed"] = check_int("seed", options["seed"], -(2**63), 2**64 - 1, "seed=0")
+    if options["mask_token_id"] is None and bound.mask_token_id is None:
+        options["mask_token_id"] = getattr(tokenizer, "mask_token_id", None)
+    options["mask_token_id"] = check_mask_token(bound, options["mask_token_id"])
+    new = options["max_new_tokens"]
+    options["max_new_tokens"] = None if new is None else check_int("max_new_tokens", new, 0, 1 << 20)
+    options["num_return_sequences"] = check_int("num_return_sequences", options["num_return_sequences"], 1, 1 << 20)
+    if options["plan"] is not None and torch.as_tensor(options["plan"]).ndim != 1:
+        raise InvalidValueError("plan must be one list of tokens per step for all prompts, such as plan=[1, 2, 5]")
+    return options
+
+
+def _unwrapped(model: Any) -> Any:
+    """Without the wrapper that serves only gradients; a wrapper that gathers weights stays."""
+    wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+def _state(bound: ModelAdapter) -> PartialState:
+    accelerated = torch.cuda.is_available() or (hasattr(torch, "accelerator") and torch.accelerator.is_available())
+    state = PartialState(cpu=bound.device.type == "cpu" if bound.device is not None else not accelerated)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if state.num_processes == 1 and world > 1:
+        raise DistributedError(
+            f"this is one of {world} processes, but accelerate takes it for the only one; on machines without a GPU "
+            "make PartialState(cpu=True), or Accelerator(cpu=True), before anything else of accelerate"
+        )
+    return state
+
+
+def _precision() -> str:
+    """Mixed precision of the accelerate config: "no", "fp16", "bf16", "fp8"."""
+    if AcceleratorState._shared_state:
+        return str(AcceleratorState().mixed_precision)
+    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def _autocast(bound: ModelAdapter, precision: str) -> AbstractContextManager[Any]:
+    types = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    if precision not in types:  # a model prepared for fp8 sees to it by itself
+        return nullcontext()
+    return torch.autocast((bound.device or torch.device("cpu")).type, types[precision])
+
+
+def _grouping(bound: ModelAdapter, batch_size: int) -> Callable[[int], int]:
+    """Which lengths may share a batch: all, or those equal (modulo the model's block)."""
+    block = bound.block_length
+    if batch_size == 1:
+        return lambda length: 0
+    try:
+        with torch.no_grad():
+            bound.check_padding()
+    except InvalidValueError:
+        return lambda length: length
+    return (lambda length: 0) if block is None else (lambda length: length % block)
+
+
+def _encoder(bound: ModelAdapter, tokenizer: Any, special: bool, options: dict[str, Any], on_error: str) -> Encoder:
+    return Encoder(
+        tokenizer,
+        special,
+        bound.vocab_size,
+        bound.max_length,
+        options["max_new_tokens"] or 0,
+        options["mask_token_id"],
+        options["infill"],
+        on_error == "skip",
+    )
 
 
 def _compare_processes(job: Job, told: dict[str, Any]) -> None:
@@ -215,131 +288,11 @@ def _tick(bar: Any, start: float, job: Job) -> None:
     bar.update(job.counted("prompts") + bar.initial - bar.n)
 
 
-@dataclass
-class _Run:
-    """The work of one process."""
-
-    job: Job
-    model: ModelAdapter
-    options: dict[str, Any]
-    tokenizer: Any
-    encoder: Encoder
-    tickets: Tickets
-    finished: Finished
-    seed: int
-    batch_size: int
-    group: Any
-    writes: bool
-    records: list[dict[str, Any]] = field(default_factory=list)
-
-    def work(self, source: Any, output: Output | None) -> int:
-        """Do this process's batches; returns the number of all prompts."""
-        number = count = 0
-        mine = self.tickets.take()
-        with self._sink(output) as write:
-            for window in windows(source):
-                count += len(window.prompts)
-                self._check_stream(window)
-                if all(prompt.index in self.finished for prompt in window.prompts):
-                    continue
-                for batch in cut(self.encoder(window.prompts), self.batch_size, self.group):
-                    left = [prompt for prompt in batch if prompt.index not in self.finished]
-                    if not left:
-                        continue
-                    if number == mine:
-                        records, spent = self._batch(left)
-                        if self.writes:
-                            write(window, records)
-                            self.job.count(prompts=len(left), **spent)
-                        mine = self.tickets.take()
-                    number += 1
-        if not count:
-            raise InvalidValueError("there are no prompts: the file or list is empty")
-        return count
-
-    def check_complete(self, source: Any) -> int:
-        """Whether the finished output belongs to these prompts; returns their number."""
-        count = 0
-        for window in windows(source):
-            count += len(window.prompts)
-            self._check_stream(window)
-        if count != self.finished.prompts:
-            raise InvalidValueError(
-                f"the finished output is that of {self.finished.prompts} prompts, but now there are {count}; "
-                "overwrite=True starts anew"
-            )
-        return count
-
-    def _check_stream(self, window: Window) -> None:
-        first, last = window.prompts[0].index, window.prompts[-1].index
-        if self.finished.digests.get(window.number, window.digest) != window.digest:
-            raise InvalidValueError(
-                f"prompts up to {last} are not those of the results that are there: one of them, or their number, "
-                "has changed; overwrite=True starts anew"
-            )
-        if not self.job.agree(f"window{window.number}", window.digest):
-            raise DistributedError(
-                f"the processes read different prompts, from {first} to {last} or before; each must be given them all"
-            )
-
-    @contextmanager
-    def _sink(self, output: Output | None) -> Iterator[Any]:
-        """A function that takes the records of a batch: to this process's shard, or to the list."""
-        if output is None:
-            yield lambda window, records: self.records.extend(records)
-            return
-        with closing(Shard(output.shard(self.job.rank))) as shard:
-            self.job.share("opened", True)
-            if self.job.rank == 0:
-                output.check_shared(self.job.world)
-            yield lambda window, records: shard.append(window.number, window.digest, records)
-
-    def _batch(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """The records of a batch, and what it adds to the counters of the job."""
-        if batch[0].error is not None:
-            return [_head(prompt) | {"error": prompt.error} for prompt in batch], {"skipped": len(batch)}
-        try:
-            return self._generate(batch)
-        except Exception as error:
-            where = ", ".join(prompt.where for prompt in batch[:8]) + (", ..." if len(batch) > 8 else "")
-            kind = type(error) if isinstance(error, MDMError) else DistributedError
-            text = str(error) if isinstance(error, MDMError) else f"{type(error).__name__}: {error}"
-            raise kind(f"{text} (process {self.job.rank}, in the batch of {where})") from error
-
-    def _generate(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        copies = self.options["num_return_sequences"]
-        longest = max(len(prompt.ids) for prompt in batch)
-        tokens = torch.zeros(len(batch), longest, dtype=torch.long)
-        own = torch.zeros_like(tokens)
-        for row, prompt in enumerate(batch):
-            tokens[row, longest - len(prompt.ids) :] = torch.from_numpy(prompt.ids)
-            own[row, longest - len(prompt.ids) :] = 1
-        seeds = derive_seeds(self.seed, [prompt.index for prompt in batch], copies)
-        options = {**self.options, "seed": seeds}
-        out = generate(self.model, tokens, own, **options)
-        passes = out.nfe_per_row.tolist()
-        records = []
-        for row, sequence in enumerate(out.sequences.cpu()):
-            prompt = batch[row // copies]
-            ids = sequence[longest - len(prompt.ids) :].tolist()
-            record = _head(prompt)
-            if copies > 1:
-                record["sample"] = row % copies
-            if self.tokenizer is not None:
-                record["text"] = self.tokenizer.decode(ids, skip_special_tokens=True)
-                record["answer"] = self.tokenizer.decode(ids[len(prompt.ids) :], skip_special_tokens=True)
-            about = {"tokens": ids, "prompt_length": len(prompt.ids), "nfe": passes[row], "seed": seeds[row]}
-            records.append(record | about)
-        return records, {"tokens": int(out.plan.sum()), "nfe": out.nfe}
-
-
-def _head(prompt: Prompt) -> dict[str, Any]:
-    return {"index": prompt.index} if prompt.id is None else {"index": prompt.index, "id": prompt.id}
-
-
-def _finish(job: Job, output: Output | None, told: dict[str, Any], count: int, run: _Run) -> list[dict[str, Any]]:
+def _finish(job: Job, output: Output | None, told: dict[str, Any], count: int, run: Run) -> list[dict[str, Any]]:
     """Wait for all processes; merge on the main one, or gather the records on each."""
-    job.share("finished", count)
+    counts = job.share("finished", count)
+    if len(set(counts)) > 1:
+        raise DistributedError(f"the processes read different numbers of prompts, {counts}; give all of them to each")
     if output is None:
         records = gather_object(run.records) if job.world > 1 else run.records
         return sorted(records, key=lambda record: (record["index"], record.get("sample", 0)))

@@ -73,27 +73,28 @@ class Job:
         rank: of this process.
         world: number of processes.
         timeout: seconds after which a process that gives no sign of life is taken for dead.
-        tick: called about once a second by a thread, for the progress bar.
+
+    Attributes:
+        tick: called with the job about once a second, by a thread; for the progress bar.
     """
 
-    def __init__(self, rank: int, world: int, timeout: float, tick: Callable[[Job], None] | None = None) -> None:
-        self.rank, self.world, self.timeout, self.tick = rank, world, timeout, tick
+    def __init__(self, rank: int, world: int, timeout: float) -> None:
+        self.rank, self.world, self.timeout = rank, world, timeout
+        self.tick: Callable[[Job], None] | None = None
         self.store = _shared_store() if world > 1 else LocalStore()
         self.seen: dict[int, tuple[int, float]] = {}  # by rank: its last sign of life, and when it was new
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Job:
-        if self.world > 1 or self.tick is not None:
-            self.thread.start()
+        self.thread.start()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
             self._fail(error)
         self.over.set()
-        if self.thread.is_alive():
-            self.thread.join(BEAT)
+        self.thread.join(BEAT)
 
     def _beat(self) -> None:
         while True:
@@ -110,9 +111,7 @@ class Job:
         try:
             return getattr(self.store, what)(*args)
         except RuntimeError as error:  # torch's errors of the store are all below it
-            raise _remote(
-                DistributedError(f"process {self.rank} lost contact with the other processes: {error}")
-            ) from error
+            raise DistributedError(f"process {self.rank} lost contact with the other processes: {error}") from error
 
     def _fail(self, error: BaseException) -> None:
         """Tell the others; the main process, which may hold the store, stays a little so that they can learn it."""

@@ -147,6 +147,11 @@ def different_prompts():
     return call(ragged(20, seed=int(os.environ["RANK"])))
 
 
+def file_on_one_machine(path):
+    """Process 0 finds no such file, where another does."""
+    return call(path if os.environ["RANK"] == "1" else f"{path}.gone")
+
+
 def failing(rank, marker, **options):
     """A model that raises in process `rank` at a batch whose first token is `marker`."""
 

@@ -16,6 +16,7 @@ from accelerate_jobs import (
     different_prompts,
     each,
     failing,
+    file_on_one_machine,
     load,
     on_a_small_disk,
     own_stream,
@@ -90,13 +91,17 @@ def test_a_failing_process_ends_all_and_says_where(monkeypatch):
         failing(0, 5)
 
 
-def test_processes_that_do_not_want_the_same():
+def test_processes_that_do_not_want_the_same(tmp_path):
+    (tmp_path / "p.txt").write_text("def f(")
     calls = [
+        (file_on_one_machine, (tmp_path / "p.txt",), {}),
         (different_arguments, (), {"schedule": ["linear", "beta(a=0.9, b=0.3)"]}),
         (different_arguments, (), {"batch_size": [2, 3]}),
         (different_prompts, (), {}),
     ]
-    for schedules, sizes, prompts in run(2, each, calls):
+    for missing, schedules, sizes, prompts in run(2, each, calls):
+        assert isinstance(missing, StorageError)
+        assert "does not exist" in str(missing)
         assert isinstance(schedules, DistributedError)
         assert "schedule is 'linear()' in process 0, and in process 1 'beta(a=0.9, b=0.3)'" in str(schedules)
         assert "batch_size is 2" in str(sizes)
