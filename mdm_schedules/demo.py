@@ -118,8 +118,10 @@ def sudoku_objective(puzzles: int = 400, *, clues: int = 6, puzzle_seed: int = 0
         puzzle_seed: chooses the puzzles.
         **options: of `GenerationObjective`: steps, remasking, temperature, seed, batch_size, ...
     """
+    from mdm_schedules.errors import check_int
     from mdm_schedules.tuning import GenerationObjective
 
+    puzzles, clues = check_int("puzzles", puzzles, 1), check_int("clues", clues, 0, 35)
     blanks, grids = (sudoku_ids(rows) for rows in sudoku_task.puzzles(puzzles, clues, puzzle_seed))
     instances = [{"prompt": blank, "sequence": grid} for blank, grid in zip(blanks, grids, strict=True)]
     named: dict[str, Any] = {"name": f"sudoku with {clues} clues", "batch_size": 200}

@@ -10,12 +10,14 @@ from typing import Any
 
 from mdm_schedules.cli.common import Command, show_result
 from mdm_schedules.cli.models import add_model_arguments, load_model
-from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
+from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, check_int
 
 
 def _tune(args: argparse.Namespace) -> None:
     from mdm_schedules.tuning import tune
 
+    if args.limit is not None:
+        check_int("--limit", args.limit, 1)
     objective = _objective(args)
     found = tune(
         objective,
@@ -56,7 +58,9 @@ def _objective(args: argparse.Namespace) -> Any:
             raise InvalidValueError(
                 'give a JSONL file of {"prompt": ..., "answer": ...}, or try --model sudoku, which has instances'
             )
-        return demo.sudoku_objective(args.limit or 400, clues=args.clues, **options)
+        if args.metric is not None:
+            raise InvalidValueError("--model sudoku has a metric of its own, valid_grid; leave --metric out")
+        return demo.sudoku_objective(400 if args.limit is None else args.limit, clues=args.clues, **options)
     instances = read_instances(args.instances)[: args.limit]
     model, tokenizer = load_model(args)
     return GenerationObjective(
@@ -107,7 +111,7 @@ def read_instances(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except ValueError as error:
                 raise FormatError(f"{path}, line {number}: no JSON ({error})") from None
-            if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+            if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or "answer" not in row:
                 raise FormatError(f'{path}, line {number}: must be {{"prompt": "...", "answer": "..."}}')
             found.append(row)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from mdm_schedules.tuning.scores import ScoreBook
 from mdm_schedules.tuning.search import RACE_RISK, mean_scores
 
 KEPT = 3  # one candidate of so many goes on to twice the instances
+LEAST = 10  # instances that a confidence is told from
 FINALISTS = 4  # are kept at least, unless they are certainly worse than the best
 
 
@@ -35,6 +36,8 @@ class Choice:
         gain: of the challenger over the baseline, in the check.
         score, standard_error, baseline, baseline_standard_error: means of the winner and of the baseline in the check.
         held_out: whether the check was made on instances that chose nothing.
+        won: whether the challenger did.
+        extras, baseline_extras: what else the objective measured of the winner and of the baseline, such as diversity.
     """
 
     steps: int | None
@@ -47,6 +50,9 @@ class Choice:
     baseline: float
     baseline_standard_error: float
     held_out: bool
+    won: bool
+    extras: Mapping[str, float]
+    baseline_extras: Mapping[str, float]
 
 
 def shortlist(
@@ -94,8 +100,16 @@ def check(
         scores.append(mean_scores(book, part, candidate.schedule, steps))
     gain = compare(scores[0], scores[1], book.asked.sign)
     rounding = 1e-12 * max(1.0, abs(float(np.mean(scores[0]))))  # beta(0.5, 0.5) is linear but for it
-    wins = gain.difference > rounding and gain.confidence >= confidence
+    told = confidence <= 0.5 or (gain.instances >= LEAST and gain.confidence >= confidence)
+    wins = gain.difference > rounding and told
     winner, own = (challenger, scores[0]) if wins else (baseline, scores[1])
+    extras = [
+        {
+            name: float(np.mean([book.entry(part, one.schedule, count).extras[name] for count in steps]))
+            for name in book.entry(part, one.schedule, steps[0]).extras
+        }
+        for one in (winner, baseline)
+    ]
     return Choice(
         steps=steps[0] if len(steps) == 1 else None,
         schedule=winner.schedule,
@@ -107,6 +121,9 @@ def check(
         baseline=float(np.mean(scores[1])),
         baseline_standard_error=standard_error(scores[1]),
         held_out=part == "held_out",
+        won=wins,
+        extras=extras[0],
+        baseline_extras=extras[1],
     )
 
 

@@ -18,8 +18,9 @@ class Comparison:
     Attributes:
         difference: mean score less the other's; above 0 is better, whatever the direction of the score.
         standard_error: of the difference; NaN for a single instance.
-        low, high: its 95 % interval by Student's t; the difference itself for a single instance.
-        confidence: probability that it is better, by the one-sided paired t-test; 0, 0.5 or 1 where nothing varies.
+        low, high: its 95 % interval by Student's t; NaN for a single instance.
+        confidence: probability that it is better, by the one-sided paired t-test; where nothing varies, or of a single
+            instance, 0, 0.5 or 1 by the sign of the difference, which then tells no probability.
         instances: how many were compared.
     """
 
@@ -46,16 +47,19 @@ def compare(scores: Sequence[float], others: Sequence[float], sign: float = 1.0)
         means = sign * own.mean(), sign * other.mean()
         ahead = float(means[0] > means[1]) - float(means[0] < means[1])
         gap = math.inf * ahead if ahead else 0.0
-        return Comparison(gap, math.nan, gap, gap, 0.5 + 0.5 * ahead, n)
+        return Comparison(gap, math.nan, math.nan, math.nan, 0.5 + 0.5 * ahead, n)
     gaps = sign * (own - other)
     mean = float(gaps.mean())
     error = float(gaps.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     if n < 2 or error == 0:
-        return Comparison(mean, error, mean, mean, 0.5 + 0.5 * float(np.sign(mean)), n)
+        ends = math.nan if n < 2 else mean
+        return Comparison(mean, error, ends, ends, 0.5 + 0.5 * float(np.sign(mean)), n)
     reach = error * float(stdtrit(n - 1, (1 + LEVEL) / 2))
     return Comparison(mean, error, mean - reach, mean + reach, float(stdtr(n - 1, mean / error)), n)
 
 
 def standard_error(scores: Sequence[float]) -> float:
     """Of the mean of independent scores; NaN for a single one."""
-    return float(np.std(scores, ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else math.nan
+    if len(scores) < 2 or not np.isfinite(scores).all():
+        return math.nan
+    return float(np.std(scores, ddof=1) / math.sqrt(len(scores)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,8 @@ class GenerationObjective:
     def settings(self) -> dict[str, Any]:
         """What a study that goes on is compared with."""
         told = {"metric": self.metric_name, "seed": self.seed, "model": self.model_name, "steps": self.steps}
+        texts = repr([(row, one.get("answer")) for row, one in zip(self.prompts, self.instances, strict=True)])
+        told["instances"] = hashlib.sha256(texts.encode()).hexdigest()[:16]
         return json.loads(json.dumps(told | {"sampler": self.sampler}))  # type: ignore[no-any-return]
 
     def _ids(self, prompt: Any) -> list[int]:
@@ -148,16 +151,19 @@ class GenerationObjective:
         wanted = list(range(self.num_instances)) if instances is None else list(instances)
         count = needed_steps(steps, self.steps, _EXAMPLE)
         values: list[float] = []
-        extras: dict[str, float] = {}
+        written: list[torch.Tensor] = []
         passes = 0
         for begin in range(0, len(wanted), self.batch_size):
             batch = wanted[begin : begin + self.batch_size]
             out = self.write(batch, schedule, count)
             values += self.judge(out, batch)
             passes += out.nfe * len(batch)
-            for name, value in {"nfe": float(out.nfe), **self.measure(out)}.items():
-                extras[name] = extras.get(name, 0.0) + value * len(batch) / len(wanted)
-        return Scores(values, extras, passes)
+            written += self.answers(out, batch)
+        return Scores(values, {"nfe": passes / len(wanted), **self.measure(written)}, passes)
+
+    def measure(self, written: list[torch.Tensor]) -> dict[str, float]:
+        """What is shown beside the score, of all that was written."""
+        return {}
 
     def write(self, batch: Sequence[int], schedule: Schedule | None, steps: int | None) -> GenerationOutput:
         """What the model writes for these instances; padded on the left."""
@@ -179,17 +185,18 @@ class GenerationObjective:
 
     def judge(self, out: GenerationOutput, batch: Sequence[int]) -> list[float]:
         """One score per instance."""
-        start = out.prompt_length if out.sequences.shape[1] > out.prompt_length else 0
-        answers = out.sequences[:, start:].cpu()
-        outputs: Sequence[Any] = list(answers)
+        outputs: Sequence[Any] = self.answers(out, batch)
         if self.tokenizer is not None:
-            outputs = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+            outputs = self.tokenizer.batch_decode(outputs, skip_special_tokens=True)
         pairs = zip(outputs, batch, strict=True)
         return [float(self.metric(output, self.instances[index].get("answer"))) for output, index in pairs]
 
-    def measure(self, out: GenerationOutput) -> dict[str, float]:
-        """What is shown beside the score."""
-        return {}
+    def answers(self, out: GenerationOutput, batch: Sequence[int]) -> list[torch.Tensor]:
+        """What follows each prompt; the whole sequence, without padding, if nothing is appended to it."""
+        width = out.prompt_length
+        whole = out.sequences.shape[1] == width
+        starts = [width - len(self.prompts[index]) if whole else width for index in batch]
+        return [row[start:] for row, start in zip(out.sequences.cpu(), starts, strict=True)]
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
         """The plan where it alone decides: one block, one number of masks, counts that are not random."""
@@ -209,12 +216,15 @@ class GenerationObjective:
         bound = get_adapter(self.model, self.options.get("adapter"))
         return check_mask_token(bound, self.options.get("mask_token_id"))  # type: ignore[no-any-return]
 
-    def estimate_profile(self, sequences: int = PROFILE_SEQUENCES, **options: Any) -> InformationProfile:
+    def estimate_profile(
+        self, sequences: int = PROFILE_SEQUENCES, instances: Sequence[int] | None = None, **options: Any
+    ) -> InformationProfile:
         """The information profile of the model on this task.
 
         Args:
             sequences: how many instances; their "sequence" where all have one, else the model's own answers at one
                 token per pass.
+            instances: among these, the first of them; by default among all.
             **options: of `InformationProfile.estimate`.
 
         Raises:
@@ -223,7 +233,7 @@ class GenerationObjective:
         from mdm_schedules.information import InformationProfile
         from mdm_schedules.integrations.models import get_adapter
 
-        batch = list(range(min(sequences, self.num_instances)))
+        batch = list(range(self.num_instances) if instances is None else instances)[:sequences]
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         rows = [[*self.prompts[index], *[mask] * new] for index in batch]
         width = max(map(len, rows))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.errors import InvalidTypeError, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, shown
 from mdm_schedules.sampling import GenerationOutput
 from mdm_schedules.tuning.generated import GenerationObjective
 
@@ -39,7 +39,8 @@ def diversity(sequences: torch.Tensor) -> dict[str, float]:
 class LikelihoodObjective(GenerationObjective):
     """Mean log-likelihood per written token under a judge, in nats; distinct, hamming and unigram_entropy beside it.
 
-    A likelihood alone is raised by collapse (a model that repeats one likely text), so never read it without them.
+    A likelihood alone is raised by collapse (a model that repeats one likely text), so never read it without them. They
+    are of all texts that were asked for at once, which is a whole round of `tune`.
 
     Args:
         judge: a transformers causal language model with the same token ids; or a function (sequences LongTensor [B, L],
@@ -48,6 +49,8 @@ class LikelihoodObjective(GenerationObjective):
         **options: of `GenerationObjective`.
     """
 
+    asked_together = True  # diversity is of many texts
+
     def __init__(self, model: Any, judge: Any, prompts: Sequence[Any], **options: Any) -> None:
         if not callable(judge):
             raise InvalidTypeError(
@@ -55,19 +58,28 @@ class LikelihoodObjective(GenerationObjective):
                 f"log-likelihoods, got {shown(judge)}"
             )
         options = {"name": "judged likelihood"} | options
+        if not options.get("max_new_tokens"):
+            raise InvalidValueError("a judge scores what follows a prompt; give max_new_tokens=64, say")
         super().__init__(model, [{"prompt": prompt} for prompt in prompts], lambda output, answer: 0.0, **options)
+        if any(self.mask_token_id in row for row in self.prompts):
+            raise InvalidValueError("a judge cannot score masks that are filled inside a prompt; leave them out")
         self.judged_by: Judge = causal_judge(judge) if isinstance(judge, torch.nn.Module) else judge
         self.metric_name = "log-likelihood per token"
 
     def judge(self, out: GenerationOutput, batch: Sequence[int]) -> list[float]:
         """See `GenerationObjective.judge`."""
-        written = max(1, out.sequences.shape[1] - out.prompt_length)
-        values = torch.as_tensor(self.judged_by(out.sequences, out.prompt_length), dtype=torch.float64).reshape(-1)
-        return (values / written).tolist()  # type: ignore[no-any-return]
+        written, values = out.sequences.shape[1] - out.prompt_length, [0.0] * len(batch)
+        lengths = [len(self.prompts[index]) for index in batch]
+        for length in sorted(set(lengths)):  # a judge is shown no padding
+            rows = [row for row, other in enumerate(lengths) if other == length]
+            told = self.judged_by(out.sequences[rows, out.prompt_length - length :], length)
+            for row, value in zip(rows, torch.as_tensor(told, dtype=torch.float64).reshape(-1).tolist(), strict=True):
+                values[row] = value / written
+        return values
 
-    def measure(self, out: GenerationOutput) -> dict[str, float]:
+    def measure(self, written: list[torch.Tensor]) -> dict[str, float]:
         """See `GenerationObjective.measure`."""
-        return diversity(out.sequences[:, out.prompt_length :])
+        return diversity(torch.stack(written))
 
 
 def causal_judge(model: torch.nn.Module) -> Judge:

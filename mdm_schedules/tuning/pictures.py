@@ -32,7 +32,9 @@ def _draw_map(figure: Any, axes: Any, result: TuningResult, steps: int | None) -
     for trial in result.trials:
         pair = as_beta(trial.schedule)
         if pair is not None and all(count in trial.scores for count in group):
-            points.append((*pair, float(np.mean([trial.scores[count][0] for count in group])), trial))
+            mean = float(np.mean([trial.scores[count][0] for count in group]))
+            if np.isfinite(mean):
+                points.append((*pair, mean, trial))
     low, high = result.bounds
     axes.set(
         xscale="log", yscale="log", xlabel="a", ylabel="b", xlim=(low * 0.9, high * 1.1), ylim=(low * 0.9, high * 1.1)
@@ -71,7 +73,9 @@ def _draw_curves(axes: Any, result: TuningResult, counts: list[int]) -> None:
     names = {trial.schedule: trial for trial in result.trials if trial.schedule in wanted}
     for schedule in list(dict.fromkeys(wanted))[:CURVES]:
         trial = names[schedule]
-        steps = [count for count in counts if count in trial.scores]
+        steps = [count for count in counts if count in trial.scores and np.isfinite(trial.scores[count][0])]
+        if not steps:
+            continue
         means, errors, _ = zip(*(trial.scores[count] for count in steps), strict=True)
         label = schedule.spec if len(schedule.spec) < 40 else f"{schedule.name}, {trial.origin}"
         axes.errorbar(steps, means, errors, marker="o", markersize=4, capsize=3, label=label)

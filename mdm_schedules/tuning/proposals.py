@@ -23,7 +23,8 @@ def baselines(given: Any) -> list[Candidate]:
         given = [given]
     if not isinstance(given, Sequence) or not given:
         raise InvalidTypeError(f"baselines must be schedules such as ['linear'], got {shown(given)}")
-    return [Candidate(get_schedule(one), "baseline") for one in given]
+    found = [get_schedule(one) for one in given]
+    return [Candidate(found[0], "baseline"), *(Candidate(one, f"baseline {one.name}") for one in found[1:])]
 
 
 def usual(steps: Sequence[int | None]) -> list[Candidate]:

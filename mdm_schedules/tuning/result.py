@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,10 +156,15 @@ class TuningResult:
         at = f" at {choice.steps} steps" if choice.steps is not None else ""
         score = _plus_minus(choice.score, choice.standard_error)
         base = _plus_minus(choice.baseline, choice.baseline_standard_error)
-        if choice.origin != "baseline":
+        if choice.won:
+            beside = "".join(
+                f"; {name} {value:.3g}, baseline {choice.baseline_extras.get(name, math.nan):.3g}"
+                for name, value in choice.extras.items()
+                if name != "nfe"
+            )
             return (
                 f"{_short(choice.schedule)}{at} ({choice.origin}): {metric} {score}, baseline {base}; "
-                f"gain {choice.gain}{where}"
+                f"gain {choice.gain}{where}{beside}"
             )
         if choice.challenger.schedule == choice.schedule:
             return f"{_short(choice.schedule)}{at}: {metric} {score}; no candidate was ahead of it"
@@ -206,6 +212,8 @@ class TuningResult:
                     "baseline_standard_error": _number(choice.baseline_standard_error),
                     "gain": {name: _number(value) for name, value in vars(choice.gain).items()},
                     "held_out": choice.held_out,
+                    "extras": dict(choice.extras),
+                    "baseline_extras": dict(choice.baseline_extras),
                     "verdict": self.verdict(choice.steps),
                 }
                 for choice in self.choices.values()
@@ -268,6 +276,7 @@ class TuningResult:
             baseline=_number(choice.baseline),
             baseline_standard_error=_number(choice.baseline_standard_error),
             sampler=getattr(source, "sampler", {}),
+            extra={"measured": dict(choice.extras)} if choice.extras else {},
         )
 
     def save_pretrained(

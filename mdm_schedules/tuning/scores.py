@@ -73,7 +73,10 @@ class Asked:
             self.num_instances = None if count is None else check_int("num_instances", count, 0)
             if self.num_instances == 0:
                 raise InvalidValueError("the objective has no instances to score a schedule on")
+        # instances that are asked for at once
         self.batch_size = check_int("batch_size", getattr(objective, "batch_size", None) or 32, 1)
+        if getattr(objective, "asked_together", False) and self.num_instances:
+            self.batch_size = self.num_instances
         self.name = str(
             getattr(objective, "name", None) or getattr(objective, "__qualname__", type(objective).__name__)
         )

@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ from mdm_schedules.errors import (
 from mdm_schedules.schedules import Beta
 from mdm_schedules.tuning.compare import compare
 from mdm_schedules.tuning.scores import ScoreBook
-from mdm_schedules.tuning.storage import abandoned, beat, optuna_module, sign_trial
+from mdm_schedules.tuning.storage import abandoned, beat, optuna_module, sign_trial, unsigned
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -101,12 +101,14 @@ class Search:
     race: bool
     on_trial: Callable[[], None]
     _lock: Any = field(default_factory=threading.Lock)
-    _leader: Beta | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _leaders: dict[int | None, Beta] = field(default_factory=dict)  # by steps; under None by their mean
 
     def run(self, n_jobs: int) -> None:
         """Until `n_trials` have finished, those of earlier runs and of other workers among them."""
         states = optuna_module().trial.TrialState
-        self._release(states)
+        while self._release(states):
+            time.sleep(0.1)
         for trial in self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)):
             schedule = schedule_of(trial)
             for steps in self.steps:
@@ -117,20 +119,30 @@ class Search:
             self._work(states)
         else:
             with ThreadPoolExecutor(n_jobs, thread_name_prefix="tune") as pool:
-                for done in [pool.submit(self._work, states) for _ in range(n_jobs)]:
-                    done.result()
+                try:
+                    for done in as_completed([pool.submit(self._work, states) for _ in range(n_jobs)]):
+                        done.result()
+                finally:  # after an error, or Ctrl-C, no thread begins another trial
+                    self._stop.set()
 
-    def _release(self, states: Any) -> None:
-        """Give up what dead workers had begun; it is proposed again, and the book keeps the scores that it had."""
-        for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+    def _release(self, states: Any) -> bool:
+        """Give up what dead workers had begun; it is proposed again, and the book keeps the scores that it had.
+
+        Returns whether a look in a moment will tell more.
+        """
+        running = self.study.get_trials(deepcopy=False, states=(states.RUNNING,))
+        for trial in running:
             if abandoned(trial):
                 self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+        return any(unsigned(trial) for trial in running)
 
     def _work(self, states: Any) -> None:
-        while (trial := self._next(states)) is not None:
+        while not self._stop.is_set() and (trial := self._next(states)) is not None:
             begun = time.monotonic()
             try:
                 values = self._score(trial)
+            except optuna_module().exceptions.UpdateFinishedTrialError:
+                continue  # another worker took this one for dead; its scores are in the book
             except BaseException:
                 with suppress(Exception):  # the storage itself may be what failed
                     self.study.tell(trial, state=states.FAIL)
@@ -159,6 +171,8 @@ class Search:
                     for a, b in [point for point in self._points() if point not in taken][: 0 if queued else 1]:
                         self.study.enqueue_trial({"a": a, "b": b})
                     trial = self.study.ask()
+                    if trial.number > len(trials):  # another worker was quicker, with the same sampler
+                        self.study.sampler = make_sampler(self.method, self.seed, trial.number + self.n_trials)
                     sign_trial(self.study._storage, trial._trial_id)
                     for name in ("a", "b"):
                         trial.suggest_float(name, *self._range(), log=True)
@@ -198,22 +212,26 @@ class Search:
         return mean_scores(self.book, "select", schedule, self.steps)
 
     def _lost(self, schedule: Beta) -> bool:
-        if self._leader is None or self._leader == schedule:
-            return False
-        own = self._mean(schedule)
-        against = compare(own, self._mean(self._leader), self.book.asked.sign)
-        return len(own) >= RACE_FROM and against.confidence < RACE_RISK
+        """Whether it is certainly worse than the best, in the mean and at each number of steps."""
+        for key, leader in self._leaders.items():
+            group = self.steps if key is None else [key]
+            own = mean_scores(self.book, "select", schedule, group)
+            against = compare(own, mean_scores(self.book, "select", leader, group), self.book.asked.sign)
+            if leader == schedule or len(own) < RACE_FROM or against.confidence >= RACE_RISK:
+                return False
+        return bool(self._leaders)
 
     def _lead(self, schedule: Beta) -> None:
         """Keep the best one that has all its scores, for later ones to race against."""
         for steps in self.steps:
             self.book.extend("select", schedule, steps, self.upto)
         with self._lock:
-            if (
-                self._leader is None
-                or compare(self._mean(schedule), self._mean(self._leader), self.book.asked.sign).difference > 0
-            ):
-                self._leader = schedule
+            for key in {None, *self.steps}:
+                group = self.steps if key is None else [key]
+                leader = self._leaders.setdefault(key, schedule)
+                own, best = (mean_scores(self.book, "select", one, group) for one in (schedule, leader))
+                if compare(own, best, self.book.asked.sign).difference > 0:
+                    self._leaders[key] = schedule
 
 
 def schedule_of(trial: Trial | FrozenTrial) -> Beta:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 JOURNALS = (".journal", ".log")
 DATABASES = (".db", ".sqlite", ".sqlite3")
 OPENINGS = 20
-_IMPORTED = time.time()
 _OWNER = "worker"
 _SEEN = "seen"  # seconds since the epoch at which the worker last wrote
 UNOWNED = 5.0  # seconds after which a trial that nobody has signed belongs to a worker that died in between
@@ -45,7 +44,7 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
     if storage is None:
         return optuna.storages.InMemoryStorage(), False
     if isinstance(storage, optuna.storages.BaseStorage):
-        return storage, not isinstance(storage, optuna.storages.InMemoryStorage)
+        return storage, True
     if not isinstance(storage, str | os.PathLike):
         raise InvalidTypeError(f"storage must be a path, a URL or an Optuna storage, got {shown(storage)}")
     text = os.fspath(storage)
@@ -90,6 +89,10 @@ def _open_sqlite(path: Path) -> BaseStorage:
 def check_same(study: Study, settings: dict[str, Any]) -> None:
     """Write down what a new study is about; refuse to go on with one that is about something else."""
     known = study.user_attrs.get("settings")
+    if known is None and study.get_trials(deepcopy=False):
+        raise InvalidValueError(
+            f"the study {study.study_name!r} in this storage was not made by tune; give another study_name"
+        )
     if known is None:
         study.set_user_attr("settings", settings)
         return
@@ -112,12 +115,16 @@ def beat(storage: BaseStorage, trial_id: int) -> None:
     storage.set_trial_user_attr(trial_id, _SEEN, time.time())
 
 
+def unsigned(trial: FrozenTrial) -> bool:
+    """Whether a running trial may have lost its worker before that signed it, or be signed in a moment."""
+    return _OWNER not in trial.user_attrs and not abandoned(trial)
+
+
 def abandoned(trial: FrozenTrial) -> bool:
     """Whether the worker of a running trial has died."""
     owner = trial.user_attrs.get(_OWNER)
     if owner is None:
-        begun = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-        return begun < _IMPORTED or time.time() - begun > UNOWNED
+        return trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > UNOWNED
     host, pid, started = owner
     if host != socket.gethostname():
         return bool(time.time() - trial.user_attrs.get(_SEEN, 0) > SILENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +80,9 @@ class TeacherForcedObjective:
     @property
     def settings(self) -> dict[str, Any]:
         """What a study that goes on is compared with."""
-        return {"remasking": self.remasking, "seed": self.seed, "model": self.model_name, "steps": self.steps}
+        told = {"remasking": self.remasking, "seed": self.seed, "model": self.model_name, "steps": self.steps}
+        texts = repr((self.data.tokens.tolist(), self.data.places.tolist()))
+        return {**told, "sequences": hashlib.sha256(texts.encode()).hexdigest()[:16]}
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
         """The plan, unless counts are random."""

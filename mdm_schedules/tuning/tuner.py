@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -80,9 +81,10 @@ def tune(
         screening: instances for the first round. Later rounds take twice as many and a third of the candidates.
         held_out: share of the instances kept for the check, in [0, 0.9]. 0 checks on those that chose.
         confidence: that the winner is ahead of the baseline, in [0.5, 1), for it to be taken. By default 0.5 (its mean
-            is ahead), and 0.95 for a schedule that a profile predicted where the objective's order is not random,
-            since the prediction says nothing there.
-        race: leave a candidate before its first round ends if it can hardly be the best (paired t-test, 1 %).
+            is ahead), and 0.95 for a schedule that a profile predicted unless the objective's `remasking` says
+            that its order is random, since the prediction says nothing of others. Above 0.5 it takes 10 instances.
+        race: leave a candidate before its first round ends if it can hardly be the best at any of the steps (paired
+            t-test, 1 % at each look).
         profile: for method "profile"; by default estimated by the objective (`objective.estimate_profile()`).
         storage: where finished work is kept: None for memory; "study.db" (SQLite); "study.journal", for many processes;
             a database URL; an Optuna storage. The same call goes on after an interruption, and several processes (of
@@ -110,6 +112,8 @@ def tune(
     share = check_real("held_out", held_out, 0, 0.9)
     if confidence is not None:
         check_real("confidence", confidence, 0.5, 1, high_open=True)
+    if multi_objective and method == "cmaes":
+        raise InvalidValueError("cmaes has one objective; use method='tpe' or 'gp' with multi_objective")
     if multi_objective and len(counts) < 2:
         raise InvalidValueError("multi_objective needs several numbers of steps, such as steps=[8, 16, 32]")
     optuna_module()
@@ -126,7 +130,8 @@ def tune(
             directions=[asked.direction] * (len(counts) if multi_objective else 1),
         )
         settings = {"direction": asked.direction, "bounds": list(limits), "steps": list(counts), "seed": seed}
-        check_same(study, {**settings, "held_out": share, "objective": asked.settings})
+        settings |= {"multi_objective": bool(multi_objective), "held_out": share, "objective": asked.settings}
+        check_same(study, settings)
         if lasting:
             book.keep_in(
                 lambda name: kept.get_study_user_attrs(study._study_id).get(name),
@@ -135,7 +140,7 @@ def tune(
         found = [*base, *proposals.usual(counts)]
         with tqdm(total=None if method == "profile" else n_trials, desc="tune", disable=not progress) as bar:
             if method == "profile":
-                profile = _estimate(asked) if profile is None else profile
+                profile = _estimate(asked, parts["select"]) if profile is None else profile
                 found += proposals.predicted(profile, counts)
             else:
                 Search(
@@ -146,15 +151,14 @@ def tune(
                 found += [Candidate(schedule_of(trial), f"trial {trial.number}") for trial in whole]
             choices = {}
             for group in [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]:
-                finalists = shortlist(found, book, group, first, lambda left, size: bar.set_postfix(left=left, on=size))
-                choice = _decide(finalists, base[0], book, group, confidence)
+                choice = _decide(found, base[0], book, group, first, confidence)
                 choices[choice.steps] = choice
     return TuningResult(choices, list_trials(book, counts, first, profile), asked, method, book, profile, limits)
 
 
 def _check_steps(asked: Asked, steps: Any) -> list[int | None]:
     if steps is None:
-        return [None]
+        return [getattr(asked.objective, "steps", None)] if asked.takes_steps else [None]
     if not asked.takes_steps:
         raise InvalidTypeError(
             "the objective takes no `steps`; write it as score(schedule, steps), or leave out steps="
@@ -178,35 +182,36 @@ def _parts(asked: Asked, share: float, seed: int) -> dict[str, Sequence[int] | N
 
 
 def _decide(
-    finalists: Sequence[Candidate],
+    found: Sequence[Candidate],
     baseline: Candidate,
     book: ScoreBook,
     steps: Sequence[int | None],
+    first: int,
     confidence: float | None,
 ) -> Choice:
-    """The check of the best finalist, and, if that was a mere prediction and failed, of the best of the others."""
-    order = getattr(book.asked.objective, "remasking", None)
-    unsure = order is not None and order not in RANDOM_ORDERS
-    choices = []
-    for challenger in finalists:
-        foretold = challenger.origin.startswith(proposals.PREDICTED)
-        needed = confidence if confidence is not None else (SURE if foretold and unsure else 0.5)
-        choices.append(check(challenger, baseline, book, steps, needed))
-        if choices[-1].origin != "baseline":
-            return choices[-1]
-        if not foretold:
-            break
-    return choices[0]
+    """The check of the best candidate, and, if that was a mere prediction and failed, of the best of the others."""
+    unsure = getattr(book.asked.objective, "remasking", None) not in RANDOM_ORDERS
+    challenger = shortlist(found, book, steps, first)[0]
+    foretold = challenger.origin.startswith(proposals.PREDICTED)
+    needed = confidence if confidence is not None else (SURE if foretold and unsure else 0.5)
+    choice = check(challenger, baseline, book, steps, needed)
+    if choice.won or not foretold:
+        return choice
+    others = [candidate for candidate in found if not candidate.origin.startswith(proposals.PREDICTED)]
+    again = check(shortlist(others, book, steps, first)[0], baseline, book, steps, confidence or 0.5)
+    return again if again.won else choice
 
 
-def _estimate(asked: Asked) -> InformationProfile:
+def _estimate(asked: Asked, instances: Sequence[int] | None) -> InformationProfile:
     estimate = getattr(asked.objective, "estimate_profile", None)
     if estimate is None:
         raise InvalidTypeError(
             "method='profile' needs a profile for this objective: tune(objective, method='profile', steps=16, "
             "profile=InformationProfile.estimate(model, sequences))"
         )
-    return estimate()  # type: ignore[no-any-return]
+    # on instances that choose, so that the others stay unseen
+    options = {"instances": instances} if "instances" in inspect.signature(estimate).parameters else {}
+    return estimate(**options)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -106,6 +106,42 @@ def test_a_prediction_for_another_order_must_win_the_check():
     assert found.choice.gain.confidence > 0.95
 
 
+def test_one_number_is_no_check_of_a_prediction_for_another_order():
+    profile = mdm.InformationProfile([3.0, 1.0, 0.5, 0.2, 0.1, 0.0, 0.0, 0.0])
+
+    def lucky(schedule, steps):
+        return float("tabulated" in schedule.spec)
+
+    found = mdm.tune(lucky, method="profile", profile=profile, steps=3)  # which order it has is not known
+    assert found.best_schedule == mdm.Linear()
+    assert found.choice.challenger.origin.startswith("predicted")
+    lucky.remasking = "random"
+    assert mdm.tune(lucky, method="profile", profile=profile, steps=3).choice.won
+
+
+def test_a_profile_is_measured_on_instances_that_choose():
+    seen = []
+
+    class Watched(GenerationObjective):
+        def estimate_profile(self, sequences=16, instances=None, **options):
+            seen.extend(instances)
+            return mdm.InformationProfile([1.0, 0.5, 0.1])
+
+    model, tokenizer = demo.load("code")
+    objective = Watched(model, [("im", "p")] * 20, "contains", tokenizer=tokenizer, max_new_tokens=3, steps=2)
+    found = mdm.tune(objective, method="profile", screening=4)
+    assert sorted([*seen, *found.book.parts["held_out"]]) == list(range(20))
+    assert list(found.choices) == [2]  # the objective's own steps
+
+
+def test_ragged_prompts_with_masks_are_judged_without_their_padding(bert):
+    prompts = [[5, MASK, 6, MASK], [7, 8, MASK, 9, 10, MASK, 11, 12], [MASK, 13, MASK]]
+    alone = GenerationObjective(bert, [(prompt, None) for prompt in prompts], lambda out, _: 0.0, steps=2, batch_size=1)
+    answers = [alone.answers(alone.write([i], mdm.Linear(), 2), [i])[0] for i in range(3)]
+    pairs = list(zip(prompts, [answer.tolist() for answer in answers], strict=True))
+    assert GenerationObjective(bert, pairs, steps=2, batch_size=3)(mdm.Linear()).values == [1.0, 1.0, 1.0]
+
+
 def test_the_objective_of_a_profile():
     profile = mdm.InformationProfile([2.0, 1.0, 0.5, 0.4, 0.3, 0.2])
     objective = ProfileObjective(profile)
@@ -240,6 +276,15 @@ def test_likelihood_is_shown_with_diversity(bert):
     collapsed = LikelihoodObjective(bert, judge, [[5, 6]] * 8, max_new_tokens=6, steps=3)(mdm.Linear())
     assert collapsed.extras["distinct"] == 1 / 8
     assert collapsed.extras["hamming"] == 0
+    assert "distinct" in found.to_json()["choices"][0]["extras"]
+    options = {"max_new_tokens": 6, "steps": 3, "batch_size": 2}
+    small = LikelihoodObjective(bert, judge, [[5, 6]] * 8, **options)(mdm.Linear())
+    assert small.extras == collapsed.extras  # small batches hide no collapse
+    prompts = [[5, 6], [7], [8, 9, 10], [11]]
+    ragged, single = (LikelihoodObjective(bert, judge, prompts, **options | {"batch_size": n}) for n in (4, 1))
+    assert ragged(mdm.Linear()).values == pytest.approx(single(mdm.Linear()).values, rel=1e-4)
+    with pytest.raises(InvalidValueError, match="max_new_tokens"):
+        LikelihoodObjective(bert, judge, [[5, MASK]], steps=2)
 
 
 def test_diversity():

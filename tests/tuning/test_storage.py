@@ -148,6 +148,20 @@ def test_a_study_about_something_else_is_refused(tmp_path):
     assert mdm.tune(lambda schedule: 1.0, n_trials=2, storage=kept, study_name="another").best_schedule == mdm.Linear()
 
 
+def test_a_study_of_one_objective_is_not_one_of_several_nor_somebody_elses(tmp_path):
+    def objective(schedule, steps):
+        return closeness(schedule)
+
+    kept = tmp_path / "study.db"
+    mdm.tune(objective, n_trials=3, storage=kept, steps=[2, 4])
+    with pytest.raises(InvalidValueError, match="has multi_objective False, not True"):
+        mdm.tune(objective, n_trials=6, storage=kept, steps=[2, 4], multi_objective=True)
+    other = optuna.create_study(storage=f"sqlite:///{kept}", study_name="theirs")
+    other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    with pytest.raises(InvalidValueError, match="'theirs' in this storage was not made by tune"):
+        mdm.tune(closeness, n_trials=3, storage=kept, study_name="theirs")
+
+
 @pytest.mark.parametrize("name", ["study.db", "study.journal"])
 def test_a_storage_that_vanishes_keeps_what_had_finished(name, tmp_path):
     asked = []

@@ -187,6 +187,35 @@ def test_extras_and_passes_are_shown():
     assert found.passes >= sum(trial.passes for trial in found.trials)
 
 
+def test_a_race_on_the_mean_loses_no_winner_at_single_steps():
+    goals = {4: (0.05, 1.0), 16: (0.6, 20.0)}
+
+    class Steps(Noisy):
+        def __call__(self, schedule, steps=None, instances=None):
+            goal, weight = goals[steps]
+            return [-weight * abs(schedule.alpha(0.3) - goal) + 0.01 * self.shared[i] for i in instances]
+
+    raced = mdm.tune(Steps(128), method="grid", steps=[4, 16])
+    for steps, (goal, _) in goals.items():
+        nearest = min(
+            (mdm.Beta(a / 10, b / 10) for a in range(1, 11) for b in range(1, 11)),
+            key=lambda s: abs(s.alpha(0.3) - goal),
+        )
+        assert abs(raced.best(steps).alpha(0.3) - goal) == pytest.approx(abs(nearest.alpha(0.3) - goal), abs=0.01)
+
+
+def test_more_baselines_than_one():
+    def objective(schedule, instances):
+        return [float(schedule == mdm.Sine())] * len(instances)
+
+    objective.num_instances = 24
+    found = mdm.tune(objective, n_trials=3, baselines=["linear", "sine"])
+    assert found.best_schedule == mdm.Sine()
+    assert found.choice.won
+    assert found.choice.baseline == 0
+    assert "gain +1" in found.verdict()
+
+
 # --- comparison
 
 
@@ -229,6 +258,9 @@ def test_pictures_and_report(tmp_path):
 
     def objective(schedule, steps):
         return closeness(schedule) * steps
+
+    endless = mdm.tune(lambda schedule: mdm.energy_excess(schedule), n_trials=12, direction="minimize")
+    endless.report(tmp_path / "endless.html")  # with trials that are infinitely bad
 
     both = mdm.tune(objective, n_trials=10, steps=[2, 4])
     assert len(both.plot().axes) == 3  # the map, its colours, the curves
@@ -274,6 +306,7 @@ def test_wrong_arguments_are_told_before_any_trial():
         (InvalidTypeError, "bounds must be two numbers", {"bounds": 5}),
         (InvalidTypeError, "takes no `steps`", {"steps": 8}),
         (InvalidValueError, "multi_objective needs", {"multi_objective": True}),
+        (InvalidValueError, "cmaes has one objective", {"multi_objective": True, "method": "cmaes"}),
         (UnknownNameError, "no schedule is named 'linea'", {"baselines": ["linea"]}),
         (InvalidTypeError, "baselines must be", {"baselines": []}),
         (InvalidValueError, "held_out must be", {"held_out": 1.5}),
