@@ -83,6 +83,7 @@ class Job:
         self.tick: Callable[[Job], None] | None = None
         self.store = _shared_store() if world > 1 else LocalStore()
         self.seen: dict[int, tuple[int, float]] = {}  # by rank: its last sign of life, and when it was new
+        self.dead: set[int] = set()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -120,7 +121,7 @@ class Job:
                 self._tell_failure(error)
             self.store.set(f"left/{self.rank}", "")
             end = time.monotonic() + (LINGER if self.rank == 0 and isinstance(error, Exception) else 0)
-            others = [f"left/{rank}" for rank in range(self.world)]
+            others = [f"left/{rank}" for rank in range(self.world) if rank not in self.dead]
             while time.monotonic() < end and not self.store.check(others):
                 time.sleep(POLL)
         except RuntimeError:
@@ -156,6 +157,7 @@ class Job:
                     self.seen[rank] = beat, now
                 limit = self.timeout if beat else max(self.timeout, START)
                 if now - max(self.seen[rank][1], start) > limit:
+                    self.dead.add(rank)
                     raise DistributedError(
                         f"process {rank} has given no sign of life for {limit:g} seconds; what is finished is kept "
                         "where there is an output_path, and the same call does the rest"

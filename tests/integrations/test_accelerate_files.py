@@ -1,5 +1,6 @@
 """generate_distributed in one process: what it reads, what it writes, what it refuses, and what it goes on from."""
 
+import gc
 import importlib.util
 import json
 import logging
@@ -267,24 +268,27 @@ def test_what_stands_in_the_way(tmp_path):
 # --- models
 
 
-def test_memory_does_not_grow_with_the_prompts(tmp_path):
+def test_memory_does_not_grow_with_the_prompts(tmp_path, monkeypatch):
+    monkeypatch.setattr("mdm_schedules.integrations.accelerate.prompts.WINDOW", 256)
+
     def model(tokens):
         return torch.ones(1).expand(*tokens.shape, 8)
 
     def peak(count):
         prompts = ([2 + n % 5, 3, 4] for n in range(count))
+        gc.collect()
         tracemalloc.start()
-        options = {"mask_token_id": 0, "max_new_tokens": 1, "batch_size": 512, "seed": 0}
+        options = {"mask_token_id": 0, "max_new_tokens": 1, "batch_size": 128, "seed": 0}
         mdm.generate_distributed(model, prompts, output_path=tmp_path / f"{count}", **options)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
 
     peak(100)
-    few, many = peak(3_000), peak(9_000)
-    # 6,000 records as dicts would take 5 MB; what grows are 8 bytes a prompt, twice while an array is extended
-    assert many - few < 6_000 * 40
-    assert len(lines(tmp_path / "9000")) == 9_000
+    few, many = peak(1_024), peak(7_168)
+    # 6,144 records as dicts would take 5 MB; what grows are 8 bytes a prompt, twice while an array is extended
+    assert many - few < 6_144 * 40
+    assert len(lines(tmp_path / "7168")) == 7_168
 
 
 def test_wrapped_and_compiled_models_and_precision(monkeypatch):
