@@ -81,6 +81,8 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.name or "\0" in str(path):
+            raise InvalidValueError(f"output_path must name a file, got {shown(str(path))}")
         self.path = path
         self.folder = path.with_name(path.name + ".shards")
         self.note = path.with_name(path.name + ".run.json")
@@ -93,8 +95,9 @@ class Output:
 
     def start(self, fingerprint: dict[str, Any], overwrite: bool, force: bool) -> Finished:
         """Make the folder, or take up what is there. `fingerprint["seed"]` None becomes the seed that was used."""
-        if self.path.is_dir() or not self.path.parent.is_dir():
-            what = "is a folder" if self.path.is_dir() else f"lies in {self.path.parent}, which does not exist"
+        other = self.path.exists() and not self.path.is_file()  # a folder, or a device, which overwrite would remove
+        if other or not self.path.parent.is_dir():
+            what = "is no file" if other else f"lies in {self.path.parent}, which does not exist"
             raise StorageError(f"output_path {self.path} {what}; name a file in a folder that exists")
         if self.path.exists() and not overwrite:
             return self._complete(fingerprint)

@@ -249,8 +249,12 @@ def test_what_stands_in_the_way(tmp_path):
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(StorageError, match="exists and is no finished output of this call; overwrite=True"):
         call(prompts, output_path=tmp_path / "mine")
-    with pytest.raises(StorageError, match="is a folder"):
-        call(prompts, output_path=tmp_path)
+    for place in (tmp_path, "/dev/null"):
+        with pytest.raises(StorageError, match="is no file; name a file in a folder that exists"):
+            call(prompts, output_path=place, overwrite=True)
+    for place in ("", "a\0b"):
+        with pytest.raises(InvalidValueError, match="output_path must name a file"):
+            call(prompts, output_path=place)
     with pytest.raises(StorageError, match="does not exist; name a file in a folder that exists"):
         call(prompts, output_path=tmp_path / "no" / "out")
     call(prompts, output_path=tmp_path / "out")
