@@ -105,12 +105,13 @@ class Output:
             self.folder.mkdir(exist_ok=True)
             self._lock_folder()
             if overwrite:
-                for file in (self.path, self.note, *self.folder.iterdir()):
+                for file in (self.path, self.note, self.run, *self._shards()):
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"cannot write {self.folder}: {error.strerror or error}") from error
-        for litter in self.path.parent.glob(f".{escape(self.path.name)}*.tmp"):
-            litter.unlink(missing_ok=True)  # of a process killed while it renamed
+        for file in (self.path, self.note, self.run):  # what a process left that was killed while it wrote
+            for litter in file.parent.glob(f".{escape(file.name)}.????????.tmp"):
+                litter.unlink(missing_ok=True)
         if not self.run.exists():
             if fingerprint["seed"] is None:
                 fingerprint["seed"] = secrets.randbits(63)
@@ -213,12 +214,14 @@ class Output:
                         start = b'{"index": %d,' % index
                         while (line := file.readline()).startswith(start):
                             out.write(line)
+                    size = out.tell()
             finally:
                 for file in files:
                     file.close()
+            # before the output has its name: a process killed in between merges again, one killed after is done
+            self._write(self.note, fingerprint, prompts=prompts, digests=finished.digests, bytes=size)
 
         write_atomically(self.path, merge)
-        self._write(self.note, fingerprint, prompts=prompts, digests=finished.digests, bytes=self.path.stat().st_size)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
