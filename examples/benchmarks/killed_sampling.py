@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_throughput import run, some_code, start, write_code
 
-PATIENCE = 20.0  # seconds; jobs take a process for dead after 5
+PATIENCE = 30.0  # seconds; jobs take a process for dead after 5
 
 
 def kill_one(world: int, prompts: list[str], path: Path, victim: int, moment: float) -> tuple[bool, bool, float]:
