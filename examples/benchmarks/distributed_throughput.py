@@ -17,6 +17,7 @@ import random
 import resource
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,8 @@ def start(world: int, work: Callable[..., Any], *args: Any) -> tuple[list[int], 
                 while answer:
                     answer = answer[os.write(write, answer) :]
                 os._exit(0)
+            except Exception as error:  # a process that another one leaves alone
+                print(f"process {rank}: {error}", file=sys.stderr)
             finally:
                 os._exit(1)
         os.close(write)

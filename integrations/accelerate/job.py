@@ -1,6 +1,6 @@
 """What the processes of one job tell each other, through the key-value store that torch.distributed starts with.
 
-No collective operation is used: a process that dies leaves the others with an error after `timeout` seconds.
+No collective operation is used: when a process dies, the others stop `timeout` seconds later, after their batch.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Job:
         self.rank, self.world, self.timeout = rank, world, timeout
         self.tick: Callable[[Job], None] | None = None
         self.store = _shared_store() if world > 1 else LocalStore()
-        self.seen: dict[int, tuple[int, float]] = {}  # by rank: its last sign of life, and when it was new
+        self.seen = (0, 0.0)  # the last sign of life of the process that this one watches, and when it was new
+        self.failed: set[int] = set()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -100,12 +101,24 @@ class Job:
         while True:
             try:
                 self.store.add(f"beat/{self.rank}", 1)
+                if self.world > 1:
+                    self._watch((self.rank + 1) % self.world)
                 if self.tick is not None:
                     self.tick(self)
             except Exception:  # without the store the next call of the main thread fails, and says so
                 return
             if self.over.wait(BEAT):
                 return
+
+    def _watch(self, rank: int) -> None:
+        """Report another process if it has been silent for long. Each watches the next one, so that all are watched."""
+        beat, now = self.store.add(f"beat/{rank}", 0), time.monotonic()
+        if beat != self.seen[0]:
+            self.seen = beat, now
+        elif beat and now - self.seen[1] > self.timeout and not self.store.check([f"left/{rank}"]):
+            text = f"it has given no sign of life for {self.timeout:g} seconds"
+            text += "; what is finished is kept where there is an output_path, and the same call does the rest"
+            self._report(rank, DistributedError(text))
 
     def _ask(self, what: str, *args: Any) -> Any:
         try:
@@ -116,50 +129,49 @@ class Job:
     def _fail(self, error: BaseException) -> None:
         """Tell the others; the main process, which may hold the store, stays a little so that they can learn it."""
         try:
-            if not getattr(error, "remote", False):
-                self._tell_failure(error)
+            if not hasattr(error, "remote") and not self._report(self.rank, error) and isinstance(error, MDMError):
+                error.remote = True  # type: ignore[attr-defined]  # another process was first
             self.store.set(f"left/{self.rank}", "")
             end = time.monotonic() + (LINGER if self.rank == 0 and isinstance(error, Exception) else 0)
-            others = [f"left/{rank}" for rank in range(self.world)]
+            others = [f"left/{rank}" for rank in range(self.world) if rank not in self.failed]
             while time.monotonic() < end and not self.store.check(others):
                 time.sleep(POLL)
         except RuntimeError:
             pass  # there is nobody left to tell
 
-    def _tell_failure(self, error: BaseException) -> None:
-        if self.store.add("failures", 1) == 1:
-            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            report = {"rank": self.rank, "kind": type(error).__name__, "message": str(error), "traceback": text}
-            self.store.set("failure", json.dumps(report))
-        elif isinstance(error, MDMError):
-            error.remote = True  # type: ignore[attr-defined]  # another process tells it
+    def _report(self, rank: int, error: BaseException) -> bool:
+        """Tell all that process `rank` failed; False if another failure was told before."""
+        if self.store.add("failures", 1) > 1:
+            return False
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        report = {"rank": rank, "teller": self.rank, "kind": type(error).__name__, "message": str(error)}
+        self.store.set("failure", json.dumps({**report, "traceback": text}))
+        return True
 
     def check(self) -> None:
-        """Raise what another process failed with: the same class if it is ours, and the traceback of that process."""
+        """Raise what a process failed with: the same class if it is ours, and the traceback of that process.
+
+        Its attribute `remote` says whether another process is the one to tell the user.
+        """
         if not self._ask("check", ["failure"]):
             return
         failure = json.loads(self._ask("get", "failure"))
-        kind = getattr(errors, failure["kind"], DistributedError)
+        self.failed.add(failure["rank"])
+        kind = getattr(errors, failure["kind"], None)
         known = isinstance(kind, type) and issubclass(kind, MDMError)
         text = failure["message"] if known else f"{failure['kind']}: {failure['message']}"
-        cause = DistributedError(f"in process {failure['rank']}:\n{failure['traceback']}")
-        raise _remote((kind if known else DistributedError)(f"process {failure['rank']} failed: {text}")) from cause
+        error: Any = (kind if known else DistributedError)(f"process {failure['rank']} failed: {text}")
+        error.remote = failure["teller"] != self.rank
+        raise error from DistributedError(f"in process {failure['rank']}:\n{failure['traceback']}")
 
     def _wait(self, name: str, ranks: list[int]) -> None:
-        """Wait until the ranks have set `name`, as long as they give signs of life."""
+        """Wait until the ranks have set `name`, or one has failed, or has not even begun for long."""
         start = time.monotonic()
         for rank in ranks:
             while not self._ask("check", [f"{name}/{rank}"]):
                 self.check()
-                beat, now = self._ask("add", f"beat/{rank}", 0), time.monotonic()
-                if self.seen.get(rank, (-1, 0.0))[0] != beat:
-                    self.seen[rank] = beat, now
-                limit = self.timeout if beat else max(self.timeout, START)
-                if now - max(self.seen[rank][1], start) > limit:
-                    raise DistributedError(
-                        f"process {rank} has given no sign of life for {limit:g} seconds; what is finished is kept "
-                        "where there is an output_path, and the same call does the rest"
-                    )
+                if time.monotonic() - start > START and not self._ask("add", f"beat/{rank}", 0):
+                    raise DistributedError(f"process {rank} has not called generate_distributed for {START:g} seconds")
                 time.sleep(POLL)
 
     def share(self, name: str, value: Any) -> list[Any]:
@@ -196,11 +208,6 @@ class Job:
         if self.rank == 0:
             with suppress(MDMError):  # all is done
                 self._wait("left", list(range(self.world)))
-
-
-def _remote(error: MDMError) -> MDMError:
-    error.remote = True  # type: ignore[attr-defined]
-    return error
 
 
 class Tickets:

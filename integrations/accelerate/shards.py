@@ -81,6 +81,8 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.name or "\0" in str(path):
+            raise InvalidValueError(f"output_path must name a file, got {shown(str(path))}")
         self.path = path
         self.folder = path.with_name(path.name + ".shards")
         self.note = path.with_name(path.name + ".run.json")
@@ -93,8 +95,9 @@ class Output:
 
     def start(self, fingerprint: dict[str, Any], overwrite: bool, force: bool) -> Finished:
         """Make the folder, or take up what is there. `fingerprint["seed"]` None becomes the seed that was used."""
-        if self.path.is_dir() or not self.path.parent.is_dir():
-            what = "is a folder" if self.path.is_dir() else f"lies in {self.path.parent}, which does not exist"
+        other = self.path.exists() and not self.path.is_file()  # a folder, or a device, which overwrite would remove
+        if other or not self.path.parent.is_dir():
+            what = "is no file" if other else f"lies in {self.path.parent}, which does not exist"
             raise StorageError(f"output_path {self.path} {what}; name a file in a folder that exists")
         if self.path.exists() and not overwrite:
             return self._complete(fingerprint)
@@ -102,12 +105,13 @@ class Output:
             self.folder.mkdir(exist_ok=True)
             self._lock_folder()
             if overwrite:
-                for file in (self.path, self.note, *self.folder.iterdir()):
+                for file in (self.path, self.note, self.run, *self._shards()):
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"cannot write {self.folder}: {error.strerror or error}") from error
-        for litter in self.path.parent.glob(f".{escape(self.path.name)}*.tmp"):
-            litter.unlink(missing_ok=True)  # of a process killed while it renamed
+        for file in (self.path, self.note, self.run):  # what a process left that was killed while it wrote
+            for litter in file.parent.glob(f".{escape(file.name)}.????????.tmp"):
+                litter.unlink(missing_ok=True)
         if not self.run.exists():
             if fingerprint["seed"] is None:
                 fingerprint["seed"] = secrets.randbits(63)
@@ -210,12 +214,14 @@ class Output:
                         start = b'{"index": %d,' % index
                         while (line := file.readline()).startswith(start):
                             out.write(line)
+                    size = out.tell()
             finally:
                 for file in files:
                     file.close()
+            # before the output has its name: a process killed in between merges again, one killed after is done
+            self._write(self.note, fingerprint, prompts=prompts, digests=finished.digests, bytes=size)
 
         write_atomically(self.path, merge)
-        self._write(self.note, fingerprint, prompts=prompts, digests=finished.digests, bytes=self.path.stat().st_size)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:

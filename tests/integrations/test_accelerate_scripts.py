@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from mdm_schedules.cli import main
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,3 +61,43 @@ def test_the_benchmarks(tmp_path):
     done = run(ROOT / "examples/benchmarks/killed_sampling.py", "--kills", 1, "--prompts", 16, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "each file identical to the undisturbed run" in done.stdout
+
+
+def test_sample_a_file(tmp_path, capsys):
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("def f(\nimport \n" + "x" * 200 + "\n")
+    words = ["sample", "--prompts", str(prompts), "--output", str(tmp_path / "out.jsonl"), "--max-new-tokens", "8"]
+    words += ["--steps", "4", "--seed", "1", "--batch-size", "2"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("mdm-schedules: line 3 of p.txt: prompt and answer take 208 tokens")
+    assert error.count("\n") == 1
+    assert main([*words, "--on-error", "skip", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["prompts"], shown["skipped"], shown["seed"], shown["schedule"]) == (3, 1, 1, "linear()")
+    assert values(tmp_path / "out.jsonl", "index") == [0, 1, 2]
+    assert main([*words, "--on-error", "skip", "--schedule", "sine"]) == 1
+    assert "schedule was 'linear()', now 'sine()'" in capsys.readouterr().err
+    assert main([*words, "--on-error", "skip", "--schedule", "sine", "--overwrite"]) == 0
+    capsys.readouterr()
+    for wrong in (
+        ["sample"],
+        ["sample", "--prompts", "x"],
+        ["sample", "--prompt", "x", "--output", "y"],
+        ["sample", "--prompt", "x", "--num-processes", "2"],
+        [*words, "--num-processes", "0"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2
+        capsys.readouterr()
+
+
+def test_sudokus_from_a_file_equal_those_of_the_command(tmp_path, capsys):
+    puzzle = "123456" + "456123" + "2" + "." * 23
+    (tmp_path / "p.txt").write_text(puzzle + "\n" + puzzle[:8] + "." * 28 + "\n")
+    words = ["sample", "--model", "sudoku"]
+    assert main([*words, "--prompts", str(tmp_path / "p.txt"), "--output", str(tmp_path / "out.jsonl")]) == 0
+    capsys.readouterr()
+    assert main([*words, "--prompt", puzzle, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == values(tmp_path / "out.jsonl", "tokens")[0]
