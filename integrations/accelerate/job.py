@@ -157,7 +157,7 @@ class Job:
             return
         failure = json.loads(self._ask("get", "failure"))
         self.failed.add(failure["rank"])
-        kind = getattr(errors, failure["kind"], None)
+        kind: Any = getattr(errors, failure["kind"], None)
         known = isinstance(kind, type) and issubclass(kind, MDMError)
         text = failure["message"] if known else f"{failure['kind']}: {failure['message']}"
         error: Any = (kind if known else DistributedError)(f"process {failure['rank']} failed: {text}")
