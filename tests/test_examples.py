@@ -170,4 +170,4 @@ def test_killed_studies_benchmark(tmp_path):
     done = run(ROOT / "examples/benchmarks/killed_studies.py", "--kills", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "0 of them lost" in done.stdout
-    assert "the resumed study equals one that nobody disturbed" in done.stdout
+    assert "1 of 1 resumed studies equal one that nobody disturbed" in done.stdout

@@ -49,6 +49,27 @@ def finished(storage):
     }
 
 
+def disturb(storage, rng, kills):
+    """Start and kill workers until so many were killed, or the study is done: kills, trials finished, trials lost."""
+    known, killed, lost, between = {}, 0, 0, 0
+    while killed < kills:
+        size = Path(storage).stat().st_size if Path(storage).exists() else 0
+        process = subprocess.Popen([sys.executable, __file__, "--work", storage], stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not Path(storage).exists() or Path(storage).stat().st_size == size):
+            time.sleep(0.002)  # until it works on the study
+        time.sleep(rng.uniform(0, 1.0))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed += 1
+        now = finished(storage)
+        lost += sum(now.get(number) != values for number, values in known.items())
+        between += len(now) - len(known)
+        known = now
+    return killed, between, lost
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
@@ -59,34 +80,19 @@ def main():
     if args.work:
         work(args.work)
         return
-    rng, known, lost, kills, between = random.Random(args.seed), {}, 0, 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        storage = str(Path(folder, args.storage))
-        while kills < args.kills:
-            size = Path(storage).stat().st_size if Path(storage).exists() else 0
-            process = subprocess.Popen([sys.executable, __file__, "--work", storage], stderr=subprocess.DEVNULL)
-            while process.poll() is None and (not Path(storage).exists() or Path(storage).stat().st_size == size):
-                time.sleep(0.002)  # until it works on the study
-            time.sleep(rng.uniform(0, 1.0))
-            done = process.poll() is not None
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            now = finished(storage)
-            lost += sum(now.get(number) != values for number, values in known.items())
-            between += len(now) - len(known)
-            known = now
-            if done:
-                break
-        resumed = work(storage)
-    undisturbed = work(None)
-    same = resumed.best_schedule == undisturbed.best_schedule and {t.schedule for t in resumed.trials} == {
-        t.schedule for t in undisturbed.trials
-    }
-    print(f"{kills} workers killed, {between} trials finished in between, {lost} of them lost")
-    print(
-        f"the resumed study {'equals' if same else 'differs from'} one that nobody disturbed: {resumed.best_schedule}"
-    )
+    rng, totals = random.Random(args.seed), [0, 0, 0]
+    undisturbed, equal, studies = work(None), 0, 0
+    while totals[0] < args.kills:
+        with tempfile.TemporaryDirectory() as folder:
+            storage = str(Path(folder, args.storage))
+            counts = disturb(storage, rng, args.kills - totals[0])
+            resumed = work(storage)
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        same = {trial.schedule for trial in resumed.trials} == {trial.schedule for trial in undisturbed.trials}
+        equal += same and resumed.best_schedule == undisturbed.best_schedule
+        studies += 1
+    print("{} workers killed, {} trials finished in between, {} of them lost".format(*totals))
+    print(f"{equal} of {studies} resumed studies equal one that nobody disturbed")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From logits to tokens: one draw and one score per row, in reused buffers, a few rows at a time.
 
-The model's logits are only read. Confidence comes from the float32 softmax before temperature and filters.
+The model's logits are only read. Confidence comes from the float32 softmax before temperature and filters, in which the
+mask token counts, as for LLaDA and Dream, though it is never drawn; suppressed tokens do not count.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class TokenDraw:
         self.options = options
         self.policy = policy if isinstance(policy, ConfidencePolicy) else None
         self.hidden = sorted({mask_token_id, *options.suppress_tokens})
+        self.mask = None if mask_token_id in options.suppress_tokens else mask_token_id
         filters = bool(options.top_k) or (options.top_p is not None and options.top_p < 1)
         plain = options.temperature in (0, 1) and not filters and options.logits_processor is None
         # then sums and maxima of the rows are enough, without their probabilities
@@ -97,7 +99,8 @@ class TokenDraw:
         parts = []
         for start, stop in spans:
             scores = self._processed(self._scores(logits, index, start, stop), input_ids, start, stop)
-            parts.append(self._draw(scores, None if uniform is None else uniform[start:stop]))
+            mask = self._mask_logits(logits, index, start, stop)
+            parts.append(self._draw(scores, None if uniform is None else uniform[start:stop], mask))
         tokens, confidence, usable = zip(*parts, strict=True)
         return torch.cat(tokens), None if confidence[0] is None else torch.cat(confidence), torch.cat(usable)
 
@@ -120,6 +123,15 @@ class TokenDraw:
         else:
             target.copy_(logits.index_select(0, index[start:stop]))
         return self._hide(target)
+
+    def _mask_logits(
+        self, logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int
+    ) -> torch.Tensor | None:
+        """The mask token's logits in the wanted rows, float64; None where it does not count."""
+        if self.policy is None or self.mask is None or self.mask >= logits.shape[1]:
+            return None
+        column = logits[:, self.mask]
+        return (column[start:stop] if index is None else column[index[start:stop]]).double()
 
     def _hide(self, scores: torch.Tensor) -> torch.Tensor:
         assert self._columns is not None
@@ -163,21 +175,29 @@ class TokenDraw:
             values = logits[row[:, None], column.clamp(max=vocabulary - 1)].to(dtype)
             return values.masked_fill((column >= vocabulary) | torch.isin(column, columns), -torch.inf)
 
+        mask = self._mask_logits(logits, index, 0, rows)
         if uniform is None:
             best, tokens = _first_maximum(maxima, inside)
-            usable = best.isfinite()
-            return tokens, None if self.policy is None else 1 / sums.sum(1), usable
+            usable, confidence = best.isfinite(), 1 / sums.sum(1)
+            if mask is not None:
+                confidence = (1 / (sums.sum(1).double() + (mask - best).exp())).to(dtype)
+            return tokens, None if self.policy is None else confidence, usable
         best = maxima.amax(1, keepdim=True)
         tokens, weight, total = _search(sums, uniform, lambda segment: (inside(segment) - best).exp())
         usable = (total > 0) & total.isfinite()
-        return tokens, None if self.policy is None else (weight / total).to(dtype), usable
+        counted = total if mask is None else total + (mask - best[:, 0]).exp()
+        return tokens, None if self.policy is None else (weight / counted).to(dtype), usable
 
     def _draw(
-        self, scores: torch.Tensor, uniform: torch.Tensor | None
+        self, scores: torch.Tensor, uniform: torch.Tensor | None, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         probs = None
         if self.policy is not None:
             probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores, scores.dtype))
+        if probs is not None and mask is not None:
+            others = scores.amax(1).double() - probs.amax(1).double().log()  # log of their summed weights
+            probs.mul_(torch.sigmoid(others - mask).to(probs.dtype)[:, None])
+            probs[:, self.mask] = torch.sigmoid(mask - others).to(probs.dtype)
         if uniform is None:
             best, tokens = scores.max(1)
             usable = best.isfinite()

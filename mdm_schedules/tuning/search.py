@@ -141,9 +141,9 @@ class Search:
             begun = time.monotonic()
             try:
                 values = self._score(trial)
-            except optuna_module().exceptions.UpdateFinishedTrialError:
-                continue  # another worker took this one for dead; its scores are in the book
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, RuntimeError) and "has already finished" in str(error):
+                    continue  # another worker took this one for dead; its scores are in the book
                 with suppress(Exception):  # the storage itself may be what failed
                     self.study.tell(trial, state=states.FAIL)
                 raise
@@ -162,8 +162,8 @@ class Search:
                 trials = self.study.get_trials(deepcopy=False)
                 done = [trial for trial in trials if trial.state in (states.COMPLETE, states.PRUNED)]
                 running = [trial for trial in trials if trial.state == states.RUNNING]
-                if len(done) >= self.n_trials:
-                    return None
+                if self._stop.is_set() or (len(done) >= self.n_trials and not running):
+                    return None  # with nothing under way, so that all workers see the same trials
                 if len(done) + len(running) < self.n_trials:
                     self.study.sampler = make_sampler(self.method, self.seed, len(done) + len(running))
                     taken = [(trial.params.get("a"), trial.params.get("b")) for trial in (*done, *running)]
