@@ -18,6 +18,7 @@ import numpy as np
 from mdm_schedules.errors import (
     InvalidTypeError,
     InvalidValueError,
+    StorageError,
     UnknownNameError,
     check_real,
     did_you_mean,
@@ -27,7 +28,7 @@ from mdm_schedules.errors import (
 from mdm_schedules.schedules import Beta
 from mdm_schedules.tuning.compare import compare
 from mdm_schedules.tuning.scores import ScoreBook
-from mdm_schedules.tuning.storage import abandoned, beat, optuna_module, sign_trial, unsigned
+from mdm_schedules.tuning.storage import abandoned, beat, optuna_module, sign_trial, signed_here, unsigned
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -101,6 +102,7 @@ class Search:
     race: bool
     on_trial: Callable[[], None]
     _lock: Any = field(default_factory=threading.Lock)
+    _active: set[int] = field(default_factory=set)  # numbers of the trials that this process works on
     _stop: threading.Event = field(default_factory=threading.Event)
     _leaders: dict[int | None, Beta] = field(default_factory=dict)  # by steps; under None by their mean
 
@@ -138,22 +140,39 @@ class Search:
 
     def _work(self, states: Any) -> None:
         while not self._stop.is_set() and (trial := self._next(states)) is not None:
-            begun = time.monotonic()
             try:
-                values = self._score(trial)
-            except BaseException as error:
-                if isinstance(error, RuntimeError) and "has already finished" in str(error):
-                    continue  # another worker took this one for dead; its scores are in the book
-                with suppress(Exception):  # the storage itself may be what failed
-                    self.study.tell(trial, state=states.FAIL)
-                raise
-            trial.set_user_attr("seconds", time.monotonic() - begun)
-            if values is None:
-                self.study.tell(trial, state=states.PRUNED)
-            else:
-                self.study.tell(trial, values)
-                self._lead(schedule_of(trial))
-            self.on_trial()
+                self._try(trial, states)
+            finally:
+                self._active.discard(trial.number)
+
+    def _try(self, trial: Trial, states: Any) -> None:
+        begun = time.monotonic()
+        try:
+            values = self._score(trial)
+        except BaseException as error:
+            if isinstance(error, RuntimeError) and "has already finished" in str(error):
+                return  # another worker took this one for dead; its scores are in the book
+            with suppress(Exception):  # the storage itself may be what failed
+                self.study.tell(trial, state=states.FAIL)
+            raise
+        trial.set_user_attr("seconds", time.monotonic() - begun)
+        if values is None:
+            self.study.tell(trial, state=states.PRUNED)
+        else:
+            self.study.tell(trial, values)
+            self._lead(schedule_of(trial))
+        self.on_trial()
+
+    def _check_storage(self, running: Sequence[FrozenTrial], states: Any) -> None:
+        """Raise if the storage holds a trial for unfinished that this process has finished: it would wait for ever."""
+        done = {trial.number for trial in running if signed_here(trial)} - self._active
+        if done and any(
+            trial.number in done for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,))
+        ):
+            raise StorageError(
+                "the storage of the study can no longer be used: it does not tell of a trial that was finished; was "
+                "its file deleted?"
+            )
 
     def _next(self, states: Any) -> Trial | None:
         """The next trial; None once enough have finished, waiting for other workers' that may yet fail."""
@@ -174,10 +193,12 @@ class Search:
                     if trial.number > len(trials):  # another worker was quicker, with the same sampler
                         self.study.sampler = make_sampler(self.method, self.seed, trial.number + self.n_trials)
                     sign_trial(self.study._storage, trial._trial_id)
+                    self._active.add(trial.number)
                     for name in ("a", "b"):
                         trial.suggest_float(name, *self._range(), log=True)
                     return trial
                 self._release(states)
+                self._check_storage(running, states)
             time.sleep(0.1)
 
     def _points(self) -> list[tuple[float, float]]:

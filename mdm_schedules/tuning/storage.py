@@ -104,9 +104,18 @@ def check_same(study: Study, settings: dict[str, Any]) -> None:
             )
 
 
+def _signature() -> list[Any]:
+    return [socket.gethostname(), os.getpid(), _started(os.getpid())]
+
+
+def signed_here(trial: FrozenTrial) -> bool:
+    """Whether it is this process that works on a trial."""
+    return trial.user_attrs.get(_OWNER) == _signature()
+
+
 def sign_trial(storage: BaseStorage, trial_id: int) -> None:
     """Say which process works on a trial, and that it still does."""
-    storage.set_trial_user_attr(trial_id, _OWNER, [socket.gethostname(), os.getpid(), _started(os.getpid())])
+    storage.set_trial_user_attr(trial_id, _OWNER, _signature())
     storage.set_trial_user_attr(trial_id, _SEEN, time.time())
 
 
