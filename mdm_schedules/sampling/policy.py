@@ -21,7 +21,10 @@ class ConfidencePolicy(PositionPolicy):
 
     @abstractmethod
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Scores [R] from the probabilities [R, V], before temperature and filters, and the drawn tokens [R]."""
+        """Scores [R] from the probabilities [R, V], before temperature and filters, and the drawn tokens [R].
+
+        The mask token, which is never drawn, has the probability that the model gives it.
+        """
 
 
 class OrderPolicy(PositionPolicy):

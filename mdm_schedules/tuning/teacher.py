@@ -124,16 +124,15 @@ class _Teacher:
         answer = self.denoiser(tokens, rows)
         logits = answer[0][answer[1]] if isinstance(answer, tuple) else answer
         scores = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32, copy=True)
-        if self.mask < scores.shape[1]:
-            scores[:, self.mask] = -torch.inf
+        probs = scores.softmax(1) if isinstance(self.policy, ConfidencePolicy) else None
+        scores[:, self.mask : self.mask + 1] = -torch.inf
         logs = torch.log_softmax(scores, 1)
         true = self.truth.flatten()[rows]
         # a position that is asked again before it is revealed is overwritten, so that its last score stays
         self.known.view(-1)[rows] = logs.gather(1, true[:, None])[:, 0].double()
         chance = torch.full((len(rows),), 0.6, dtype=torch.float64, device=rows.device)
-        if isinstance(self.policy, ConfidencePolicy):
-            probs = logs.exp()
-            score = self.policy.score(probs, probs.argmax(1)).double()
+        if isinstance(self.policy, ConfidencePolicy) and probs is not None:
+            score = self.policy.score(probs, logs.argmax(1)).double()
             ranks = score.unique(return_inverse=True)[1]  # equal scores stay equal, whatever the policy's range
             chance += 0.3 * ranks / (ranks.max() + 1.0)
         out = torch.full((len(rows), logits.shape[1]), -torch.inf, dtype=torch.float64, device=rows.device)

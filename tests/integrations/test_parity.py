@@ -1,70 +1,125 @@
-"""The same tokens as LLaDA's, dLLM's and Dream's own loops at temperature 0, on models with random weights."""
+"""The same tokens as LLaDA's, dLLM's and Dream's own loops at temperature 0, on models with random weights.
+
+Those loops commit mask tokens where a model predicts one, and fill them again later; ours never does. So rows in which
+the reference did are left out, and enough others must be left.
+"""
 
 import math
 
 import pytest
 import reference_loops as reference
 import torch
-from families import MASK, Dream, LLaDA, V
+from families import MASK, Dream, LLaDA
+from torch import nn
 
 import mdm_schedules as mdm
 
-
-def never_the_mask(model):
-    """The originals return masks if the model predicts one; ours never draws it."""
-    model.lm_head.bias.data[MASK] = -100
-    return model.eval()
+NEW, ROWS, MODELS = 24, 8, 16
 
 
-def prompts(batch, length=6):
-    return torch.randint(0, MASK, (batch, length), generator=torch.Generator().manual_seed(batch))
+def random_model(kind, seed):
+    model = kind().eval()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.6, generator=generator)
+    return model
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+def prompts(seed, batch=ROWS, length=6):
+    return torch.randint(0, MASK, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+class Counting:
+    """A model for a reference loop; notes how many masks each row has before each pass."""
+
+    def __init__(self, forward):
+        self.forward, self.masks = forward, []
+
+    def __call__(self, tokens):
+        self.masks.append((tokens[:ROWS] == MASK).sum(1))
+        with torch.no_grad():
+            return self.forward(tokens).logits
+
+    def without_masks(self, plan, sequences):
+        """Rows in which every pass revealed what the plan says, so that no mask was committed."""
+        left = NEW - torch.tensor([0, *plan]).cumsum(0)
+        return (torch.stack([*self.masks, (sequences == MASK).sum(1)], 1) == left).all(1)
+
+
+def compare(kind, reference_of, passes, forward=lambda model: model, **options):
+    """The share of rows compared, each equal, over models of random weights; `passes` is the plan of all blocks."""
+    compared = 0
+    for seed in range(MODELS):
+        model, ids = random_model(kind, seed), prompts(seed)
+        counting = Counting(forward(model))
+        expected = reference_of(counting, ids)
+        fair = counting.without_masks(passes, expected)
+        out = mdm.generate(model, ids, max_new_tokens=NEW, **options)
+        assert torch.equal(out.sequences[fair], expected[fair])
+        assert out.nfe == sum(count > 0 for count in passes)  # Dream's spends passes that reveal nothing
+        assert not (out.sequences == MASK).any()
+        compared += int(fair.sum())
+    return compared / (ROWS * MODELS)
+
+
 @pytest.mark.parametrize(("block", "steps"), [(24, 24), (24, 8), (8, 12), (8, 24), (4, 6)])
 @pytest.mark.parametrize("cfg", [0.0, 1.5])
-def test_llada(batch, block, steps, cfg):
-    model, ids = never_the_mask(LLaDA()), prompts(batch)
+def test_llada(block, steps, cfg):
     options = {"steps": steps, "block_length": block, "cfg_scale": cfg}
-    expected = reference.llada_generate(lambda x: model(x).logits, ids, mask_id=MASK, new_tokens=24, **options)
-    out = mdm.generate(model, ids, max_new_tokens=24, **options)
-    assert torch.equal(out.sequences, expected)
-    assert out.nfe == steps
-    assert len(out.sequences.unique()) > 3
+    blocks = NEW // block
+    plan = reference.even_plan(block, steps // blocks) * blocks
+    compared = compare(
+        LLaDA,
+        lambda model, ids: reference.llada_generate(model, ids, mask_id=MASK, new_tokens=NEW, **options),
+        plan,
+        **options,
+    )
+    assert compared > 0.9
 
 
 def test_llada_steps_that_do_not_divide():
-    model, ids = never_the_mask(LLaDA()), prompts(2)
-    plan = reference.even_plan(24, 7)
-    expected = reference.llada_generate(
-        lambda x: model(x).logits, ids, mask_id=MASK, new_tokens=24, steps=7, block_length=24
+    plan = reference.even_plan(NEW, 7)
+    compared = compare(
+        LLaDA,
+        lambda model, ids: reference.llada_generate(
+            model, ids, mask_id=MASK, new_tokens=NEW, steps=7, block_length=NEW
+        ),
+        plan,
+        plan=plan,
     )
-    assert torch.equal(mdm.generate(model, ids, max_new_tokens=24, plan=plan).sequences, expected)
+    assert compared > 0.9
 
 
 @pytest.mark.parametrize("alpha", [lambda t: 1 - t, lambda t: 1 - math.cos(math.pi / 2 * (1 - t))])
 @pytest.mark.parametrize("block", [24, 8])
 def test_dllm(alpha, block):
-    model, ids = never_the_mask(LLaDA()), prompts(2)
     plan = reference.dllm_plan(block, 6, alpha)
-    expected = reference.llada_generate(
-        lambda x: model(x).logits, ids, mask_id=MASK, new_tokens=24, steps=0, block_length=block, plan=plan
+    compared = compare(
+        LLaDA,
+        lambda model, ids: reference.llada_generate(
+            model, ids, mask_id=MASK, new_tokens=NEW, steps=0, block_length=block, plan=plan
+        ),
+        plan * (NEW // block),
+        block_length=block,
+        plan=plan,
     )
-    out = mdm.generate(model, ids, max_new_tokens=24, block_length=block, plan=plan)
-    assert torch.equal(out.sequences, expected)
+    assert compared > 0.9
 
 
 @pytest.mark.parametrize(
     ("algorithm", "remasking"), [("maskgit_plus", "low_confidence"), ("topk_margin", "margin"), ("entropy", "entropy")]
 )
-@pytest.mark.parametrize(("batch", "steps"), [(1, 8), (2, 5), (2, 24)])
-def test_dream(algorithm, remasking, batch, steps):
-    model, ids = never_the_mask(Dream()), prompts(batch)
-    expected = reference.dream_generate(
-        lambda x: model(x, "full").logits, ids, mask_id=MASK, steps=steps, new_tokens=24, algorithm=algorithm
+@pytest.mark.parametrize("steps", [5, 8, 24])
+def test_dream(algorithm, remasking, steps):
+    plan = reference.dream_plan(NEW, steps)
+    compared = compare(
+        Dream,
+        lambda model, ids: reference.dream_generate(
+            model, ids, mask_id=MASK, steps=steps, new_tokens=NEW, algorithm=algorithm
+        ),
+        plan,
+        forward=lambda model: lambda tokens: model(tokens, "full"),
+        plan=plan,
+        remasking=remasking,
     )
-    plan = reference.dream_plan(24, steps)
-    out = mdm.generate(model, ids, max_new_tokens=24, plan=plan, remasking=remasking)
-    assert torch.equal(out.sequences, expected)
-    assert out.nfe == sum(count > 0 for count in plan)  # theirs spends passes that reveal nothing
-    assert int(out.sequences.max()) < V - 1
+    assert compared > 0.9

@@ -89,8 +89,8 @@ def reference_low_confidence(tokens, plan):
     for count in plan:
         rows = torch.arange(tokens.numel())
         logits = denoiser(tokens, rows).clone()
-        logits[:, MASK] = -torch.inf
-        confidence, best = logits.softmax(1).max(1)
+        best = logits[:, :MASK].argmax(1)
+        confidence = logits.softmax(1).gather(1, best[:, None])[:, 0]
         confidence[tokens.flatten() != MASK] = -torch.inf
         for position in confidence.argsort(descending=True, stable=True)[:count]:
             tokens.view(-1)[position] = best[position]
