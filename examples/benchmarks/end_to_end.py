@@ -60,8 +60,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="a tiny model, one run each")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    if args.quick:
+        args.vocabulary, args.hidden, args.layers, args.repeats = 512, 64, 2, 1
     model = build(args)
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
     size = sum(parameter.numel() for parameter in model.parameters())

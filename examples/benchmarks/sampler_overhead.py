@@ -7,6 +7,10 @@ prompt 64, 128 new tokens, 128 steps, in blocks of 32 and in one block of 128. A
 to be the same. With diffusers installed its block refinement scheduler is timed in the loop of LLaDA2Pipeline, with one
 token per step; with dLLM installed its MDLM sampler is, too. Per setting the runs take turns, and medians are told:
 of CPU time on a CPU (other work on the machine changes it less than wall time), of wall time on a GPU.
+
+Also told: how many rows of the vocabulary each loop goes through per step; how often per step it would make the host
+wait for a GPU (counted on a CPU, by the operations that ask for a value, or whose result's size depends on one); and
+the time to plan 1,024 rows of 256 tokens in 128 steps.
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_loops import llada_generate
 
+import mdm_schedules as mdm
 from mdm_schedules.sampling import DrawOptions, sample
 
 PROMPT, NEW = 64, 128
@@ -95,7 +102,8 @@ def diffusers(fake: Fake, block: int, steps: int, temperature: float) -> torch.T
     tokens = torch.nn.functional.pad(fake.prompt, (0, NEW), value=fake.mask)
     for start in range(PROMPT, PROMPT + NEW, block):
         for step in range(per_block):
-            logits = fake(tokens[:, : start + block])[:, start : start + block]
+            fake.rows += len(tokens) * block  # of the logits, the scheduler gets these
+            logits = fake.logits[:, start : start + block]
             tokens[:, start : start + block] = scheduler.step(
                 model_output=logits,
                 timestep=step,
@@ -145,6 +153,24 @@ def available() -> dict[str, Loop]:
     return loops
 
 
+class HostWaits(TorchDispatchMode):
+    """Counts the operations for whose result a host must wait: values read, and sizes that depend on values."""
+
+    ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        self.count += by_mask or name in self.ASKING
+        return func(*args, **(kwargs or {}))
+
+
 def timed(loop: Loop, fake: Fake, block: int, steps: int, temperature: float) -> tuple[float, torch.Tensor]:
     """Milliseconds per step of one run, and its tokens."""
     clock: Callable[[], float] = time.process_time
@@ -159,63 +185,100 @@ def timed(loop: Loop, fake: Fake, block: int, steps: int, temperature: float) ->
     return (clock() - start) / steps * 1e3, tokens
 
 
+def compare(
+    loops: dict[str, Loop], fake: Fake, block: int, temperature: float, args: argparse.Namespace
+) -> dict[str, float]:
+    """Median milliseconds per step of each loop; all take turns, and write the same tokens at temperature 0."""
+    times: dict[str, list[float]] = {loop: [] for loop in loops}
+    batch, expected = len(fake.prompt), {}
+    for _ in range(args.repeats):
+        for loop, run in loops.items():
+            slow = loop != "ours" and (batch > 1 or temperature > 0)
+            steps = max(args.slow_steps, NEW // block) if slow else args.steps
+            spent, tokens = timed(run, fake, block, steps, temperature)
+            times[loop].append(spent)
+            if temperature == 0:
+                if steps not in expected:
+                    expected[steps] = ours(fake, block, steps, 0.0)
+                assert torch.equal(tokens, expected[steps]), f"{loop} wrote other tokens than ours"
+    return {loop: statistics.median(values) for loop, values in times.items()}
+
+
+def counted(loops: dict[str, Loop], batch: int, block: int, temperature: float) -> dict[str, tuple[float, float]]:
+    """Vocabulary rows per step and sequence, and host waits per step, in 128 steps over a small vocabulary."""
+    counts = {}
+    for loop, run in loops.items():
+        fake = Fake(batch, 64, "cpu")
+        with HostWaits() as waits:
+            run(fake, block, NEW, temperature)
+        counts[loop] = fake.rows / batch / NEW, waits.count / NEW
+    return counts
+
+
+def planning(repeats: int) -> float:
+    """Milliseconds to plan 1,024 rows of 256 tokens in 128 steps."""
+    schedule, tokens, times = mdm.get_schedule("beta(a=0.9, b=0.3)"), torch.full((1024,), 256), []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        schedule.plan(tokens, 128)
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times[1:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_768, 126_464])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--block", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
-    parser.add_argument("--steps", type=int, default=128, help="for ours, diffusers, and the others at batch 1")
-    parser.add_argument("--slow-steps", type=int, default=16, help="for LLaDA and dLLM at a larger batch")
+    parser.add_argument("--steps", type=int, default=128, help="for ours, and for the others at batch 1, temperature 0")
+    parser.add_argument("--slow-steps", type=int, default=16, help="for the others elsewhere")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--quick", action="store_true", help="a small vocabulary, one run each")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    if args.quick:
+        args.vocabulary, args.batch, args.repeats, args.slow_steps = [512], [1, 2], 1, 4
     if args.threads:
         torch.set_num_threads(args.threads)
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
     kind = "" if args.device == "cuda" else "CPU "
     print(f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads; {kind}milliseconds per step, medians")
-    loops, results = available(), []
-    print("| vocabulary | batch | block | temperature | " + " | ".join(loops) + " | ours is faster by |")
-    print("|---" * (len(loops) + 5) + "|")
-    for vocabulary in args.vocabulary:
-        for batch in args.batch:
-            fake = Fake(batch, vocabulary, args.device)
-            for block in args.block:
-                for temperature in args.temperature:
-                    times: dict[str, list[float]] = {loop: [] for loop in loops}
-                    rows = {}
-                    for _ in range(args.repeats):
-                        for loop, run in loops.items():
-                            slow = loop in ("LLaDA", "dLLM") and (batch > 1 or temperature > 0)
-                            steps = max(args.slow_steps, NEW // block) if slow else args.steps
-                            fake.rows = 0
-                            spent, tokens = timed(run, fake, block, steps, temperature)
-                            times[loop].append(spent)
-                            rows[loop] = fake.rows / batch / steps
-                            if loop == "ours":
-                                expected = tokens
-                            elif temperature == 0:
-                                if steps != args.steps:
-                                    expected = ours(fake, block, steps, 0.0)
-                                assert torch.equal(tokens, expected), f"{loop} wrote other tokens than ours"
-                    medians = {loop: statistics.median(values) for loop, values in times.items()}
-                    ratios = [f"{medians[loop] / medians['ours']:.1f}x {loop}" for loop in loops if loop != "ours"]
-                    cells = [str(vocabulary), str(batch), str(block), f"{temperature:g}"]
-                    cells += [f"{value:.2f}" for value in medians.values()] + [", ".join(ratios)]
+    loops = available()
+    others = [loop for loop in loops if loop != "ours"]
+    results: dict[str, Any] = {"loops": [], "counts": []}
+    heads = [*loops, *(f"{loop} / ours" for loop in others)]
+    for temperature in args.temperature:
+        print(f"\nTemperature {temperature:g}:\n\n| vocabulary | batch | block | " + " | ".join(heads) + " |")
+        print("|---" * (len(heads) + 3) + "|")
+        for vocabulary in args.vocabulary:
+            for batch in args.batch:
+                fake = Fake(batch, vocabulary, args.device)
+                for block in args.block:
+                    medians = compare(loops, fake, block, temperature, args)
+                    cells = [f"{vocabulary:,}", str(batch), str(block), *(f"{ms:,.2f}" for ms in medians.values())]
+                    cells += [f"{medians[loop] / medians['ours']:,.1f}" for loop in others]
                     print("| " + " | ".join(cells) + " |", flush=True)
-                    results.append(
-                        {
-                            "vocabulary": vocabulary,
-                            "batch": batch,
-                            "block": block,
-                            "temperature": temperature,
-                            "milliseconds_per_step": medians,
-                            "vocabulary_rows_per_step_and_sequence": rows,
-                        }
-                    )
+                    setting = {"vocabulary": vocabulary, "batch": batch, "block": block, "temperature": temperature}
+                    results["loops"].append({**setting, "milliseconds_per_step": medians})
+    print(
+        "\n| batch | block | temperature | rows per step and sequence, and host waits per step: "
+        + " | ".join(loops)
+        + " |"
+    )
+    print("|---" * (len(loops) + 3) + "|")
+    for batch in args.batch:
+        for block in args.block:
+            for temperature in args.temperature:
+                counts = counted(loops, batch, block, temperature)
+                cells = [str(batch), str(block), f"{temperature:g}"]
+                print("| " + " | ".join(cells + [f"{rows:.1f}, {waits:.2f}" for rows, waits in counts.values()]) + " |")
+                setting = {"batch": batch, "block": block, "temperature": temperature}
+                results["counts"].append({**setting, "rows_and_waits_per_step": counts})
+    results["planning_milliseconds"] = planning(5 * args.repeats)
+    print(f"\nPlanning 1,024 rows of 256 tokens in 128 steps: {results['planning_milliseconds']:.2f} ms")
     if args.output:
         args.output.write_text(json.dumps(results, indent=2) + "\n")
 

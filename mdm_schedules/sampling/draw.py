@@ -1,15 +1,16 @@
 """From logits to tokens: one draw and one score per row, in reused buffers, a few rows at a time.
 
-The model's logits are only read. Confidence comes from the float32 softmax before temperature and filters, in which the
-mask token counts, as for LLaDA and Dream, though it is never drawn; suppressed tokens do not count.
+The model's logits are only read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
@@ -19,6 +20,7 @@ from mdm_schedules.sampling.policy import ConfidencePolicy, LowConfidence, Order
 CHUNK_BYTES = {"cpu": 1 << 19}
 DEFAULT_CHUNK_BYTES = 16 << 20
 SEGMENT = 512  # columns of the vocabulary that are summed up first
+LEAST_MASS = 1e-12  # of all tokens but the mask, for a draw from the softmax in which the mask counts
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -55,20 +57,24 @@ class DrawOptions:
 
 
 class TokenDraw:
-    """Draws tokens for rows of logits; holds the buffers that successive steps share."""
+    """Draws tokens for rows of logits; holds the buffers that successive steps share.
+
+    Probabilities are those of the softmax before temperature and filters, as LLaDA and Dream read them: the mask token
+    counts, though it is never drawn; suppressed tokens and what a logits processor removes do not.
+    """
 
     def __init__(self, options: DrawOptions, policy: ConfidencePolicy | OrderPolicy, mask_token_id: int) -> None:
         self.options = options
         self.policy = policy if isinstance(policy, ConfidencePolicy) else None
-        self.hidden = sorted({mask_token_id, *options.suppress_tokens})
-        self.mask = None if mask_token_id in options.suppress_tokens else mask_token_id
+        self.mask = mask_token_id
         filters = bool(options.top_k) or (options.top_p is not None and options.top_p < 1)
         plain = options.temperature in (0, 1) and not filters and options.logits_processor is None
-        # then sums and maxima of the rows are enough, without their probabilities
+        # then one softmax of the logits as they are is enough
         self.lean = plain and (self.policy is None or type(self.policy) is LowConfidence)
         self._buffers: dict[str, torch.Tensor] = {}
         self._columns: torch.Tensor | None = None
 
+    @torch.no_grad()
     def __call__(
         self,
         logits: torch.Tensor,
@@ -89,57 +95,56 @@ class TokenDraw:
             where the logits are unusable (NaN, +inf, or nothing left to draw).
         """
         if self._columns is None:
-            columns = [column for column in self.hidden if column < logits.shape[1]]
-            self._columns = torch.tensor(columns, dtype=torch.long, device=logits.device)
-        rows = len(logits) if index is None else len(index)
-        chunk = chunk_rows(logits)
-        spans = [(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+            self._prepare(logits)
         if self.lean:
-            return self._lean(logits, index, uniform, spans)
+            return self._lean(logits, index, uniform)
         parts = []
-        for start, stop in spans:
+        for start, stop in self._spans(logits, index, torch.get_num_threads()):
             scores = self._processed(self._scores(logits, index, start, stop), input_ids, start, stop)
-            mask = self._mask_logits(logits, index, start, stop)
-            parts.append(self._draw(scores, None if uniform is None else uniform[start:stop], mask))
+            parts.append(self._draw(scores, None if uniform is None else uniform[start:stop]))
         tokens, confidence, usable = zip(*parts, strict=True)
         return torch.cat(tokens), None if confidence[0] is None else torch.cat(confidence), torch.cat(usable)
 
-    def _buffer(self, name: str, rows: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        held = self._buffers.get(name)
+    def _prepare(self, logits: torch.Tensor) -> None:
+        """What follows from the size of the vocabulary."""
+        vocabulary, device = logits.shape[1], logits.device
+        columns = sorted({column for column in self.options.suppress_tokens if column < vocabulary})
+        self._columns = torch.tensor(columns, dtype=torch.long, device=device)
+        self._mask_counts = self.mask < vocabulary and self.mask not in columns
+        self._starts, self._barred = _windows_of(vocabulary, device)
+        barred = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+        barred[self._columns] = True
+        barred[self.mask : self.mask + 1] = True
+        self._barred |= barred.unfold(0, self._barred.shape[1], 1)[self._starts]
+
+    def _buffer(self, name: str, rows: int, like: torch.Tensor) -> torch.Tensor:
+        held, dtype = self._buffers.get(name), _wide(like.dtype)
         width = like.shape[-1]
         wrong = held is None or held.shape[1] != width or held.dtype != dtype or held.device != like.device
         if held is None or wrong or len(held) < rows:
             held = self._buffers[name] = torch.empty(rows, width, dtype=dtype, device=like.device)
         return held[:rows]
 
+    def _spans(self, logits: torch.Tensor, index: torch.Tensor | None, times: int) -> list[tuple[int, int]]:
+        """Wanted rows i to j that are worked on at once, on a CPU `times` the rows of a chunk."""
+        rows = len(logits) if index is None else len(index)
+        chunk = chunk_rows(logits) * (times if logits.is_cpu else 1)
+        return [(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+
     def _scores(self, logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:
-        """The wanted rows in float32 (float64 stays), in a buffer of ours, without what is never drawn."""
-        dtype = _wide(logits.dtype)
-        target = self._buffer("scores", stop - start, logits, dtype)
+        """The wanted rows i to j in float32 (float64 stays), in a buffer of ours, without suppressed tokens."""
+        scores = self._buffer("scores", stop - start, logits)
         if index is None:
-            target.copy_(logits[start:stop])
-        elif logits.dtype == dtype:
-            torch.index_select(logits, 0, index[start:stop], out=target)
+            scores.copy_(logits[start:stop])
+        elif logits.dtype == scores.dtype:
+            torch.index_select(logits, 0, index[start:stop], out=scores)
         else:
-            target.copy_(logits.index_select(0, index[start:stop]))
-        return self._hide(target)
+            scores.copy_(logits.index_select(0, index[start:stop]))
+        return self._suppress(scores)
 
-    def _mask_logits(
-        self, logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int
-    ) -> torch.Tensor | None:
-        """The mask token's logits in the wanted rows, float64; None where it does not count."""
-        if self.policy is None or self.mask is None or self.mask >= logits.shape[1]:
-            return None
-        column = logits[:, self.mask]
-        return (column[start:stop] if index is None else column[index[start:stop]]).double()
-
-    def _hide(self, scores: torch.Tensor) -> torch.Tensor:
+    def _suppress(self, scores: torch.Tensor) -> torch.Tensor:
         assert self._columns is not None
-        if len(self._columns) == 1:
-            scores[:, self.hidden[0]] = -torch.inf
-        elif len(self._columns):
-            scores.index_fill_(1, self._columns, -torch.inf)
-        return scores
+        return scores.index_fill_(1, self._columns, -torch.inf) if len(self._columns) else scores
 
     def _processed(
         self, scores: torch.Tensor, input_ids: Callable[[int, int], torch.Tensor], start: int, stop: int
@@ -149,68 +154,117 @@ class TokenDraw:
         processed = self.options.logits_processor(input_ids(start, stop), scores)
         if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
             raise InvalidTypeError(f"logits_processor must return a tensor of shape {tuple(scores.shape)}")
-        return self._hide(processed.to(scores.dtype))
+        return self._suppress(processed.to(scores.dtype))
 
     def _lean(
+        self, logits: torch.Tensor, index: torch.Tensor | None, uniform: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Temperature 0 or 1: one softmax of each row, of which only maxima or sums by segment are kept."""
+        row = torch.arange(len(logits), device=logits.device) if index is None else index
+        if uniform is None:
+            tokens, logs = self._best(logits, index, row)
+        else:
+            tokens, logs = self._drawn(logits, index, row, uniform)
+        confidence = None if self.policy is None else _ranked(logs.exp().to(_wide(logits.dtype)), logs)
+        return tokens, confidence, logs.isfinite()
+
+    def _best(
+        self, logits: torch.Tensor, index: torch.Tensor | None, row: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first token with the largest logit, and its log-probability."""
+        table = self._segments(logits, index, torch.log_softmax, torch.amax, -torch.inf)
+        logs, segment = table.max(1, keepdim=True)
+        # the log-probabilities of two segments may be rounded to the same number where their logits differ
+        other = table.scatter(1, segment, -torch.inf).argmax(1, keepdim=True)
+        segment = torch.cat([segment, other], 1)
+        values = self._inside(logits, row[:, None], segment).flatten(1)
+        place = (values == values.amax(1, keepdim=True)).to(torch.uint8).argmax(1, keepdim=True)
+        width = self._barred.shape[1]
+        return (self._starts[segment.gather(1, place // width)] + place % width)[:, 0], logs[:, 0]
+
+    def _drawn(
         self,
         logits: torch.Tensor,
         index: torch.Tensor | None,
-        uniform: torch.Tensor | None,
-        spans: list[tuple[int, int]],
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Temperature 0 or 1: each row is read once for maxima and sums by segment; the rest needs one segment."""
-        rows, vocabulary, dtype = spans[-1][1], logits.shape[1], _wide(logits.dtype)
-        maxima = logits.new_empty(rows, -(-vocabulary // SEGMENT), dtype=dtype)
-        sums, columns = torch.empty_like(maxima), torch.tensor([]) if self._columns is None else self._columns
-        for start, stop in spans:
-            scores = self._scores(logits, index, start, stop)
-            _by_segment(scores, torch.amax, maxima[start:stop])
-            if uniform is not None or self.policy is not None:
-                weights = scores.sub_(maxima[start:stop].amax(1, keepdim=True)).exp_()
-                _by_segment(weights, torch.sum, sums[start:stop])
+        row: torch.Tensor,
+        uniform: torch.Tensor,
+        hide: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A token drawn from each row, and its log-probability.
 
-        def inside(segment: torch.Tensor) -> torch.Tensor:
-            row = torch.arange(rows, device=logits.device) if index is None else index
-            column = _columns(segment, vocabulary)
-            values = logits[row[:, None], column.clamp(max=vocabulary - 1)].to(dtype)
-            return values.masked_fill((column >= vocabulary) | torch.isin(column, columns), -torch.inf)
+        With `hide` the softmax leaves out the mask token, as it must where the mask has nearly all probability.
+        """
+        hide = hide or not logits.is_cpu  # a device is not asked whether it must
+        table = self._segments(logits, index, torch.softmax, torch.sum, 0, hide)
+        segment, place, share = _search(table, uniform, lambda segment: self._inside(logits, row, segment).softmax(1))
+        tokens = self._starts[segment] + place
+        logs = share.mul_(table.gather(1, segment[:, None])[:, 0]).log_()
+        if not hide:
+            few = torch.from_numpy(np.flatnonzero(table.sum(1).numpy() < LEAST_MASS))
+            if len(few):
+                tokens[few], logs[few] = self._drawn(logits, row[few], row[few], uniform[few], hide=True)
+        elif self._mask_counts:
+            # the log-sum of the others is the token's logit less its log-probability among them
+            above = logits[row, self.mask].double() - logits[row, tokens].double() + logs
+            logs = logs - torch.nn.functional.softplus(above)
+        return tokens, logs
 
-        mask = self._mask_logits(logits, index, 0, rows)
-        if uniform is None:
-            best, tokens = _first_maximum(maxima, inside)
-            usable, confidence = best.isfinite(), 1 / sums.sum(1)
-            if mask is not None:
-                confidence = (1 / (sums.sum(1).double() + (mask - best).exp())).to(dtype)
-            return tokens, None if self.policy is None else confidence, usable
-        best = maxima.amax(1, keepdim=True)
-        tokens, weight, total = _search(sums, uniform, lambda segment: (inside(segment) - best).exp())
-        usable = (total > 0) & total.isfinite()
-        counted = total if mask is None else total + (mask - best[:, 0]).exp()
-        return tokens, None if self.policy is None else (weight / counted).to(dtype), usable
+    def _segments(
+        self,
+        logits: torch.Tensor,
+        index: torch.Tensor | None,
+        softmax: Callable[..., torch.Tensor],
+        reduce: Callable[..., torch.Tensor],
+        nothing: float,
+        hide: bool = False,
+    ) -> torch.Tensor:
+        """`reduce` by segment [R, segments] of the rows' softmax, with `nothing` where the mask is.
+
+        The mask counts in the softmax unless `hide`. The logits are read in place where nothing must be changed in them
+        and the host knows which rows are neighbours.
+        """
+        assert self._columns is not None
+        rows = len(logits) if index is None else len(index)
+        table = logits.new_empty(rows, len(self._starts), dtype=_wide(logits.dtype))
+        in_place = logits.dtype == table.dtype and not (hide or len(self._columns)) and (index is None or index.is_cpu)
+        for start, stop in self._spans(logits, index, 16):  # each operation reads a row once, so many rows pay
+            probs = self._buffer("probs", stop - start, logits)
+            parts = _neighbours(logits, index, start, stop) if in_place else [self._scores(logits, index, start, stop)]
+            if hide:
+                parts[0][:, self.mask : self.mask + 1] = -torch.inf
+            for part, out in zip(parts, probs.split([len(part) for part in parts]), strict=True):
+                softmax(part, 1, out=out)
+            probs[:, self.mask : self.mask + 1] = nothing
+            _by_segment(probs, reduce, table[start:stop])
+        return table
+
+    def _inside(self, logits: torch.Tensor, row: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
+        """The logits [..., width] in a segment of each row, without what is never drawn."""
+        values = logits.unfold(1, self._barred.shape[1], 1)[row, self._starts[segment]]
+        return values.to(_wide(logits.dtype)).masked_fill_(self._barred[segment], -torch.inf)
 
     def _draw(
-        self, scores: torch.Tensor, uniform: torch.Tensor | None, mask: torch.Tensor | None
+        self, scores: torch.Tensor, uniform: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         probs = None
         if self.policy is not None:
-            probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores, scores.dtype))
-        if probs is not None and mask is not None:
-            others = scores.amax(1).double() - probs.amax(1).double().log()  # log of their summed weights
-            probs.mul_(torch.sigmoid(others - mask).to(probs.dtype)[:, None])
-            probs[:, self.mask] = torch.sigmoid(mask - others).to(probs.dtype)
-        if uniform is None:
-            best, tokens = scores.max(1)
-            usable = best.isfinite()
-        else:
-            tokens, usable = inverse_cdf(self._tempered(scores), uniform)
+            probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores))
+            least_surprise = scores.amax(1) - probs.amax(1).log()
+        scores[:, self.mask : self.mask + 1] = -torch.inf
+        best, tokens = scores.max(1)
+        usable = best.isfinite()
+        if uniform is not None:
+            tokens, usable = inverse_cdf(self._tempered(scores - best[:, None]), uniform)
         if self.policy is None or probs is None:
             return tokens, None, usable
         confidence = self.policy.score(probs, tokens)
+        if type(self.policy) is LowConfidence:
+            confidence = _ranked(confidence, scores.gather(1, tokens[:, None])[:, 0] - least_surprise)
         return tokens, confidence, usable & ~confidence.isnan()
 
     def _tempered(self, scores: torch.Tensor) -> torch.Tensor:
         """Probabilities after temperature, top_k and top_p, in that order (as transformers does); ties are kept."""
-        scores = scores.sub_(scores.amax(1, keepdim=True)).div_(self.options.temperature)
+        scores = scores.div_(self.options.temperature)
         if self.options.top_k and self.options.top_k < scores.shape[1]:
             least = scores.topk(self.options.top_k, dim=1).values[:, -1:]
             scores = scores.masked_fill_(scores < least, -torch.inf)
@@ -232,30 +286,40 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def _ranked(probability: torch.Tensor, log_probability: torch.Tensor) -> torch.Tensor:
+    """The probability, or its logarithm where it underflows (the mask far above the rest): lower, and still ordered."""
+    tiny = torch.finfo(probability.dtype).tiny
+    return torch.where(probability < tiny, log_probability.to(probability.dtype), probability)
+
+
+def _neighbours(logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int) -> list[torch.Tensor]:
+    """Views of the wanted rows i to j, one for each run of rows that follow one another; `index` is on the host."""
+    if index is None:
+        return [logits[start:stop]]
+    row = index[start:stop].numpy()
+    cuts = [0, *(np.flatnonzero(np.diff(row) != 1) + 1), len(row)]
+    return [logits[row[i] : row[i] + j - i] for i, j in pairwise(cuts)]
+
+
 def _by_segment(values: torch.Tensor, reduce: Callable[..., torch.Tensor], out: torch.Tensor) -> None:
     """`reduce` over each segment of the vocabulary, the last one shorter, into out [R, ceil(V / SEGMENT)]."""
     whole = values.shape[1] // SEGMENT
     if whole:
-        out[:, :whole] = reduce(values[:, : whole * SEGMENT].unflatten(1, (whole, SEGMENT)), 2)
+        reduce(values[:, : whole * SEGMENT].unflatten(1, (whole, SEGMENT)), 2, out=out[:, :whole])
     if whole < out.shape[1]:
-        out[:, whole] = reduce(values[:, whole * SEGMENT :], 1)
+        reduce(values[:, whole * SEGMENT :], 1, out=out[:, whole])
 
 
-def _columns(segment: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """The columns [R, SEGMENT] of one segment per row, segment [R, 1]; fewer in a vocabulary that is smaller."""
-    return segment * SEGMENT + torch.arange(min(SEGMENT, vocabulary), device=segment.device)
+def _windows_of(vocabulary: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Windows of one width that hold one segment each.
 
-
-def _first_maximum(
-    maxima: torch.Tensor, inside: Callable[[torch.Tensor], torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest value of each row and its first column, from the maxima by segment [R, segments].
-
-    `inside` gives the values [R, SEGMENT] in one segment per row.
+    Returns:
+        their first columns [segments], and a bool [segments, width] that is True on columns of another segment.
     """
-    best, segment = maxima.max(1, keepdim=True)
-    first = (inside(segment) == best).to(torch.uint8).argmax(1, keepdim=True)
-    return best[:, 0], (segment * SEGMENT + first)[:, 0]
+    width = min(SEGMENT, vocabulary)
+    first = torch.arange(0, vocabulary, SEGMENT, device=device)
+    starts = first.clamp(max=vocabulary - width)
+    return starts, torch.arange(width, device=device) < (first - starts)[:, None]
 
 
 def _search(
@@ -263,23 +327,25 @@ def _search(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draw from each row of weights by one uniform number, from the sums by segment [R, segments].
 
-    Float32 within a segment of 512, float64 across segments: no mass is lost in a large vocabulary.
+    `inside` gives the weights [R, width] in one segment [R] of each row, up to a factor. Sums across segments are
+    float64: no mass is lost in a large vocabulary.
 
     Returns:
-        tokens [R], never one of weight zero; their weights, and the rows' totals, float64 [R].
+        segments [R]; places in them, never one of weight zero; and the shares of the segment's weight there, float64.
     """
-    running = sums.double().cumsum(1)
+    running = sums.cumsum(1, dtype=torch.float64)
     total = running[:, -1:]
     # below the total even after rounding, so that the search ends on a segment with weight
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    segment = torch.searchsorted(running, target, right=True).clamp(max=sums.shape[1] - 1)
-    weights = inside(segment).double()
-    within = weights.cumsum(1)
+    segment = torch.searchsorted(running, target, right=True).clamp_(max=sums.shape[1] - 1)
+    weights = inside(segment[:, 0])
+    within = weights.cumsum(1, dtype=torch.float64)
     end = within[:, -1:]
-    target = (target - (running.gather(1, segment) - sums.gather(1, segment))).clamp(min=0)
+    here = sums.gather(1, segment)
+    target = (target - (running.gather(1, segment) - here)).clamp_(min=0).mul_(end).div_(here)
     target = torch.minimum(target, torch.nextafter(end, torch.zeros_like(end)))
-    place = torch.searchsorted(within, target, right=True).clamp(max=weights.shape[1] - 1)
-    return (segment * SEGMENT + place)[:, 0], weights.gather(1, place)[:, 0], total[:, 0]
+    place = torch.searchsorted(within, target, right=True).clamp_(max=weights.shape[1] - 1)
+    return segment[:, 0], place[:, 0], (weights.gather(1, place) / end)[:, 0]
 
 
 def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -292,16 +358,16 @@ def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tenso
     Returns:
         tokens [R], never one of weight zero, and a bool [R] that is False where the weights are NaN or all zero.
     """
-    vocabulary = probs.shape[1]
-    sums = probs.new_empty(len(probs), -(-vocabulary // SEGMENT))
+    starts, others = _windows_of(probs.shape[1], probs.device)
+    sums = probs.new_empty(len(probs), len(starts))
     _by_segment(probs, torch.sum, sums)
+    windows, row = probs.unfold(1, others.shape[1], 1), torch.arange(len(probs), device=probs.device)
 
     def inside(segment: torch.Tensor) -> torch.Tensor:
-        column = _columns(segment, vocabulary)
-        return probs.gather(1, column.clamp(max=vocabulary - 1)).masked_fill(column >= vocabulary, 0)
+        return windows[row, starts[segment]].masked_fill_(others[segment], 0)
 
-    tokens, _, total = _search(sums, uniform, inside)
-    return tokens.clamp(max=vocabulary - 1), (total > 0) & total.isfinite()
+    segment, place, share = _search(sums, uniform, inside)
+    return starts[segment] + place, (share > 0) & sums.sum(1).isfinite()
 
 
 def check_logits(logits: Any, index: Any, rows: int) -> None:

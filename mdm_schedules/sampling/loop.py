@@ -349,11 +349,11 @@ class _Run:
         return keep
 
     def check(self) -> None:
-        """Raise for the first pass whose logits could not be used."""
-        for step, live, row, usable in self.troubles:
-            if not bool(usable.all()):
-                raise InvalidValueError(
-                    f"the model gave logits with NaN, +inf or nothing left to draw, at pass {step} "
-                    f"for row {live[int(row[~usable][0])]}"
-                )
+        """Raise for the first pass whose logits could not be used; the host asks the device once."""
+        if self.troubles and not bool(torch.cat([usable for *_, usable in self.troubles]).all()):
+            step, live, row, usable = next(trouble for trouble in self.troubles if not bool(trouble[3].all()))
+            raise InvalidValueError(
+                f"the model gave logits with NaN, +inf or nothing left to draw, at pass {step} "
+                f"for row {live[int(row[~usable][0])]}"
+            )
         self.troubles.clear()

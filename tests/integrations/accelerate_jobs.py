@@ -153,10 +153,12 @@ def file_on_one_machine(path):
 
 
 def failing(rank, marker, **options):
-    """A model that raises in process `rank` at a batch whose first token is `marker`."""
+    """A model that raises in process `rank` at a batch with the token `marker`; it is slow elsewhere, so that one comes."""
 
     def model(tokens):
-        if int(os.environ["RANK"]) == rank and (tokens == marker).any():
+        if int(os.environ["RANK"]) != rank:
+            time.sleep(0.1)
+        elif (tokens == marker).any():
             raise ZeroDivisionError("as the test wants it")
         return torch.zeros(*tokens.shape, 20)
 

@@ -1,0 +1,154 @@
+"""The draw alone: probabilities with the mask counted in, whatever its logit, and what the host has to wait for."""
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mdm_schedules.sampling import POLICIES, DrawOptions, sample
+from mdm_schedules.sampling.draw import SEGMENT, TokenDraw
+
+ROWS, SIZES = 9, [7, SEGMENT, 3 * SEGMENT, 3 * SEGMENT + 5]
+
+
+def draw(logits, mask, options, policy="low_confidence", index=None, seed=0):
+    rows = len(logits) if index is None else len(index)
+    uniform = torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    uniform = uniform if options.temperature else None
+    return TokenDraw(options, POLICIES[policy], mask)(logits, index, uniform, lambda i, j: torch.zeros(j - i, 1))
+
+
+@pytest.mark.parametrize("index", [None, [0, 1, 2, 5, 8, 7, 3]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("vocabulary", SIZES)
+@pytest.mark.parametrize("suppressed", [[], [1, 3]])
+def test_low_confidence_is_the_softmax_with_the_mask_counted_in(index, dtype, temperature, vocabulary, suppressed):
+    logits = (torch.randn(ROWS, vocabulary, generator=torch.Generator().manual_seed(1)) * 2).to(dtype)
+    kept, mask = logits.clone(), vocabulary // 2
+    index = None if index is None else torch.tensor(index)
+    tokens, score, usable = draw(logits, mask, DrawOptions(temperature, suppress_tokens=suppressed), index=index)
+    wanted = (
+        (logits if index is None else logits[index]).double().index_fill(1, torch.tensor(suppressed).long(), -torch.inf)
+    )
+    probs = wanted.softmax(1)
+    assert usable.all()
+    assert not torch.isin(tokens, torch.tensor([mask, *suppressed])).any()
+    if temperature == 0:
+        wanted[:, mask] = -torch.inf
+        assert torch.equal(tokens, wanted.argmax(1))
+    precise = dtype == torch.float64
+    expected = probs.gather(1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(score.double(), expected, rtol=1e-12 if precise else 2e-6, atol=0)
+    assert score.dtype == (torch.float64 if precise else torch.float32)
+    assert torch.equal(logits, kept)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("above", [30.0, 100.0, 1e4])
+@pytest.mark.parametrize("vocabulary", SIZES)
+def test_a_mask_far_above_the_rest_changes_neither_the_draw_nor_the_order(temperature, above, vocabulary):
+    logits = torch.randn(ROWS, vocabulary, generator=torch.Generator().manual_seed(2))
+    mask = vocabulary - 2
+    logits[:, mask] = logits.max() + above
+    logits[4] = torch.randn(vocabulary, generator=torch.Generator().manual_seed(3))  # an ordinary row among them
+    without = logits.clone()
+    without[:, mask] = -torch.inf
+    options = DrawOptions(temperature)
+    tokens, score, usable = draw(logits, mask, options)
+    assert usable.all()
+    assert torch.equal(tokens, draw(without, mask, options)[0])
+    expected = logits.double().log_softmax(1).gather(1, tokens[:, None])[:, 0]
+    assert torch.equal(score.argsort(), expected.argsort())
+
+
+@pytest.mark.parametrize("vocabulary", [7, 3 * SEGMENT + 5, 40 * SEGMENT])
+def test_the_largest_logit_wins_by_its_last_bit_and_the_first_of_equals(vocabulary):
+    logits = torch.rand(ROWS, vocabulary, generator=torch.Generator().manual_seed(6))
+    for row, top in enumerate(logits):
+        top[row % 3], top[vocabulary - 3 - row % 2] = 2.0, 2.0 if row % 2 else 2.0 + 2**-22
+        top[vocabulary - 2] = top[vocabulary - 3]
+    logits[-1] = 0  # every token is the best
+    tokens, *_ = draw(logits, vocabulary - 1, DrawOptions())
+    assert torch.equal(tokens, logits[:, :-1].argmax(1))
+    assert tokens[0] > 2
+    assert tokens[1] == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_is_read_alone_as_in_any_company_to_the_last_bit(dtype, temperature):
+    rows, mask = 64, 19_000
+    logits = torch.randn(rows, 20_003, generator=torch.Generator().manual_seed(7)).to(dtype)
+    logits[::5, mask] = 60  # these are drawn by another way
+    uniform = torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+
+    def read(index):
+        reader = TokenDraw(DrawOptions(temperature), POLICIES["low_confidence"], mask)
+        numbers = uniform if temperature else None
+        some = None if numbers is None else numbers if index is None else numbers[index]
+        return reader(logits, index, some, lambda i, j: torch.zeros(j - i, 1))[:2]
+
+    tokens, score = read(None)
+    shuffled = torch.randperm(rows, generator=torch.Generator().manual_seed(9))
+    for index in (shuffled, *torch.arange(rows).split(1)):
+        again, confidence = read(index)
+        assert torch.equal(again, tokens[index])
+        assert torch.equal(confidence, score[index])
+
+
+@pytest.mark.parametrize("name", ["margin", "entropy"])
+def test_other_policies_see_the_masks_probability(name):
+    logits = torch.randn(ROWS, 40, generator=torch.Generator().manual_seed(4))
+    probs = logits.softmax(1)
+    tokens, score, _ = draw(logits, 39, DrawOptions(), name)
+    assert torch.equal(tokens, logits[:, :39].argmax(1))
+    torch.testing.assert_close(score, POLICIES[name].score(probs, tokens))
+
+
+@pytest.mark.parametrize(("draws", "lift"), [(100_000, 0.0), (5_000, 200.0)])
+def test_draws_from_a_vocabulary_of_126_464_follow_the_softmax(draws, lift):
+    size, mask = 126_464, 77_000
+    logits = torch.randn(1, size, generator=torch.Generator().manual_seed(0)) * 2
+    logits[0, mask] += lift
+    index = torch.zeros(draws, dtype=torch.long)
+    tokens = torch.cat(
+        [draw(logits, mask, DrawOptions(1.0), "random", part, int(k))[0] for k, part in enumerate(index.split(1000))]
+    )
+    probs = logits[0].double().index_fill(0, torch.tensor([mask]), -torch.inf).softmax(0)
+    rank = probs.argsort()
+    bins = torch.empty(size, dtype=torch.long)
+    bins[rank] = (probs[rank].cumsum(0) * 100).long().clamp(max=99)  # a hundred of nearly equal mass
+    expected = torch.zeros(100, dtype=torch.float64).index_add_(0, bins, probs) * draws
+    seen = bins[tokens].bincount(minlength=100)
+    assert float(((seen - expected) ** 2 / expected).sum()) < chi2.isf(1e-3, 99)
+
+
+class HostReads(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_reads_of_the_device_do_not_grow_with_the_steps(policy, temperature):
+    table = torch.randn(64, 50, generator=torch.Generator().manual_seed(5))
+    counts = []
+    for steps in (8, 64):
+        with HostReads() as reads:
+            sample(
+                lambda tokens, rows: table[rows % 64],
+                torch.full((2, 64), 49),
+                mask_token_id=49,
+                steps=steps,
+                remasking=policy,
+                draw=DrawOptions(temperature),
+                seed=0,
+            )
+        counts.append(reads.count)
+    assert counts[0] == counts[1] <= 8  # the plan, and one look at the end
