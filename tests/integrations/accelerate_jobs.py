@@ -153,7 +153,7 @@ def file_on_one_machine(path):
 
 
 def failing(rank, marker, **options):
-    """A model that raises in process `rank` at a batch with the token `marker`; it is slow elsewhere, so that one comes."""
+    """A model that raises in process `rank` at a batch with `marker`, and is slow in others, so that one gets there."""
 
     def model(tokens):
         if int(os.environ["RANK"]) != rank:
