@@ -62,12 +62,32 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
             return _open_sqlite(path), True
         from optuna.storages.journal import JournalFileBackend
 
+        _drop_unfinished_line(path)
         return optuna.storages.JournalStorage(JournalFileBackend(str(path))), True
     except InvalidValueError:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StorageError(f"cannot open the study in {text}: {reason}") from error
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    """What a full disk or a power cut left at the end of a journal; the next line would be joined to it."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    def unfinished() -> int:
+        data = path.read_bytes() if path.exists() else b""
+        # a file that is no journal is left alone
+        return len(data.rpartition(b"\n")[2]) if data.startswith(b'{"op_code"') and b"\n" in data else 0
+
+    if not unfinished():
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()  # what looked unfinished may have been a line that another worker was writing
+    try:
+        os.truncate(path, path.stat().st_size - unfinished())
+    finally:
+        lock.release()
 
 
 def _open_sqlite(path: Path) -> BaseStorage:

@@ -189,6 +189,21 @@ def test_a_file_that_is_no_study(tmp_path):
         mdm.tune(closeness, n_trials=2, storage="/proc/nowhere/study.db")
 
 
+@pytest.mark.parametrize("cut", [1, 40])
+def test_a_journal_that_ends_in_the_middle_of_a_line(tmp_path, cut):
+    path = tmp_path / "study.journal"
+    mdm.tune(closeness, n_trials=3, storage=path, seed=0)
+    path.write_bytes(path.read_bytes()[:-cut])
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    found = mdm.tune(closeness, n_trials=5, storage=path, seed=0)
+    assert path.read_bytes().startswith(whole)
+    assert found.best_schedule == mdm.tune(closeness, n_trials=5, seed=0).best_schedule
+    (tmp_path / "notes.log").write_text("of something else\nwithout an end")
+    with pytest.raises(StorageError):
+        mdm.tune(closeness, n_trials=2, storage=tmp_path / "notes.log")
+    assert (tmp_path / "notes.log").read_text() == "of something else\nwithout an end"
+
+
 def test_whose_worker_is_alive(tmp_path):
     kept, lasting = storage_module.open_storage(tmp_path / "study.db")
     assert lasting
