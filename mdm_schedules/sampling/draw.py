@@ -249,7 +249,7 @@ class TokenDraw:
         probs = None
         if self.policy is not None:
             probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores))
-            least_surprise = scores.amax(1) - probs.amax(1).log()
+            log_sum = scores.amax(1) - probs.amax(1).log()
         scores[:, self.mask : self.mask + 1] = -torch.inf
         best, tokens = scores.max(1)
         usable = best.isfinite()
@@ -259,7 +259,7 @@ class TokenDraw:
             return tokens, None, usable
         confidence = self.policy.score(probs, tokens)
         if type(self.policy) is LowConfidence:
-            confidence = _ranked(confidence, scores.gather(1, tokens[:, None])[:, 0] - least_surprise)
+            confidence = _ranked(confidence, scores.gather(1, tokens[:, None])[:, 0] - log_sum)
         return tokens, confidence, usable & ~confidence.isnan()
 
     def _tempered(self, scores: torch.Tensor) -> torch.Tensor:

@@ -100,6 +100,7 @@ def tune(
         InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument, or a storage with another study.
         ObjectiveError: the objective raised or gave no finite number; `.finished` has the trials before it.
         StorageError: the storage cannot be read or written any more; `.finished` as well.
+        KeyboardInterrupt: Ctrl-C; `.finished` as well.
         MissingExtraError: optuna is not installed (extra `tune`).
     """
     asked, method = Asked(objective, direction), check_method(method)
@@ -236,7 +237,10 @@ def _keeping(finished: Callable[[], Sequence[Any]]) -> Iterator[None]:
     except (ObjectiveError, StorageError) as error:
         error.finished = finished()
         raise
-    except (MDMError, KeyboardInterrupt):
+    except KeyboardInterrupt as stop:
+        stop.finished = finished()  # type: ignore[attr-defined]
+        raise
+    except MDMError:
         raise
     except Exception as error:
         inner = (OSError, KeyError, JSONDecodeError, optuna_module().exceptions.StorageInternalError)

@@ -360,6 +360,23 @@ def test_an_answer_that_is_no_score_keeps_the_finished_trials(bad, words):
     assert str(asked[5]) in str(caught.value)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_keeps_the_finished_trials(jobs):
+    asked = []
+
+    def objective(schedule):
+        asked.append(schedule)
+        if len(asked) > 5:
+            raise KeyboardInterrupt
+        return closeness(schedule)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        mdm.tune(objective, n_trials=20, n_jobs=jobs)
+    finished = [trial.schedule for trial in caught.value.finished]
+    assert finished
+    assert all(schedule in asked[:5] for schedule in finished)
+
+
 def test_the_wrong_number_of_scores():
     class Short(Noisy):
         def __call__(self, schedule, steps=None, instances=None):
