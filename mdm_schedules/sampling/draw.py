@@ -15,11 +15,12 @@ import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
 from mdm_schedules.sampling.policy import ConfidencePolicy, LowConfidence, OrderPolicy
+from mdm_schedules.sampling.segments import by_segment, inverse_cdf, search, windows_of
 
-# per buffer; two buffers are kept, whatever the batch and vocabulary. On a CPU they stay in its cache.
+# of float32 that are worked on at once (on a CPU by each thread), so that memory does not grow with the batch
 CHUNK_BYTES = {"cpu": 1 << 19}
 DEFAULT_CHUNK_BYTES = 16 << 20
-SEGMENT = 512  # columns of the vocabulary that are summed up first
+READ_IN_PLACE = 16_384  # columns; shorter rows are copied in less time than it takes to find which are neighbours
 LEAST_MASS = 1e-12  # of all tokens but the mask, for a draw from the softmax in which the mask counts
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -69,7 +70,7 @@ class TokenDraw:
         self.mask = mask_token_id
         filters = bool(options.top_k) or (options.top_p is not None and options.top_p < 1)
         plain = options.temperature in (0, 1) and not filters and options.logits_processor is None
-        # then one softmax of the logits as they are is enough
+        # then one softmax of the logits as they are is enough; at temperature 0 only where the host sees ties
         self.lean = plain and (self.policy is None or type(self.policy) is LowConfidence)
         self._buffers: dict[str, torch.Tensor] = {}
         self._columns: torch.Tensor | None = None
@@ -96,10 +97,10 @@ class TokenDraw:
         """
         if self._columns is None:
             self._prepare(logits)
-        if self.lean:
+        if self.lean and (uniform is not None or logits.is_cpu):
             return self._lean(logits, index, uniform)
         parts = []
-        for start, stop in self._spans(logits, index, torch.get_num_threads()):
+        for start, stop in self._spans(logits, index, torch.get_num_threads()) or [(0, 0)]:
             scores = self._processed(self._scores(logits, index, start, stop), input_ids, start, stop)
             parts.append(self._draw(scores, None if uniform is None else uniform[start:stop]))
         tokens, confidence, usable = zip(*parts, strict=True)
@@ -111,7 +112,7 @@ class TokenDraw:
         columns = sorted({column for column in self.options.suppress_tokens if column < vocabulary})
         self._columns = torch.tensor(columns, dtype=torch.long, device=device)
         self._mask_counts = self.mask < vocabulary and self.mask not in columns
-        self._starts, self._barred = _windows_of(vocabulary, device)
+        self._starts, self._barred = windows_of(vocabulary, device)
         barred = torch.zeros(vocabulary, dtype=torch.bool, device=device)
         barred[self._columns] = True
         barred[self.mask : self.mask + 1] = True
@@ -154,7 +155,9 @@ class TokenDraw:
         processed = self.options.logits_processor(input_ids(start, stop), scores)
         if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
             raise InvalidTypeError(f"logits_processor must return a tensor of shape {tuple(scores.shape)}")
-        return self._suppress(processed.to(scores.dtype))
+        if processed is not scores:
+            scores.copy_(processed)  # it may be the processor's own
+        return self._suppress(scores)
 
     def _lean(
         self, logits: torch.Tensor, index: torch.Tensor | None, uniform: torch.Tensor | None
@@ -171,16 +174,18 @@ class TokenDraw:
     def _best(
         self, logits: torch.Tensor, index: torch.Tensor | None, row: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first token with the largest logit, and its log-probability."""
+        """The first token with the largest logit, and its log-probability; on a CPU."""
         table = self._segments(logits, index, torch.log_softmax, torch.amax, -torch.inf)
-        logs, segment = table.max(1, keepdim=True)
-        # the log-probabilities of two segments may be rounded to the same number where their logits differ
-        other = table.scatter(1, segment, -torch.inf).argmax(1, keepdim=True)
-        segment = torch.cat([segment, other], 1)
-        values = self._inside(logits, row[:, None], segment).flatten(1)
-        place = (values == values.amax(1, keepdim=True)).to(torch.uint8).argmax(1, keepdim=True)
-        width = self._barred.shape[1]
-        return (self._starts[segment.gather(1, place // width)] + place % width)[:, 0], logs[:, 0]
+        logs, segment = table.max(1)
+        values = self._inside(logits, row, segment)
+        tokens = self._starts[segment] + (values == values.amax(1, keepdim=True)).to(torch.uint8).argmax(1)
+        # log-probabilities of several segments may be rounded to the same number where their logits differ
+        tied = torch.from_numpy(np.flatnonzero(((table == logs[:, None]).sum(1) > 1).numpy()))
+        for start, stop in self._spans(logits, tied, torch.get_num_threads()):
+            scores = self._scores(logits, row[tied], start, stop)
+            scores[:, self.mask : self.mask + 1] = -torch.inf
+            tokens[tied[start:stop]] = scores.argmax(1)
+        return tokens, logs
 
     def _drawn(
         self,
@@ -196,7 +201,7 @@ class TokenDraw:
         """
         hide = hide or not logits.is_cpu  # a device is not asked whether it must
         table = self._segments(logits, index, torch.softmax, torch.sum, 0, hide)
-        segment, place, share = _search(table, uniform, lambda segment: self._inside(logits, row, segment).softmax(1))
+        segment, place, share = search(table, uniform, lambda segment: self._inside(logits, row, segment).softmax(1))
         tokens = self._starts[segment] + place
         logs = share.mul_(table.gather(1, segment[:, None])[:, 0]).log_()
         if not hide:
@@ -206,7 +211,7 @@ class TokenDraw:
         elif self._mask_counts:
             # the log-sum of the others is the token's logit less its log-probability among them
             above = logits[row, self.mask].double() - logits[row, tokens].double() + logs
-            logs = logs - torch.nn.functional.softplus(above)
+            logs = logs - torch.logaddexp(above, torch.zeros_like(above))
         return tokens, logs
 
     def _segments(
@@ -220,13 +225,14 @@ class TokenDraw:
     ) -> torch.Tensor:
         """`reduce` by segment [R, segments] of the rows' softmax, with `nothing` where the mask is.
 
-        The mask counts in the softmax unless `hide`. The logits are read in place where nothing must be changed in them
-        and the host knows which rows are neighbours.
+        The mask counts in the softmax unless `hide`. Long rows are read in place where nothing must be changed in them
+        and the host knows which are neighbours.
         """
         assert self._columns is not None
         rows = len(logits) if index is None else len(index)
         table = logits.new_empty(rows, len(self._starts), dtype=_wide(logits.dtype))
-        in_place = logits.dtype == table.dtype and not (hide or len(self._columns)) and (index is None or index.is_cpu)
+        as_they_are = logits.dtype == table.dtype and not (hide or len(self._columns))
+        in_place = as_they_are and (index is None or (index.is_cpu and logits.shape[1] >= READ_IN_PLACE))
         for start, stop in self._spans(logits, index, 16):  # each operation reads a row once, so many rows pay
             probs = self._buffer("probs", stop - start, logits)
             parts = _neighbours(logits, index, start, stop) if in_place else [self._scores(logits, index, start, stop)]
@@ -235,11 +241,11 @@ class TokenDraw:
             for part, out in zip(parts, probs.split([len(part) for part in parts]), strict=True):
                 softmax(part, 1, out=out)
             probs[:, self.mask : self.mask + 1] = nothing
-            _by_segment(probs, reduce, table[start:stop])
+            by_segment(probs, reduce, table[start:stop])
         return table
 
     def _inside(self, logits: torch.Tensor, row: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
-        """The logits [..., width] in a segment of each row, without what is never drawn."""
+        """The logits [R, width] in a segment of each row, without what is never drawn."""
         values = logits.unfold(1, self._barred.shape[1], 1)[row, self._starts[segment]]
         return values.to(_wide(logits.dtype)).masked_fill_(self._barred[segment], -torch.inf)
 
@@ -250,11 +256,14 @@ class TokenDraw:
         if self.policy is not None:
             probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores))
             log_sum = scores.amax(1) - probs.amax(1).log()
-        scores[:, self.mask : self.mask + 1] = -torch.inf
+        mask = scores[:, self.mask : self.mask + 1]
+        usable = (mask < torch.inf).all(1)
+        mask.fill_(-torch.inf)
         best, tokens = scores.max(1)
-        usable = best.isfinite()
+        usable &= best.isfinite()
         if uniform is not None:
-            tokens, usable = inverse_cdf(self._tempered(scores - best[:, None]), uniform)
+            tokens, drawn = inverse_cdf(self._tempered(scores - best[:, None]), uniform)
+            usable &= drawn
         if self.policy is None or probs is None:
             return tokens, None, usable
         confidence = self.policy.score(probs, tokens)
@@ -264,7 +273,8 @@ class TokenDraw:
 
     def _tempered(self, scores: torch.Tensor) -> torch.Tensor:
         """Probabilities after temperature, top_k and top_p, in that order (as transformers does); ties are kept."""
-        scores = scores.div_(self.options.temperature)
+        limits = torch.finfo(scores.dtype)
+        scores = scores.div_(min(max(self.options.temperature, limits.tiny), limits.max))
         if self.options.top_k and self.options.top_k < scores.shape[1]:
             least = scores.topk(self.options.top_k, dim=1).values[:, -1:]
             scores = scores.masked_fill_(scores < least, -torch.inf)
@@ -299,75 +309,6 @@ def _neighbours(logits: torch.Tensor, index: torch.Tensor | None, start: int, st
     row = index[start:stop].numpy()
     cuts = [0, *(np.flatnonzero(np.diff(row) != 1) + 1), len(row)]
     return [logits[row[i] : row[i] + j - i] for i, j in pairwise(cuts)]
-
-
-def _by_segment(values: torch.Tensor, reduce: Callable[..., torch.Tensor], out: torch.Tensor) -> None:
-    """`reduce` over each segment of the vocabulary, the last one shorter, into out [R, ceil(V / SEGMENT)]."""
-    whole = values.shape[1] // SEGMENT
-    if whole:
-        reduce(values[:, : whole * SEGMENT].unflatten(1, (whole, SEGMENT)), 2, out=out[:, :whole])
-    if whole < out.shape[1]:
-        reduce(values[:, whole * SEGMENT :], 1, out=out[:, whole])
-
-
-def _windows_of(vocabulary: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows of one width that hold one segment each.
-
-    Returns:
-        their first columns [segments], and a bool [segments, width] that is True on columns of another segment.
-    """
-    width = min(SEGMENT, vocabulary)
-    first = torch.arange(0, vocabulary, SEGMENT, device=device)
-    starts = first.clamp(max=vocabulary - width)
-    return starts, torch.arange(width, device=device) < (first - starts)[:, None]
-
-
-def _search(
-    sums: torch.Tensor, uniform: torch.Tensor, inside: Callable[[torch.Tensor], torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw from each row of weights by one uniform number, from the sums by segment [R, segments].
-
-    `inside` gives the weights [R, width] in one segment [R] of each row, up to a factor. Sums across segments are
-    float64: no mass is lost in a large vocabulary.
-
-    Returns:
-        segments [R]; places in them, never one of weight zero; and the shares of the segment's weight there, float64.
-    """
-    running = sums.cumsum(1, dtype=torch.float64)
-    total = running[:, -1:]
-    # below the total even after rounding, so that the search ends on a segment with weight
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    segment = torch.searchsorted(running, target, right=True).clamp_(max=sums.shape[1] - 1)
-    weights = inside(segment[:, 0])
-    within = weights.cumsum(1, dtype=torch.float64)
-    end = within[:, -1:]
-    here = sums.gather(1, segment)
-    target = (target - (running.gather(1, segment) - here)).clamp_(min=0).mul_(end).div_(here)
-    target = torch.minimum(target, torch.nextafter(end, torch.zeros_like(end)))
-    place = torch.searchsorted(within, target, right=True).clamp_(max=weights.shape[1] - 1)
-    return segment[:, 0], place[:, 0], (weights.gather(1, place) / end)[:, 0]
-
-
-def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw from each row of non-negative weights by one uniform number, through sums on two levels.
-
-    Args:
-        probs: [R, V] weights, not necessarily normalised.
-        uniform: float64 [R] in [0, 1).
-
-    Returns:
-        tokens [R], never one of weight zero, and a bool [R] that is False where the weights are NaN or all zero.
-    """
-    starts, others = _windows_of(probs.shape[1], probs.device)
-    sums = probs.new_empty(len(probs), len(starts))
-    _by_segment(probs, torch.sum, sums)
-    windows, row = probs.unfold(1, others.shape[1], 1), torch.arange(len(probs), device=probs.device)
-
-    def inside(segment: torch.Tensor) -> torch.Tensor:
-        return windows[row, starts[segment]].masked_fill_(others[segment], 0)
-
-    segment, place, share = _search(sums, uniform, inside)
-    return starts[segment] + place, (share > 0) & sums.sum(1).isfinite()
 
 
 def check_logits(logits: Any, index: Any, rows: int) -> None:

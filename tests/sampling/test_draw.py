@@ -6,7 +6,8 @@ from scipy.stats import chi2
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mdm_schedules.sampling import POLICIES, DrawOptions, sample
-from mdm_schedules.sampling.draw import SEGMENT, TokenDraw
+from mdm_schedules.sampling.draw import TokenDraw
+from mdm_schedules.sampling.segments import SEGMENT
 
 ROWS, SIZES = 9, [7, SEGMENT, 3 * SEGMENT, 3 * SEGMENT + 5]
 
@@ -73,18 +74,22 @@ def test_the_largest_logit_wins_by_its_last_bit_and_the_first_of_equals(vocabula
     assert torch.equal(tokens, logits[:, :-1].argmax(1))
     assert tokens[0] > 2
     assert tokens[1] == 1
+    logits = torch.randn(ROWS, vocabulary, generator=torch.Generator().manual_seed(10))
+    logits[:, -1] = 1e9  # beside the mask all log-probabilities are the same float32
+    assert torch.equal(draw(logits, vocabulary - 1, DrawOptions())[0], logits[:, :-1].argmax(1))
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("policy", ["low_confidence", "margin", "entropy"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_is_read_alone_as_in_any_company_to_the_last_bit(dtype, temperature):
+def test_a_row_is_read_alone_as_in_any_company_to_the_last_bit(dtype, temperature, policy):
     rows, mask = 64, 19_000
     logits = torch.randn(rows, 20_003, generator=torch.Generator().manual_seed(7)).to(dtype)
     logits[::5, mask] = 60  # these are drawn by another way
     uniform = torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
 
     def read(index):
-        reader = TokenDraw(DrawOptions(temperature), POLICIES["low_confidence"], mask)
+        reader = TokenDraw(DrawOptions(temperature), POLICIES[policy], mask)
         numbers = uniform if temperature else None
         some = None if numbers is None else numbers if index is None else numbers[index]
         return reader(logits, index, some, lambda i, j: torch.zeros(j - i, 1))[:2]
@@ -95,6 +100,34 @@ def test_a_row_is_read_alone_as_in_any_company_to_the_last_bit(dtype, temperatur
         again, confidence = read(index)
         assert torch.equal(again, tokens[index])
         assert torch.equal(confidence, score[index])
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_odd_rows(temperature, policy):
+    empty = torch.zeros(0, dtype=torch.long)
+    assert len(draw(torch.randn(4, 9), 8, DrawOptions(temperature), policy, empty)[0]) == 0
+    logits = torch.zeros(5, 9)
+    logits[0, 8], logits[1, 8], logits[2, 3], logits[3] = torch.nan, torch.inf, torch.nan, -torch.inf
+    assert draw(logits, 8, DrawOptions(temperature), policy)[2].tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e39, 1e300])
+def test_temperatures_beyond_float32(temperature):
+    logits = torch.randn(ROWS, 9, generator=torch.Generator().manual_seed(11))
+    tokens, _, usable = draw(logits, 8, DrawOptions(temperature))
+    assert usable.all()
+    assert temperature > 1 or torch.equal(tokens, logits[:, :8].argmax(1))
+
+
+def test_what_a_processor_returns_is_its_own():
+    own = torch.randn(ROWS, 9, generator=torch.Generator().manual_seed(12))
+    kept = own.clone()
+    for answer in (own, own[:1].expand(ROWS, 9), own.double()):
+        options = DrawOptions(suppress_tokens=[1], logits_processor=lambda ids, scores, answer=answer: answer)
+        tokens, *_ = draw(torch.zeros(ROWS, 9), 8, options)
+        assert torch.equal(tokens, answer.float().index_fill(1, torch.tensor([1, 8]), -torch.inf).argmax(1))
+    assert torch.equal(own, kept)
 
 
 @pytest.mark.parametrize("name", ["margin", "entropy"])

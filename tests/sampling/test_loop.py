@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, UnknownNameError
 from mdm_schedules.sampling import POLICIES, DrawOptions, sample
 from mdm_schedules.sampling.counts import split_steps
-from mdm_schedules.sampling.draw import SEGMENT, inverse_cdf
 from mdm_schedules.sampling.noise import SequenceNoise
+from mdm_schedules.sampling.segments import SEGMENT, inverse_cdf
 
 V, MASK = 40, 39
 TABLE = torch.randn(64, V, generator=torch.Generator().manual_seed(0)) * 2
