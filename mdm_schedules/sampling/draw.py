@@ -201,11 +201,13 @@ class TokenDraw:
         """
         hide = hide or not logits.is_cpu  # a device is not asked whether it must
         table = self._segments(logits, index, torch.softmax, torch.sum, 0, hide)
-        segment, place, share = search(table, uniform, lambda segment: self._inside(logits, row, segment).softmax(1))
+        segment, place, share, total = search(
+            table, uniform, lambda segment: self._inside(logits, row, segment).softmax(1)
+        )
         tokens = self._starts[segment] + place
         logs = share.mul_(table.gather(1, segment[:, None])[:, 0]).log_()
         if not hide:
-            few = torch.from_numpy(np.flatnonzero(table.sum(1).numpy() < LEAST_MASS))
+            few = torch.from_numpy(np.flatnonzero(total.numpy() < LEAST_MASS))
             if len(few):
                 tokens[few], logs[few] = self._drawn(logits, row[few], row[few], uniform[few], hide=True)
         elif self._mask_counts:

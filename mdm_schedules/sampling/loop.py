@@ -268,9 +268,8 @@ class _Run:
 
     def _cells(self, slots: torch.Tensor, offset: Integers, count: Integers) -> torch.Tensor:
         """Flat indices into a [b, W] grid of the count[b] cells of each row that begin at offset[b]."""
-        before = np.cumsum(count) - count
-        first = np.arange(len(count)) * slots.shape[1] + offset - before
-        cells = np.repeat(first, count) + np.arange(int(count.sum()))
+        column = np.arange(slots.shape[1])
+        cells = np.flatnonzero((column >= offset[:, None]) & (column < (offset + count)[:, None]))
         return torch.from_numpy(cells).to(slots.device, non_blocking=True)
 
     def _reveal(
@@ -320,10 +319,10 @@ class _Run:
             count = np.maximum(count, np.minimum(self.commit.count(scores).cpu().numpy(), left))
         best = self._cells(slots, np.zeros_like(count), count)
         row = best // slots.shape[1]
-        column = order.flatten()[best]
-        self.tokens[row, slots[row, column]] = tokens[row, column]
+        cell = row * slots.shape[1] + order.flatten()[best]
+        self.tokens[row, slots.flatten()[cell]] = tokens.view(-1)[cell]
         spent = torch.zeros_like(slots, dtype=torch.bool)
-        spent[row, column] = True
+        spent.view(-1)[cell] = True
         return slots.gather(1, spent.to(torch.int8).argsort(dim=1, stable=True)), count
 
     def _finish(self) -> Integers | None:

@@ -42,13 +42,16 @@ class SequenceNoise:
 
     def __init__(self, keys: torch.Tensor) -> None:
         self.keys = keys
+        self._streams: dict[int, torch.Tensor] = {}
 
     def uniform(self, stream: int, step: int, row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """float64 in [0, 1), one for each pair of a row and a position counted from its sequence's first token.
 
         `row` and `position` are LongTensors that broadcast together.
         """
-        word = _mix(_mix(self.keys + _signed((stream + 1) * _GOLDEN)) + _signed((step + 1) * _GOLDEN))
+        if stream not in self._streams:
+            self._streams[stream] = _mix(self.keys + _signed((stream + 1) * _GOLDEN))
+        word = _mix(self._streams[stream] + _signed((step + 1) * _GOLDEN))
         return _shift(_mix(word[row] + (position + 1) * _GOLDEN), 11).double() * 2.0**-53
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 SEGMENT = 512  # columns
+BELOW = 1 - 2.0**-52  # times a float64, is below it
 
 
 def by_segment(values: torch.Tensor, reduce: Callable[..., torch.Tensor], out: torch.Tensor) -> None:
@@ -32,28 +33,28 @@ def windows_of(vocabulary: int, device: torch.device) -> tuple[torch.Tensor, tor
 
 def search(
     sums: torch.Tensor, uniform: torch.Tensor, inside: Callable[[torch.Tensor], torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draw from each row of weights by one uniform number, from the sums by segment [R, segments].
 
     `inside` gives the weights [R, width] in one segment [R] of each row, up to a factor. Sums across segments are
     float64: no mass is lost in a large vocabulary.
 
     Returns:
-        segments [R]; places in them, never one of weight zero; and the shares of the segment's weight there, float64.
+        segments [R]; places in them, never one of weight zero; the shares of the segment's weight there; and the sums
+        of the rows; the last two float64.
     """
     running = sums.cumsum(1, dtype=torch.float64)
     total = running[:, -1:]
-    # below the total even after rounding, so that the search ends on a segment with weight
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    # targets stay below the totals even after rounding, so that the search ends where there is weight
+    target = uniform[:, None] * (total * BELOW)
     segment = torch.searchsorted(running, target, right=True).clamp_(max=sums.shape[1] - 1)
     weights = inside(segment[:, 0])
     within = weights.cumsum(1, dtype=torch.float64)
-    end = within[:, -1:]
-    here = sums.gather(1, segment)
-    target = (target - (running.gather(1, segment) - here)).clamp_(min=0).mul_(end).div_(here)
-    target = torch.minimum(target, torch.nextafter(end, torch.zeros_like(end)))
-    place = torch.searchsorted(within, target, right=True).clamp_(max=weights.shape[1] - 1)
-    return segment[:, 0], place[:, 0], (weights.gather(1, place) / end)[:, 0]
+    end, here = within[:, -1:], sums.gather(1, segment)
+    target.sub_(running.gather(1, segment).sub_(here)).clamp_(min=0).mul_(end).div_(here)
+    place = torch.searchsorted(within, torch.minimum(target, end * BELOW), right=True)
+    place.clamp_(max=weights.shape[1] - 1)
+    return segment[:, 0], place[:, 0], (weights.gather(1, place) / end)[:, 0], total[:, 0]
 
 
 def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,5 +75,5 @@ def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tenso
     def inside(segment: torch.Tensor) -> torch.Tensor:
         return windows[row, starts[segment]].masked_fill_(others[segment], 0)
 
-    segment, place, share = search(sums, uniform, inside)
-    return starts[segment] + place, (share > 0) & sums.sum(1).isfinite()
+    segment, place, share, total = search(sums, uniform, inside)
+    return starts[segment] + place, (share > 0) & total.isfinite()
