@@ -132,8 +132,13 @@ class TokenDraw:
         chunk = chunk_rows(logits) * (times if logits.is_cpu else 1)
         return [(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
 
-    def _scores(self, logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:
-        """The wanted rows i to j in float32 (float64 stays), in a buffer of ours, without suppressed tokens."""
+    def _scores(
+        self, logits: torch.Tensor, index: torch.Tensor | None, start: int, stop: int, hide: bool = False
+    ) -> torch.Tensor:
+        """The wanted rows i to j in float32 (float64 stays), in a buffer of ours, without suppressed tokens.
+
+        With `hide` without the mask token, too.
+        """
         scores = self._buffer("scores", stop - start, logits)
         if index is None:
             scores.copy_(logits[start:stop])
@@ -141,6 +146,8 @@ class TokenDraw:
             torch.index_select(logits, 0, index[start:stop], out=scores)
         else:
             scores.copy_(logits.index_select(0, index[start:stop]))
+        if hide:
+            scores[:, self.mask : self.mask + 1] = -torch.inf
         return self._suppress(scores)
 
     def _suppress(self, scores: torch.Tensor) -> torch.Tensor:
@@ -181,10 +188,9 @@ class TokenDraw:
         tokens = self._starts[segment] + (values == values.amax(1, keepdim=True)).to(torch.uint8).argmax(1)
         # log-probabilities of several segments may be rounded to the same number where their logits differ
         tied = torch.from_numpy(np.flatnonzero(((table == logs[:, None]).sum(1) > 1).numpy()))
+        again = row[tied]
         for start, stop in self._spans(logits, tied, torch.get_num_threads()):
-            scores = self._scores(logits, row[tied], start, stop)
-            scores[:, self.mask : self.mask + 1] = -torch.inf
-            tokens[tied[start:stop]] = scores.argmax(1)
+            tokens[tied[start:stop]] = self._scores(logits, again, start, stop, hide=True).argmax(1)
         return tokens, logs
 
     def _drawn(
@@ -237,9 +243,10 @@ class TokenDraw:
         in_place = as_they_are and (index is None or (index.is_cpu and logits.shape[1] >= READ_IN_PLACE))
         for start, stop in self._spans(logits, index, 16):  # each operation reads a row once, so many rows pay
             probs = self._buffer("probs", stop - start, logits)
-            parts = _neighbours(logits, index, start, stop) if in_place else [self._scores(logits, index, start, stop)]
-            if hide:
-                parts[0][:, self.mask : self.mask + 1] = -torch.inf
+            if in_place:
+                parts = _neighbours(logits, index, start, stop)
+            else:
+                parts = [self._scores(logits, index, start, stop, hide)]
             for part, out in zip(parts, probs.split([len(part) for part in parts]), strict=True):
                 softmax(part, 1, out=out)
             probs[:, self.mask : self.mask + 1] = nothing
@@ -254,9 +261,10 @@ class TokenDraw:
     def _draw(
         self, scores: torch.Tensor, uniform: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        probs = None
+        probs = log_sum = None
         if self.policy is not None:
             probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores))
+        if probs is not None and type(self.policy) is LowConfidence:
             log_sum = scores.amax(1) - probs.amax(1).log()
         mask = scores[:, self.mask : self.mask + 1]
         usable = (mask < torch.inf).all(1)
@@ -269,7 +277,7 @@ class TokenDraw:
         if self.policy is None or probs is None:
             return tokens, None, usable
         confidence = self.policy.score(probs, tokens)
-        if type(self.policy) is LowConfidence:
+        if log_sum is not None:
             confidence = _ranked(confidence, scores.gather(1, tokens[:, None])[:, 0] - log_sum)
         return tokens, confidence, usable & ~confidence.isnan()
 

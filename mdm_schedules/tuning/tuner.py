@@ -234,11 +234,8 @@ def _keeping(finished: Callable[[], Sequence[Any]]) -> Iterator[None]:
     """Give an error the trials that had finished, and storage troubles their own type."""
     try:
         yield
-    except (ObjectiveError, StorageError) as error:
-        error.finished = finished()
-        raise
-    except KeyboardInterrupt as stop:
-        stop.finished = finished()  # type: ignore[attr-defined]
+    except (ObjectiveError, StorageError, KeyboardInterrupt) as error:
+        error.finished = finished()  # type: ignore[union-attr]
         raise
     except MDMError:
         raise
