@@ -1,9 +1,11 @@
-"""Swap the schedule in diffusers' own pipelines, and in the pipeline for every other masked diffusion model.
+"""Swap the schedule in diffusers' own pipelines, and in the pipeline for every other masked
+diffusion model.
 
     python examples/diffusers_swap.py --output swapped
 
-Every model here is tiny and random, built on the spot, so the script shows what to write, not what comes out. With a
-trained model only the lines that build it change. The folders it leaves in --output are what save_pretrained writes.
+Every model here is tiny and random, built on the spot, so the script shows what to write, not what
+comes out. With a trained model only the lines that build it change. The folders it leaves in
+--output are what save_pretrained writes.
 """
 
 import argparse
@@ -35,12 +37,16 @@ CODES = 24  # of the image codebook; the mask token comes after them
 
 
 def tiny_amused(folder: Path) -> AmusedPipeline:
-    """An aMUSEd pipeline with its real VQ model, transformer, text encoder and tokenizer; 8 x 8 image tokens."""
+    """An aMUSEd pipeline with its real VQ model, transformer, text encoder and tokenizer; 8 x 8
+    image tokens.
+    """
     torch.manual_seed(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(
+        json.dumps({word: number for number, word in enumerate(words)})
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=12)
     text = CLIPTextConfig(
@@ -96,9 +102,20 @@ def tiny_amused(folder: Path) -> AmusedPipeline:
 def tiny_text_model() -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
     """A bidirectional transformer of masked tokens and its tokenizer, of 46 words."""
     torch.manual_seed(0)
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]", "eos_token": "[EOS]"}
-    words = [*special.values(), *["the", "a", "one", "some", "this", "that"], *(f"word{i}" for i in range(36))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    special = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "mask_token": "[MASK]",
+        "eos_token": "[EOS]",
+    }
+    words = [
+        *special.values(),
+        *["the", "a", "one", "some", "this", "that"],
+        *(f"word{i}" for i in range(36)),
+    ]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     config = BertConfig(
         vocab_size=len(words),
@@ -111,7 +128,8 @@ def tiny_text_model() -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
         pad_token_id=0,
     )
     model = BertForMaskedLM(config).eval()
-    # as if trained: no model of masked tokens predicts the mask (where one does, diffusers returns masks)
+    # as if trained: no model of masked tokens predicts the mask (where one does, diffusers returns
+    # masks)
     model.cls.predictions.decoder.bias.data[words.index("[MASK]")] = -1e4
     return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
@@ -121,40 +139,66 @@ def images(folder: Path) -> None:
     pipe.set_progress_bar_config(disable=True)
 
     def tokens() -> torch.Tensor:
-        out = pipe("a cat", num_inference_steps=6, generator=torch.Generator().manual_seed(0), output_type="latent")
+        out = pipe(
+            "a cat",
+            num_inference_steps=6,
+            generator=torch.Generator().manual_seed(0),
+            output_type="latent",
+        )
         return out.images
 
     theirs = tokens()
     for schedule in ("cosine", "linear", "beta(a=0.9, b=0.3)"):
         # the whole change:
-        pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule=schedule)
+        pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(
+            pipe.scheduler.config, schedule=schedule
+        )
         same = int((tokens() == theirs).sum())
-        print(f"AmusedPipeline, {schedule}: {same} of {theirs.numel()} tokens as with AmusedScheduler")
+        print(
+            f"AmusedPipeline, {schedule}: {same} of {theirs.numel()} tokens as with AmusedScheduler"
+        )
     pipe.save_pretrained(folder / "amused")
     loaded = AmusedPipeline.from_pretrained(folder / "amused")
-    print(f"AmusedPipeline, saved and loaded: {type(loaded.scheduler).__name__}, {loaded.scheduler.schedule!r}")
+    print(
+        f"AmusedPipeline, saved and loaded: {type(loaded.scheduler).__name__}, "
+        f"{loaded.scheduler.schedule!r}"
+    )
 
 
 def text(folder: Path) -> None:
     model, tokenizer = tiny_text_model()
-    pipe = LLaDA2Pipeline(model=model, scheduler=BlockRefinementScheduler(block_length=8), tokenizer=tokenizer)
+    pipe = LLaDA2Pipeline(
+        model=model, scheduler=BlockRefinementScheduler(block_length=8), tokenizer=tokenizer
+    )
     pipe.set_progress_bar_config(disable=True)
 
     def tokens() -> torch.Tensor:
         # a threshold above 1 and no editing leave everything to the schedule
-        settings = {"gen_length": 16, "num_inference_steps": 4, "threshold": 1.1, "editing_threshold": None}
+        settings = {
+            "gen_length": 16,
+            "num_inference_steps": 4,
+            "threshold": 1.1,
+            "editing_threshold": None,
+        }
         return pipe("the word1", **settings, eos_early_stop=False).sequences
 
     theirs = tokens()
     for schedule in ("even", "beta(a=0.9, b=0.3)"):
-        pipe.scheduler = mdm.BlockMaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule=schedule)
+        pipe.scheduler = mdm.BlockMaskedDiffusionScheduler.from_config(
+            pipe.scheduler.config, schedule=schedule
+        )
         same = int((tokens() == theirs).sum())
-        print(f"LLaDA2Pipeline, {schedule}: {same} of {theirs.numel()} tokens as with BlockRefinementScheduler")
+        print(
+            f"LLaDA2Pipeline, {schedule}: {same} of {theirs.numel()} tokens as with "
+            "BlockRefinementScheduler"
+        )
 
     # any other masked diffusion model: a folder or Hub id of transformers
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    ours = mdm.MaskedDiffusionPipeline.from_pretrained(folder / "model", schedule="beta(a=0.9, b=0.3)")
+    ours = mdm.MaskedDiffusionPipeline.from_pretrained(
+        folder / "model", schedule="beta(a=0.9, b=0.3)"
+    )
     ours.set_progress_bar_config(disable=True)
     out = ours(["the word1", "a word2 word3"], max_new_tokens=12, num_inference_steps=4, seed=0)
     print(f"MaskedDiffusionPipeline: {out.nfe} passes for {out.texts}")
@@ -164,7 +208,9 @@ def text(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("swapped"))
     args = parser.parse_args()
     images(args.output)

@@ -1,8 +1,11 @@
-"""Answers to a file of prompts, on every GPU there is; run the same command again after an interruption.
+"""Answers to a file of prompts, on every GPU there is; run the same command again after an
+interruption.
 
-    accelerate launch examples/distributed_sampling.py --prompts prompts.jsonl --output answers.jsonl
+    accelerate launch examples/distributed_sampling.py --prompts prompts.jsonl --output
+    answers.jsonl
 
-or with python, torchrun, or accelerate launch on several machines. A line of the prompts is {"prompt": ..., "id": ...}.
+or with python, torchrun, or accelerate launch on several machines. A line of the prompts is
+{"prompt": ..., "id": ...}.
 """
 
 import argparse
@@ -16,7 +19,9 @@ from mdm_schedules import demo_models
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", required=True)
     parser.add_argument("--output", required=True)
     parser.add_argument("--model", default=str(demo_models.path("code")), help="folder or Hub id")
@@ -25,7 +30,9 @@ def main() -> None:
     args = parser.parse_args()
 
     state = PartialState(cpu=not torch.cuda.is_available())  # each process gets a GPU of its own
-    model = mdm.AutoModelForMaskedDiffusion.from_pretrained(args.model, schedule=args.schedule).to(state.device)
+    model = mdm.AutoModelForMaskedDiffusion.from_pretrained(args.model, schedule=args.schedule).to(
+        state.device
+    )
     out = mdm.generate_distributed(
         model,
         args.prompts,

@@ -5,7 +5,8 @@
     schedule = mdm.get_schedule("beta", a=0.9, b=0.3)
     schedule.plan(num_tokens=256, steps=16)
 
-Names that need transformers, diffusers, accelerate, optuna or matplotlib are loaded when first used.
+Names that need transformers, diffusers, accelerate, optuna or matplotlib are loaded when first
+used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The demonstration: the two models that ship with the package, written with several schedules, and measured."""
+"""The demonstration: the two models that ship with the package, written with several schedules,
+and measured.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def load(name: str) -> tuple[Any, Any]:
     return AutoModelForMaskedDiffusion.from_pretrained(path), AutoTokenizer.from_pretrained(path)
 
 
-def write_code(schedule: str, prompt: str, *, steps: int, new_tokens: int, seed: int, temperature: float = 0.7) -> str:
+def write_code(
+    schedule: str, prompt: str, *, steps: int, new_tokens: int, seed: int, temperature: float = 0.7
+) -> str:
     """Text that the code model writes after `prompt`, in random order."""
     model, tokenizer = load("code")
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
@@ -64,7 +68,8 @@ def sudoku_accuracy(
     seed: int = 0,
     batch_size: int = 200,
 ) -> tuple[float, float, int]:
-    """Share of held-out 6x6 puzzles that the model completes to a valid grid, its standard error, and the passes spent.
+    """Share of held-out 6x6 puzzles that the model completes to a valid grid, its standard error,
+    and the passes spent.
 
     Args:
         schedule: spec of the schedule.
@@ -82,7 +87,12 @@ def sudoku_accuracy(
     right, passes = 0, 0
     for rows in sudoku_ids(sudoku_task.puzzles(puzzles, clues, seed)[0]).split(batch_size):
         out = model.generate(
-            rows, schedule=schedule, steps=steps, remasking=remasking, temperature=temperature, seed=seed
+            rows,
+            schedule=schedule,
+            steps=steps,
+            remasking=remasking,
+            temperature=temperature,
+            seed=seed,
         )
         right += int(sudoku_task.is_valid(sudoku_cells(out.sequences)).sum())
         passes = max(passes, out.nfe)
@@ -91,7 +101,9 @@ def sudoku_accuracy(
 
 
 def sudoku_ids(grids: Any) -> torch.Tensor:
-    """Token ids LongTensor [B, 36] of grids [B, 36] of digits, 0 for a blank, which becomes the mask token."""
+    """Token ids LongTensor [B, 36] of grids [B, 36] of digits, 0 for a blank, which becomes the
+    mask token.
+    """
     tokenizer = load("sudoku")[1]
     ids = torch.tensor(tokenizer.convert_tokens_to_ids([tokenizer.mask_token, *"123456"]))
     return ids[torch.from_numpy(np.ascontiguousarray(grids)).long()]
@@ -109,8 +121,11 @@ def valid_grid(output: torch.Tensor, answer: Any = None) -> float:
     return float(sudoku_task.is_valid(sudoku_cells(output[None]))[0])
 
 
-def sudoku_objective(puzzles: int = 400, *, clues: int = 6, puzzle_seed: int = 0, **options: Any) -> Any:
-    """A `GenerationObjective`: the share of held-out 6x6 puzzles that the shipped model completes to a valid grid.
+def sudoku_objective(
+    puzzles: int = 400, *, clues: int = 6, puzzle_seed: int = 0, **options: Any
+) -> Any:
+    """A `GenerationObjective`: the share of held-out 6x6 puzzles that the shipped model completes
+    to a valid grid.
 
     Args:
         puzzles: how many, each an instance.
@@ -123,7 +138,9 @@ def sudoku_objective(puzzles: int = 400, *, clues: int = 6, puzzle_seed: int = 0
 
     puzzles, clues = check_int("puzzles", puzzles, 1), check_int("clues", clues, 0, 35)
     blanks, grids = (sudoku_ids(rows) for rows in sudoku_task.puzzles(puzzles, clues, puzzle_seed))
-    instances = [{"prompt": blank, "sequence": grid} for blank, grid in zip(blanks, grids, strict=True)]
+    instances = [
+        {"prompt": blank, "sequence": grid} for blank, grid in zip(blanks, grids, strict=True)
+    ]
     named: dict[str, Any] = {"name": f"sudoku with {clues} clues", "batch_size": 200}
     return GenerationObjective(load("sudoku")[0], instances, valid_grid, **(named | options))
 
@@ -131,11 +148,15 @@ def sudoku_objective(puzzles: int = 400, *, clues: int = 6, puzzle_seed: int = 0
 def accuracy_table(
     specs: Sequence[str], steps: Sequence[int], **options: Any
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """spec -> steps -> (accuracy, standard error); shows a progress bar. Equal plans are run once."""
+    """spec -> steps -> (accuracy, standard error); shows a progress bar. Equal plans are run
+    once.
+    """
     from tqdm.auto import tqdm
 
     cells, known = 36 - options.get("clues", 6), {}
-    table: dict[str, dict[int, tuple[float, float]]] = {get_schedule(spec).spec: {} for spec in specs}
+    table: dict[str, dict[int, tuple[float, float]]] = {
+        get_schedule(spec).spec: {} for spec in specs
+    }
     with tqdm(total=len(table) * len(steps), desc="sudoku", unit="run") as bar:
         for spec, row in table.items():
             for step in steps:
@@ -152,7 +173,10 @@ def accuracy_table(
 def format_table(table: dict[str, dict[int, tuple[float, float]]]) -> str:
     """The table as Markdown, in percent with one standard error."""
     steps = sorted({step for row in table.values() for step in row})
-    lines = ["| schedule | " + " | ".join(f"{step} steps" for step in steps) + " |", "|---" * (len(steps) + 1) + "|"]
+    lines = [
+        "| schedule | " + " | ".join(f"{step} steps" for step in steps) + " |",
+        "|---" * (len(steps) + 1) + "|",
+    ]
     for spec, row in table.items():
         cells = [f"{100 * row[step][0]:.1f} ± {100 * row[step][1]:.1f}" for step in steps]
         lines.append(f"| {spec} | " + " | ".join(cells) + " |")

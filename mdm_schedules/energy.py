@@ -1,6 +1,8 @@
-"""The energies that masked diffusion minimises, and their optimum (arXiv 2509.13866, Sections 2 and 3).
+"""The energies that masked diffusion minimises, and their optimum (arXiv 2509.13866, Sections 2 and
+3).
 
-Every energy is an integral over t with the weight 1 / gamma_dot, of a density that is written here from its definition.
+Every energy is an integral over t with the weight 1 / gamma_dot, of a density that is written here
+from its definition.
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ import numpy as np
 import torch
 
 from mdm_schedules.distribution import check_distribution
-from mdm_schedules.energy_integral import Array, Density, Energy, Path, integrate, resolve, resolve_gamma
+from mdm_schedules.energy_integral import (
+    Array,
+    Density,
+    Energy,
+    Path,
+    integrate,
+    resolve,
+    resolve_gamma,
+)
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int
 from mdm_schedules.plan import MAX_STEPS, check_plan
 from mdm_schedules.schedules import Schedule
@@ -21,27 +31,35 @@ MAX_STATES = 1 << 25  # states of one enumeration: about 1 GiB at the peak
 MAX_PATTERN_TOKENS = 24
 
 
-def geodesic_energy(schedule: Schedule | str, gamma: Schedule | str | None = None, num_tokens: int = 1) -> Energy:
-    """Geodesic energy E_g: squared speed of sqrt(p_t) on the unit sphere, summed over tokens (Definition 2.3).
+def geodesic_energy(
+    schedule: Schedule | str, gamma: Schedule | str | None = None, num_tokens: int = 1
+) -> Energy:
+    """Geodesic energy E_g: squared speed of sqrt(p_t) on the unit sphere, summed over tokens
+    (Definition 2.3).
 
-    Scaled by 4 (the Fisher-Rao metric), so that it is n * E with E of Eq. 14; pi^2 * n is the least.
+    Scaled by 4 (the Fisher-Rao metric), so that it is n * E with E of Eq. 14; pi^2 * n is the
+    least.
 
     Args:
         schedule: alpha, a Schedule or its spec string.
-        gamma: the interpolation, a Schedule or spec string standing for its own `gamma`; None for gamma(t) = t.
+        gamma: the interpolation, a Schedule or spec string standing for its own `gamma`; None for
+            gamma(t) = t.
         num_tokens: n >= 1.
 
     Returns:
-        A float >= n * pi^2 with the attribute `error`; `inf` where the integral diverges. For schedules that are not
-        of this package the ends are extrapolated, and orders within 1e-3 of divergence count as divergent.
+        A float >= n * pi^2 with the attribute `error`; `inf` where the integral diverges. For
+        schedules that are not of this package the ends are extrapolated, and orders within 1e-3 of
+        divergence count as divergent.
 
     Raises:
-        InvalidTypeError, InvalidValueError: an argument that is none of these, or a curve too steep for float64.
+        InvalidTypeError, InvalidValueError: an argument that is none of these, or a curve too steep
+            for float64.
     """
     tokens = check_int("num_tokens", num_tokens, 1, 1 << 52)
 
     def density(path: Path) -> Array:
-        # y = (sqrt mask, sqrt reveal): the other coordinates of the sphere stay 0 on the way to a clean token
+        # y = (sqrt mask, sqrt reveal): the other coordinates of the sphere stay 0 on the way to a
+        # clean token
         speed: Array = path.rise / 2 / np.sqrt([path.mask, path.reveal])
         return np.asarray(4 * tokens * np.sum(speed**2, axis=0) / path.weight)
 
@@ -51,7 +69,8 @@ def geodesic_energy(schedule: Schedule | str, gamma: Schedule | str | None = Non
 def conditional_kinetic_energy(
     schedule: Schedule | str, gamma: Schedule | str | None = None, num_tokens: int = 1
 ) -> Energy:
-    """Conditional kinetic energy E_c, by enumeration of the 2^n mask patterns of one clean sequence (Definition 2.2).
+    """Conditional kinetic energy E_c, by enumeration of the 2^n mask patterns of one clean sequence
+    (Definition 2.2).
 
     Equals n * 2^(n-1) * E (Theorem 3.1), with E of Eq. 14.
 
@@ -70,30 +89,35 @@ def conditional_kinetic_energy(
     patterns, revealed = np.arange(1 << n), np.zeros(1, dtype=np.int64)
     for _ in range(n):
         revealed = np.concatenate([revealed, revealed + 1])
-    moves = np.zeros(n)  # transitions out of patterns with k revealed tokens: each reveals one of the masked
+    # transitions out of patterns with k revealed tokens: each reveals one of the masked
+    moves = np.zeros(n)
     for token in range(n):
         moves += np.bincount(revealed[patterns & (1 << token) == 0], minlength=n)
     return integrate(schedule, gamma, _kinetic_density(moves))
 
 
 def kinetic_energy(
-    schedule: Schedule | str, gamma: Schedule | str | None = None, distribution: torch.Tensor | None = None
+    schedule: Schedule | str,
+    gamma: Schedule | str | None = None,
+    distribution: torch.Tensor | None = None,
 ) -> Energy:
-    """Kinetic energy E_k of a sequence distribution, by enumeration of all partly masked sequences (Definition 2.1).
+    """Kinetic energy E_k of a sequence distribution, by enumeration of all partly masked sequences
+    (Definition 2.1).
 
-    Equals n * (d+1)^(n-1) * E (Theorem 3.2) for full support, and less otherwise: transitions that never happen count
-    for nothing.
+    Equals n * (d+1)^(n-1) * E (Theorem 3.2) for full support, and less otherwise: transitions that
+    never happen count for nothing.
 
     Args:
         schedule, gamma: as for `geodesic_energy`.
-        distribution: probabilities [d]*n (n axes of d letters each), >= 0, summing to 1 within 1e-6; (d+1)^n states
-            must be at most 2^25.
+        distribution: probabilities [d]*n (n axes of d letters each), >= 0, summing to 1 within
+            1e-6; (d+1)^n states must be at most 2^25.
 
     Returns:
         A float with the attribute `error`; `inf` where the integral diverges.
 
     Raises:
-        InvalidTypeError, InvalidValueError: as `geodesic_energy`; a distribution that is none; too many states.
+        InvalidTypeError, InvalidValueError: as `geodesic_energy`; a distribution that is none; too
+            many states.
     """
     remedy = "for full support the energy is n * (d+1)^(n-1) * token_energy(schedule, gamma)"
     p = check_distribution(distribution, MAX_STATES, remedy)
@@ -101,19 +125,27 @@ def kinetic_energy(
 
 
 def token_energy(schedule: Schedule | str, gamma: Schedule | str | None = None) -> Energy:
-    """Energy of one masked token in closed form, integral of alpha_dot^2 / (gamma_dot alpha (1 - alpha)) dt (Eq. 14).
+    """Energy of one masked token in closed form, integral of alpha_dot^2 / (gamma_dot alpha (1 -
+    alpha)) dt (Eq. 14).
 
-    Finite if and only if 2p > q at both ends, where alpha is optimal for an interpolation that leaves the end like
-    t^p and gamma leaves it like t^q: for Beta(a, b) under Beta(c, d), 2a > c and 2b > d, and then it is
-    pi^2 B(2a - c, 2b - d) B(c, d) / B(a, b)^2. Linear under gamma(t) = t is infinite. At least pi^2 (Theorem 3.6).
+    Finite if and only if 2p > q at both ends, where alpha is optimal for an interpolation that
+    leaves the end like t^p and gamma leaves it like t^q: for Beta(a, b) under Beta(c, d), 2a > c
+    and 2b > d, and then it is pi^2 B(2a - c, 2b - d) B(c, d) / B(a, b)^2. Linear under gamma(t) = t
+    is infinite. At least pi^2 (Theorem 3.6).
 
     Args, returns, raises: as `geodesic_energy`.
     """
-    return integrate(schedule, gamma, lambda path: path.rise / path.reveal * (path.rise / path.mask) / path.weight)
+    return integrate(
+        schedule,
+        gamma,
+        lambda path: path.rise / path.reveal * (path.rise / path.mask) / path.weight,
+    )
 
 
 def energy_excess(schedule: Schedule | str, gamma: Schedule | str | None = None) -> Energy:
-    """`token_energy` over its minimum pi^2: 1 for the optimal schedule, `inf` where it diverges, free of scale."""
+    """`token_energy` over its minimum pi^2: 1 for the optimal schedule, `inf` where it diverges,
+    free of scale.
+    """
     energy = token_energy(schedule, gamma)
     return Energy(energy / math.pi**2, energy.error / math.pi**2)
 
@@ -123,11 +155,13 @@ def discrete_energy(
     steps: int | None = None,
     gamma: Schedule | str | None = None,
 ) -> float:
-    """Energy of K steps at the times i / K: sum of 8 (1 - cos theta_i) / (gamma increment) (App. D.5).
+    """Energy of K steps at the times i / K: sum of 8 (1 - cos theta_i) / (gamma increment) (App.
+    D.5).
 
-    theta_i is the angle between sqrt(p) before and after step i. A plan of counts [K] that sums to N has revealed
-    cumulative / N. Tends to `token_energy` as K grows, from below for the optimum. Under gamma(t) = t the schedule
-    alpha* is its exact minimiser; under another gamma it is so up to O(1/K^2), because chords are shorter than arcs.
+    theta_i is the angle between sqrt(p) before and after step i. A plan of counts [K] that sums to
+    N has revealed cumulative / N. Tends to `token_energy` as K grows, from below for the optimum.
+    Under gamma(t) = t the schedule alpha* is its exact minimiser; under another gamma it is so up
+    to O(1/K^2), because chords are shorter than arcs.
 
     Args:
         schedule_or_plan: a Schedule or spec string with `steps`; or a plan, integers [K] >= 0.
@@ -135,20 +169,28 @@ def discrete_energy(
         gamma: as for `geodesic_energy`.
 
     Raises:
-        InvalidTypeError, InvalidValueError: an argument that is none of these, or a plan that reveals nothing.
+        InvalidTypeError, InvalidValueError: an argument that is none of these, or a plan that
+            reveals nothing.
     """
     if isinstance(schedule_or_plan, Schedule | str):
         if steps is None:
-            raise InvalidTypeError("the energy of a schedule needs steps; for example discrete_energy('linear', 16)")
+            raise InvalidTypeError(
+                "the energy of a schedule needs steps; for example discrete_energy('linear', 16)"
+            )
         k = check_int("steps", steps, 1, MAX_STEPS, example="discrete_energy('linear', 16)")
         angles = _angles(resolve("schedule", schedule_or_plan), np.arange(k + 1) / k)
     else:
         revealed = _cumulative(schedule_or_plan)
         k = check_int("steps", len(revealed) - 1 if steps is None else steps, 1, MAX_STEPS)
         if k != len(revealed) - 1:
-            raise InvalidValueError(f"steps is {k}, but the plan has {len(revealed) - 1} steps; leave steps out")
+            raise InvalidValueError(
+                f"steps is {k}, but the plan has {len(revealed) - 1} steps; leave steps out"
+            )
         left = revealed[-1] - revealed
-        angles = np.arctan2(np.sqrt(revealed), np.sqrt(left)), np.arctan2(np.sqrt(left), np.sqrt(revealed))
+        angles = (
+            np.arctan2(np.sqrt(revealed), np.sqrt(left)),
+            np.arctan2(np.sqrt(left), np.sqrt(revealed)),
+        )
     theta = _increments(*angles)
     span = _increments(*_angles(resolve_gamma(gamma), np.arange(k + 1) / k)) * (2 / math.pi)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -181,16 +223,19 @@ def _cumulative(plan: Any) -> Array:
 
 
 def _kinetic_density(moves: Array) -> Density:
-    """Sum of p(z) / p(x) Q(z, x)^2 over transitions z -> x, of which moves[k] (by weight) start with k tokens revealed.
+    """Sum of p(z) / p(x) Q(z, x)^2 over transitions z -> x, of which moves[k] (by weight) start
+    with k tokens revealed.
 
-    A state with k of n tokens revealed has p proportional to alpha^k (1 - alpha)^(n - k), and time enters in no other
-    way, so transitions are summed by k once and not anew at every t. In logarithms, since p(z) alone would underflow.
+    A state with k of n tokens revealed has p proportional to alpha^k (1 - alpha)^(n - k), and time
+    enters in no other way, so transitions are summed by k once and not anew at every t. In
+    logarithms, since p(z) alone would underflow.
     """
     n = len(moves)
 
     def density(path: Path) -> Array:
         reveal, mask = np.log(path.reveal), np.log(path.mask)
-        rate = np.log(path.rise) - mask  # a masked token is revealed at the rate alpha_dot / (1 - alpha)
+        # a masked token is revealed at the rate alpha_dot / (1 - alpha)
+        rate = np.log(path.rise) - mask
         total = np.zeros_like(reveal)
         for k in range(n):
             before, after = k * reveal + (n - k) * mask, (k + 1) * reveal + (n - k - 1) * mask
@@ -201,13 +246,16 @@ def _kinetic_density(moves: Array) -> Density:
 
 
 def _marginal_moves(p: Array) -> Array:
-    """For each k, the sum of p(z)/p(x) P(letter | z)^2 over transitions from states z with k revealed tokens."""
+    """For each k, the sum of p(z)/p(x) P(letter | z)^2 over transitions from states z with k
+    revealed tokens.
+    """
     n, d = p.ndim, p.shape[0]
     for axis in range(n):  # index d on an axis: masked, that is summed over
         p = np.concatenate([p, p.sum(axis, keepdims=True)], axis)
     masked = np.arange(d + 1) == d
     revealed = sum(
-        (~masked).astype(np.int8).reshape([-1 if axis == other else 1 for other in range(n)]) for axis in range(n)
+        (~masked).astype(np.int8).reshape([-1 if axis == other else 1 for other in range(n)])
+        for axis in range(n)
     )
     moves = np.zeros(n)
     for axis in range(n):

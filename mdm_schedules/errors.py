@@ -52,7 +52,8 @@ class StorageError(MDMError, OSError):
 
 
 class ObjectiveError(MDMError):
-    """An objective of tuning that failed, or whose answer is no score. The trials that had finished are kept.
+    """An objective of tuning that failed, or whose answer is no score. The trials that had finished
+    are kept.
 
     Attributes:
         finished: those trials (`mdm_schedules.tuning.Trial`).
@@ -62,7 +63,9 @@ class ObjectiveError(MDMError):
 
 
 class DistributedError(MDMError, RuntimeError):
-    """A process of a job on several processes failed, fell silent, or was given other arguments than the rest."""
+    """A process of a job on several processes failed, fell silent, or was given other arguments
+    than the rest.
+    """
 
 
 class MissingExtraError(MDMError, ImportError):
@@ -83,14 +86,20 @@ def shown(value: Any) -> str:
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """The error for an optional `package` that the given extra of this distribution installs."""
-    return MissingExtraError(f"{package} is not installed; run: pip install 'mdm-schedules[{extra}]'")
+    return MissingExtraError(
+        f"{package} is not installed; run: pip install 'mdm-schedules[{extra}]'"
+    )
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """' Did you mean ...? Known: ...' for an unknown `name`; upper and lower case are near to each other."""
+    """' Did you mean ...? Known: ...' for an unknown `name`; upper and lower case are near to each
+    other.
+    """
     known = sorted(set(choices))
     lower = {choice.lower(): choice for choice in known}
-    close = [lower[key] for key in difflib.get_close_matches(name[:80].lower(), lower, n=3, cutoff=0.5)]
+    close = [
+        lower[key] for key in difflib.get_close_matches(name[:80].lower(), lower, n=3, cutoff=0.5)
+    ]
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return f"{hint} Known: {', '.join(known) or 'none'}."
 
@@ -121,7 +130,8 @@ def check_real(
 ) -> float:
     """`value` as a finite float between `low` and `high` (ends excluded where *_open).
 
-    Real numbers only, numpy's among them: a tensor would lose its device and its gradient without a word.
+    Real numbers only, numpy's among them: a tensor would lose its device and its gradient without a
+    word.
     """
     left = "(" if low_open or low == -math.inf else "["
     right = ")" if high_open or high == math.inf else "]"
@@ -131,7 +141,9 @@ def check_real(
     try:
         number = float(value)
     except OverflowError:
-        raise InvalidValueError(f"{name} must be {bounds}, got a number too large for a float") from None
+        raise InvalidValueError(
+            f"{name} must be {bounds}, got a number too large for a float"
+        ) from None
     too_low = number < low or (low_open and number == low)
     too_high = number > high or (high_open and number == high)
     if not math.isfinite(number) or too_low or too_high:

@@ -19,10 +19,20 @@ ROUNDING_GUARD = 1e-9  # so that N * alpha that should be an exact half is not l
 def plan_schedule(
     schedule: Schedule, num_tokens: int | torch.Tensor, steps: int, allow_empty: bool = False
 ) -> torch.Tensor:
-    """`Schedule.plan`; see there. Cost: steps + 1 values of alpha, and integer work per distinct mask count."""
-    steps = check_int("steps", steps, 1, MAX_STEPS, example="schedule.plan(num_tokens=256, steps=16)")
+    """`Schedule.plan`; see there. Cost: steps + 1 values of alpha, and integer work per distinct
+    mask count.
+    """
+    steps = check_int(
+        "steps", steps, 1, MAX_STEPS, example="schedule.plan(num_tokens=256, steps=16)"
+    )
     if not isinstance(num_tokens, torch.Tensor):
-        count = check_int("num_tokens", num_tokens, 0, MAX_TOKENS, example="schedule.plan(num_tokens=256, steps=16)")
+        count = check_int(
+            "num_tokens",
+            num_tokens,
+            0,
+            MAX_TOKENS,
+            example="schedule.plan(num_tokens=256, steps=16)",
+        )
         return plan_schedule(schedule, torch.tensor([count], device="cpu"), steps, allow_empty)[0]
     if (
         num_tokens.ndim != 1
@@ -40,26 +50,36 @@ def plan_schedule(
     if len(counts) and int(counts[-1]) > MAX_TOKENS:
         raise InvalidValueError(f"num_tokens must be at most {MAX_TOKENS}, got {int(counts[-1])}")
     # on the host whatever torch's default device, as the counts are
-    fractions = schedule.alpha(torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / steps)
+    fractions = schedule.alpha(
+        torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / steps
+    )
     return share_out(fractions, counts, allow_empty)[which].to(num_tokens.device)
 
 
-def share_out(fractions: torch.Tensor, counts: torch.Tensor, allow_empty: bool = False) -> torch.Tensor:
-    """Split each of `counts` [U] by cumulative rounding of `fractions` [K], increasing to 1: LongTensor [U, K]."""
+def share_out(
+    fractions: torch.Tensor, counts: torch.Tensor, allow_empty: bool = False
+) -> torch.Tensor:
+    """Split each of `counts` [U] by cumulative rounding of `fractions` [K], increasing to 1:
+    LongTensor [U, K].
+    """
     fractions = torch.cat([fractions.new_zeros(1), fractions])
     revealed = torch.floor(counts[:, None] * fractions + (0.5 + ROUNDING_GUARD)).long()
-    revealed = torch.minimum(revealed, counts[:, None]).cummax(dim=1).values  # a flat alpha may waver by an ulp
+    # a flat alpha may waver by an ulp
+    revealed = torch.minimum(revealed, counts[:, None]).cummax(dim=1).values
     if not allow_empty:
         revealed = _at_least_one_a_step(revealed, counts)
     return revealed.diff(dim=1)
 
 
 def _at_least_one_a_step(revealed: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Raise and lower cumulative counts [U, K+1] so that every step adds one while tokens remain."""
+    """Raise and lower cumulative counts [U, K+1] so that every step adds one while tokens
+    remain.
+    """
     passes = torch.arange(revealed.shape[1], device=revealed.device)
     raised = (revealed - passes).cummax(dim=1).values + passes
     tokens = counts[:, None]
-    # leave a token for each later pass; a row with fewer tokens than passes reveals one a pass until it is done
+    # leave a token for each later pass; a row with fewer tokens than passes reveals one a pass
+    # until it is done
     last_pass = torch.clamp(tokens, max=revealed.shape[1] - 1)
     room = torch.where(passes < last_pass, tokens - last_pass + passes, tokens)
     return torch.minimum(raised, room)
@@ -69,30 +89,39 @@ def check_plan(plan: Any, num_tokens: torch.Tensor) -> torch.Tensor:
     """A plan given by a user as LongTensor [B, K] for the mask counts `num_tokens` [B].
 
     Args:
-        plan: integers >= 0, a sequence or tensor [K] (the same for every row) or [B, K]; each row sums to its count.
+        plan: integers >= 0, a sequence or tensor [K] (the same for every row) or [B, K]; each row
+            sums to its count.
 
     Raises:
-        InvalidTypeError, InvalidValueError: not integers, negative, of another shape, or of another sum.
+        InvalidTypeError, InvalidValueError: not integers, negative, of another shape, or of another
+            sum.
     """
     try:
         table = torch.as_tensor(plan).cpu()
     except (TypeError, ValueError, RuntimeError):
-        raise InvalidTypeError(f"a plan must be integers [steps] or [B, steps], got {type(plan).__name__}") from None
+        raise InvalidTypeError(
+            f"a plan must be integers [steps] or [B, steps], got {type(plan).__name__}"
+        ) from None
     if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
         raise InvalidTypeError(f"a plan must hold integers, got {table.dtype}")
     if table.ndim == 1:
         table = table.expand(len(num_tokens), -1)
     if table.ndim != 2 or table.shape[0] != len(num_tokens) or table.shape[1] == 0:
-        raise InvalidValueError(f"a plan must be [steps] or [{len(num_tokens)}, steps], got shape {tuple(table.shape)}")
+        raise InvalidValueError(
+            f"a plan must be [steps] or [{len(num_tokens)}, steps], got shape {tuple(table.shape)}"
+        )
     table = table.long()
     if bool((table < 0).any()):
-        raise InvalidValueError(f"a plan must not reveal a negative number of tokens, got {int(table.min())}")
+        raise InvalidValueError(
+            f"a plan must not reveal a negative number of tokens, got {int(table.min())}"
+        )
     # a sum that wraps around at 2**64 needs a part that is larger than the count
     wrong = (table.sum(1) != num_tokens.cpu()) | (table > num_tokens.cpu()[:, None]).any(1)
     if bool(wrong.any()):
         row = int(torch.nonzero(wrong)[0])
         raise InvalidValueError(
-            f"a plan must sum to the number of masked tokens: row {row} sums to {sum(table[row].tolist())}, "
+            f"a plan must sum to the number of masked tokens: row {row} sums to "
+            f"{sum(table[row].tolist())}, "
             f"but {int(num_tokens[row])} tokens are masked"
         )
     return table

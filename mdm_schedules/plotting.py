@@ -14,7 +14,8 @@ from mdm_schedules.schedules import Schedule
 
 def _canvas() -> Any:
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws to files without a display
+        # draws to files without a display
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError as error:
         raise missing_extra("matplotlib", "plot") from error
     return FigureCanvasAgg
@@ -31,7 +32,9 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     kinds = sorted(_canvas().get_supported_filetypes())
     name, folder = os.fspath(path), os.path.dirname(os.path.abspath(path))
     if os.path.splitext(name)[1].removeprefix(".").lower() not in kinds:
-        raise InvalidValueError(f"the name of a picture must end in one of .{', .'.join(kinds)}, got {name}")
+        raise InvalidValueError(
+            f"the name of a picture must end in one of .{', .'.join(kinds)}, got {name}"
+        )
     trouble = f"{folder} is no folder" if not os.path.isdir(folder) else ""
     trouble = f"{name} is a folder" if os.path.isdir(name) else trouble
     if not trouble and not os.access(name if os.path.exists(name) else folder, os.W_OK):
@@ -53,14 +56,25 @@ def _draw_schedules(axes: Any, schedules: Sequence[Schedule]) -> None:
     t = torch.linspace(0, 1, 501, dtype=torch.float64)
     for schedule in schedules:
         axes.plot(
-            t.numpy(), schedule.alpha(t).numpy(), label=schedule.spec if len(schedule.spec) < 40 else schedule.name
+            t.numpy(),
+            schedule.alpha(t).numpy(),
+            label=schedule.spec if len(schedule.spec) < 40 else schedule.name,
         )
-    axes.set(xlabel="generation time t", ylabel=r"fraction revealed $\alpha(t)$", xlim=(0, 1), ylim=(0, 1))
+    axes.set(
+        xlabel="generation time t",
+        ylabel=r"fraction revealed $\alpha(t)$",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
     axes.legend(loc="upper left", frameon=False)
 
 
-def plot_schedules(schedules: Sequence[Schedule], path: str | os.PathLike[str], *, num_tokens: int, steps: int) -> None:
-    """Write a picture of alpha(t), and of the tokens revealed per step, for each schedule, if `check_picture`."""
+def plot_schedules(
+    schedules: Sequence[Schedule], path: str | os.PathLike[str], *, num_tokens: int, steps: int
+) -> None:
+    """Write a picture of alpha(t), and of the tokens revealed per step, for each schedule, if
+    `check_picture`.
+    """
     check_picture(path)
     figure, (left, right) = new_figure(2)
     _draw_schedules(left, schedules)

@@ -29,18 +29,30 @@ def _require(condition: bool, schedule: Schedule, what: str) -> None:
 def _times(count: int = 513) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     inner = torch.rand(count, generator=generator, dtype=torch.float64)
-    return torch.cat([inner, torch.tensor([0.0, 1e-12, 1e-6, 0.5, 1 - 1e-6, 1.0], dtype=torch.float64)]).sort().values
+    return (
+        torch.cat(
+            [inner, torch.tensor([0.0, 1e-12, 1e-6, 0.5, 1 - 1e-6, 1.0], dtype=torch.float64)]
+        )
+        .sort()
+        .values
+    )
 
 
 def check_ends(schedule: Schedule) -> None:
     """alpha, gamma and inverse are exactly 0 at 0 and exactly 1 at 1."""
     for method in (schedule.alpha, schedule.gamma, schedule.inverse):
         low, high = method(0.0), method(1.0)
-        _require(low == 0.0 and high == 1.0, schedule, f"{method.__name__} must run from 0 to 1, got {low} and {high}")
+        _require(
+            low == 0.0 and high == 1.0,
+            schedule,
+            f"{method.__name__} must run from 0 to 1, got {low} and {high}",
+        )
 
 
 def check_monotone(schedule: Schedule) -> None:
-    """alpha never falls, rises over any tenth of [0, 1], stays in [0, 1], and its slope is never negative."""
+    """alpha never falls, rises over any tenth of [0, 1], stays in [0, 1], and its slope is never
+    negative.
+    """
     t = _times()
     alpha, slope = schedule.alpha(t), schedule.alpha_dot(t)
     _require(bool(((alpha >= 0) & (alpha <= 1)).all()), schedule, "alpha must stay in [0, 1]")
@@ -48,20 +60,29 @@ def check_monotone(schedule: Schedule) -> None:
     middle = schedule.alpha(schedule.inverse(torch.linspace(0, 1, 11, dtype=torch.float64)))
     _require(bool((middle.diff() > 0).all()), schedule, "alpha must rise")
     _require(bool((slope >= 0).all()), schedule, "alpha_dot must not be negative or NaN")
-    _require(bool((schedule.gamma_dot(t) >= 0).all()), schedule, "gamma_dot must not be negative or NaN")
+    _require(
+        bool((schedule.gamma_dot(t) >= 0).all()), schedule, "gamma_dot must not be negative or NaN"
+    )
 
 
 def check_inverse(schedule: Schedule, tolerance: float = 1e-9) -> None:
     """alpha(inverse(x)) = x, and inverse(alpha(t)) = t where the curve is not flat."""
     x = _times()
     inverted = schedule.inverse(x)
-    _require(bool(((inverted >= 0) & (inverted <= 1)).all()), schedule, "inverse must stay in [0, 1]")
+    _require(
+        bool(((inverted >= 0) & (inverted <= 1)).all()), schedule, "inverse must stay in [0, 1]"
+    )
     # a time nearer to 1 (or 0) than floats can tell moves alpha by up to its steepness
     room = tolerance + (
-        schedule.alpha((inverted + 2e-16).clamp(max=1)) - schedule.alpha((inverted - 2e-16).clamp(min=0))
+        schedule.alpha((inverted + 2e-16).clamp(max=1))
+        - schedule.alpha((inverted - 2e-16).clamp(min=0))
     )
     error = (schedule.alpha(inverted) - x).abs()
-    _require(bool((error <= room).all()), schedule, f"alpha(inverse(x)) differs from x by {float(error.max()):.1e}")
+    _require(
+        bool((error <= room).all()),
+        schedule,
+        f"alpha(inverse(x)) differs from x by {float(error.max()):.1e}",
+    )
     t = _times()
     steep = (schedule.alpha_dot(t) > 1e-3) & (t > 1e-3) & (t < 1 - 1e-3)
     gap = (schedule.inverse(schedule.alpha(t)) - t).abs()[steep]
@@ -69,18 +90,31 @@ def check_inverse(schedule: Schedule, tolerance: float = 1e-9) -> None:
 
 
 def check_slope(schedule: Schedule, tolerance: float = 1e-4) -> None:
-    """alpha_dot and gamma_dot agree with differences (at a kink, with one side), autograd of alpha with alpha_dot."""
+    """alpha_dot and gamma_dot agree with differences (at a kink, with one side), autograd of alpha
+    with alpha_dot.
+    """
     t = _times()
     t = t[(t > 1e-3) & (t < 1 - 1e-3)]
     step = 1e-6
-    for value, slope in ((schedule.alpha, schedule.alpha_dot), (schedule.gamma, schedule.gamma_dot)):
+    for value, slope in (
+        (schedule.alpha, schedule.alpha_dot),
+        (schedule.gamma, schedule.gamma_dot),
+    ):
         before, here, after = value(t - step), value(t), value(t + step)
-        differences = torch.stack([after - before, 2 * (after - here), 2 * (here - before)]) / (2 * step)
+        differences = torch.stack([after - before, 2 * (after - here), 2 * (here - before)]) / (
+            2 * step
+        )
         error = ((slope(t) - differences).abs() / (1 + differences.abs())).amin(0)
-        _require(bool((error <= tolerance).all()), schedule, f"{slope.__name__} is not the slope of {value.__name__}")
+        _require(
+            bool((error <= tolerance).all()),
+            schedule,
+            f"{slope.__name__} is not the slope of {value.__name__}",
+        )
     leaf = t.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(schedule.alpha(leaf).sum(), leaf)
-    _require(torch.equal(gradient, schedule.alpha_dot(t)), schedule, "autograd of alpha is not alpha_dot")
+    _require(
+        torch.equal(gradient, schedule.alpha_dot(t)), schedule, "autograd of alpha is not alpha_dot"
+    )
 
 
 def check_views(schedule: Schedule, tolerance: float = 1e-6) -> None:
@@ -93,26 +127,54 @@ def check_views(schedule: Schedule, tolerance: float = 1e-6) -> None:
     _require(bool((weight >= 0).all()), schedule, "loss_weight must not be negative or NaN")
     inside = (alpha < 0.999) & slope.isfinite()
     error = (weight * (1 - alpha) - slope).abs()[inside] / (1 + slope[inside])
-    _require(bool((error <= tolerance).all()), schedule, "loss_weight is not alpha_dot / (1 - alpha)")
+    _require(
+        bool((error <= tolerance).all()), schedule, "loss_weight is not alpha_dot / (1 - alpha)"
+    )
     same = torch.equal(schedule.alpha_noise(t), schedule.alpha(1 - t))
     _require(same, schedule, "alpha_noise(tau) is not alpha(1 - tau)")
 
 
 def check_types(schedule: Schedule) -> None:
-    """Shape, floating dtype, device and container of the argument are kept, and the argument is not changed."""
+    """Shape, floating dtype, device and container of the argument are kept, and the argument is
+    not changed.
+    """
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        t = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)).to(dtype).transpose(0, 2)
+        t = (
+            torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1))
+            .to(dtype)
+            .transpose(0, 2)
+        )
         before = t.clone()
-        for method in (schedule.alpha, schedule.alpha_dot, schedule.inverse, schedule.gamma, schedule.gamma_dot):
+        for method in (
+            schedule.alpha,
+            schedule.alpha_dot,
+            schedule.inverse,
+            schedule.gamma,
+            schedule.gamma_dot,
+        ):
             out = method(t)
             kept = out.shape == t.shape and out.dtype == dtype and out.device == t.device
-            _require(kept, schedule, f"{method.__name__} of a {dtype} tensor gave {out.dtype} {tuple(out.shape)}")
+            _require(
+                kept,
+                schedule,
+                f"{method.__name__} of a {dtype} tensor gave {out.dtype} {tuple(out.shape)}",
+            )
             own = out.data_ptr() != t.data_ptr()
-            _require(own, schedule, f"{method.__name__} returns its argument; return a new tensor, as t.clone()")
+            _require(
+                own,
+                schedule,
+                f"{method.__name__} returns its argument; return a new tensor, as t.clone()",
+            )
         _require(torch.equal(t, before), schedule, "the argument was changed in place")
-    _require(schedule.alpha(torch.zeros(0)).shape == (0,), schedule, "an empty tensor must stay empty")
+    _require(
+        schedule.alpha(torch.zeros(0)).shape == (0,), schedule, "an empty tensor must stay empty"
+    )
     _require(isinstance(schedule.alpha(0.5), float), schedule, "a float must give a float")
-    _require(isinstance(schedule.alpha(np.array([0.5])), np.ndarray), schedule, "an array must give an array")
+    _require(
+        isinstance(schedule.alpha(np.array([0.5])), np.ndarray),
+        schedule,
+        "an array must give an array",
+    )
     for bad in (-0.1, 1.1, float("nan")):
         try:
             schedule.alpha(bad)
@@ -122,7 +184,9 @@ def check_types(schedule: Schedule) -> None:
 
 
 def check_round_trips(schedule: Schedule) -> None:
-    """repr, pickle and files give back an equal schedule with the same hash; it cannot be changed."""
+    """repr, pickle and files give back an equal schedule with the same hash; it cannot be
+    changed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         schedule.save_pretrained(folder)
         copies: dict[str, Any] = {
@@ -140,7 +204,9 @@ def check_round_trips(schedule: Schedule) -> None:
             setattr(schedule, field, None)
         except AttributeError:
             continue
-        raise AssertionError(f"{schedule!r}: {field} can be changed; use @dataclass(frozen=True, repr=False)")
+        raise AssertionError(
+            f"{schedule!r}: {field} can be changed; use @dataclass(frozen=True, repr=False)"
+        )
 
 
 def check_plan(schedule: Schedule) -> None:
@@ -148,8 +214,16 @@ def check_plan(schedule: Schedule) -> None:
     for tokens, steps in ((256, 16), (7, 7), (5, 9), (1, 1), (1000, 3)):
         plan = schedule.plan(tokens, steps)
         right = plan.shape == (steps,) and plan.dtype == torch.long and int(plan.sum()) == tokens
-        _require(right and bool((plan >= 0).all()), schedule, f"plan({tokens}, {steps}) is {plan.tolist()}")
-        _require(int((plan > 0).sum()) == min(tokens, steps), schedule, f"plan({tokens}, {steps}) wastes a step")
+        _require(
+            right and bool((plan >= 0).all()),
+            schedule,
+            f"plan({tokens}, {steps}) is {plan.tolist()}",
+        )
+        _require(
+            int((plan > 0).sum()) == min(tokens, steps),
+            schedule,
+            f"plan({tokens}, {steps}) wastes a step",
+        )
 
 
 def check_schedule(schedule: Schedule, *, registered: bool = True) -> None:
@@ -157,12 +231,25 @@ def check_schedule(schedule: Schedule, *, registered: bool = True) -> None:
 
     Args:
         schedule: an instance of the schedule under test.
-        registered: its class is reachable by name; without that, repr and files cannot be read back.
+        registered: its class is reachable by name; without that, repr and files cannot be read
+            back.
     """
     _require(isinstance(schedule, Schedule), schedule, "must derive from mdm_schedules.Schedule")
-    for check in (check_ends, check_monotone, check_inverse, check_slope, check_views, check_types, check_plan):
+    for check in (
+        check_ends,
+        check_monotone,
+        check_inverse,
+        check_slope,
+        check_views,
+        check_types,
+        check_plan,
+    ):
         check(schedule)
     if registered:
         found = schedules.get(type(schedule).name)
-        _require(found is type(schedule), schedule, f"the name {type(schedule).name!r} belongs to {found!r}")
+        _require(
+            found is type(schedule),
+            schedule,
+            f"the name {type(schedule).name!r} belongs to {found!r}",
+        )
         check_round_trips(schedule)

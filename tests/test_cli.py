@@ -21,7 +21,9 @@ def test_list_and_show(capsys):
     status, out, _ = run(capsys, "list", "--json")
     assert status == 0
     assert {"linear", "beta", "tabulated"} <= {row["name"] for row in json.loads(out)}
-    status, out, _ = run(capsys, "show", "beta(a=0.9, b=0.3)", "--num-tokens", "64", "--steps", "8", "--json")
+    status, out, _ = run(
+        capsys, "show", "beta(a=0.9, b=0.3)", "--num-tokens", "64", "--steps", "8", "--json"
+    )
     shown = json.loads(out)
     assert status == 0
     assert shown["plan"] == mdm.Beta(0.9, 0.3).plan(64, 8).tolist()
@@ -31,7 +33,9 @@ def test_list_and_show(capsys):
 
 
 def test_energy_says_what_is_infinite(capsys):
-    status, out, _ = run(capsys, "energy", "beta(a=0.9, b=0.6)", "--gamma", "squared_sine", "--steps", "8", "--json")
+    status, out, _ = run(
+        capsys, "energy", "beta(a=0.9, b=0.6)", "--gamma", "squared_sine", "--steps", "8", "--json"
+    )
     shown = json.loads(out)
     assert status == 0
     assert shown["excess"] == mdm.energy_excess("beta(a=0.9, b=0.6)")
@@ -81,7 +85,9 @@ def test_wrong_usage_is_status_two(words, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [AssertionError("Torch not compiled with CUDA enabled"), NotImplementedError("no")])
+@pytest.mark.parametrize(
+    "error", [AssertionError("Torch not compiled with CUDA enabled"), NotImplementedError("no")]
+)
 def test_a_device_that_torch_was_not_built_for(error, capsys, monkeypatch):
     def empty(*_, **__):
         raise error
@@ -89,7 +95,10 @@ def test_a_device_that_torch_was_not_built_for(error, capsys, monkeypatch):
     monkeypatch.setattr("torch.empty", empty)
     status, _, err = run(capsys, "sample", "--prompt", "x", "--device", "cuda")
     assert status == 1
-    assert err == f"mdm-schedules: --device cuda cannot be used here: {error}; --device cpu always can\n"
+    assert (
+        err
+        == f"mdm-schedules: --device cuda cannot be used here: {error}; --device cpu always can\n"
+    )
 
 
 def test_a_model_that_is_not_there_is_told_as_such(capsys, tmp_path):
@@ -100,7 +109,11 @@ def test_a_model_that_is_not_there_is_told_as_such(capsys, tmp_path):
 
 
 def test_a_closed_pipe_is_no_error():
-    command = [sys.executable, "-c", "import sys; from mdm_schedules.cli import main; sys.exit(main(['list']))"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from mdm_schedules.cli import main; sys.exit(main(['list']))",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -114,13 +127,27 @@ def test_steps_choose_the_schedule_of_a_preset(capsys):
 
 
 def test_sample_is_repeatable(capsys):
-    words = ("sample", "--prompt", "def f(", "--max-new-tokens", "12", "--steps", "4", "--temperature", "1", "--json")
+    words = (
+        "sample",
+        "--prompt",
+        "def f(",
+        "--max-new-tokens",
+        "12",
+        "--steps",
+        "4",
+        "--temperature",
+        "1",
+        "--json",
+    )
     status, out, _ = run(capsys, *words, "--remasking", "random", "--seed", "3")
     first = json.loads(out)
     assert status == 0
     assert first["nfe"] == 4
     assert first["text"].startswith("def f(")
-    assert json.loads(run(capsys, *words, "--remasking", "random", "--seed", "3")[1])["tokens"] == first["tokens"]
+    assert (
+        json.loads(run(capsys, *words, "--remasking", "random", "--seed", "3")[1])["tokens"]
+        == first["tokens"]
+    )
 
 
 def test_sample_fills_a_sudoku_with_dots(capsys):
@@ -135,12 +162,19 @@ def test_sample_fills_a_sudoku_with_dots(capsys):
 def test_demo_reports_every_cell(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "STEPS", (6, 30))
     picture = tmp_path / "demo.png"
-    status, out, _ = run(capsys, "demo", "--puzzles", "6", "--schedule", "linear", "--output", str(picture), "--json")
+    status, out, _ = run(
+        capsys, "demo", "--puzzles", "6", "--schedule", "linear", "--output", str(picture), "--json"
+    )
     shown = json.loads(out)
     assert status == 0
     assert set(shown["accuracy"]["linear()"]) == {"6", "30"}
     assert picture.exists()
-    assert "| linear() |" in run(capsys, "demo", "--puzzles", "4", "--schedule", "linear", "--output", str(picture))[1]
+    assert (
+        "| linear() |"
+        in run(capsys, "demo", "--puzzles", "4", "--schedule", "linear", "--output", str(picture))[
+            1
+        ]
+    )
 
 
 def test_demo_prints_its_table_before_it_saves_the_picture(capsys, tmp_path, monkeypatch):

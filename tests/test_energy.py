@@ -1,4 +1,6 @@
-"""The energies against theory: each by brute force, by each other, by closed forms, and at the edge of divergence."""
+"""The energies against theory: each by brute force, by each other, by closed forms, and at the
+edge of divergence.
+"""
 
 from __future__ import annotations
 
@@ -54,23 +56,31 @@ betas = st.builds(Beta, shapes, shapes)
 
 
 def random_distribution(n: int, d: int, seed: int = 0) -> torch.Tensor:
-    p = torch.rand([d] * n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.01
+    p = (
+        torch.rand([d] * n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        + 0.01
+    )
     return p / p.sum()
 
 
 def beta_excess(alpha: Beta, gamma: Beta) -> float:
-    """pi^2 f^2 / g integrates to B(2a - c, 2b - d) B(c, d) / B(a, b)^2 for two Beta densities f and g."""
+    """pi^2 f^2 / g integrates to B(2a - c, 2b - d) B(c, d) / B(a, b)^2 for two Beta densities f
+    and g.
+    """
     p, q = 2 * alpha.a - gamma.a, 2 * alpha.b - gamma.b
     if p <= 0 or q <= 0:
         return math.inf
     return math.exp(betaln(p, q) + betaln(gamma.a, gamma.b) - 2 * betaln(alpha.a, alpha.b))
 
 
-# -- the definitions, by brute force ------------------------------------------------------------------------------
+# -- the definitions, by brute force
+# ------------------------------------------------------------------------------
 
 
 def brute_path(p: np.ndarray, alpha: float, slope: float) -> tuple[np.ndarray, np.ndarray]:
-    """p_t over all partly masked sequences, and the generator Q_t: every clean sequence masked letter by letter."""
+    """p_t over all partly masked sequences, and the generator Q_t: every clean sequence masked
+    letter by letter.
+    """
     n, d = p.ndim, p.shape[0]
     states = list(itertools.product([MASK, *range(d)], repeat=n))
     index = {z: i for i, z in enumerate(states)}
@@ -79,7 +89,9 @@ def brute_path(p: np.ndarray, alpha: float, slope: float) -> tuple[np.ndarray, n
         clean = itertools.product(range(d), repeat=n)
         return sum(p[x] for x in clean if all(a in (MASK, b) for a, b in zip(z, x, strict=True)))
 
-    probability = np.array([agree(z) * alpha ** (n - z.count(MASK)) * (1 - alpha) ** z.count(MASK) for z in states])
+    probability = np.array(
+        [agree(z) * alpha ** (n - z.count(MASK)) * (1 - alpha) ** z.count(MASK) for z in states]
+    )
     rates = np.zeros((len(states), len(states)))
     for z in states:
         for i in (i for i in range(n) if z[i] == MASK and agree(z) > 0):
@@ -90,11 +102,14 @@ def brute_path(p: np.ndarray, alpha: float, slope: float) -> tuple[np.ndarray, n
 
 
 def brute_kinetic(p: np.ndarray, schedule: Schedule, gamma: Schedule) -> float:
-    # states and their rates depend on time through alpha and its slope only: at slope 1, scaled afterwards
+    # states and their rates depend on time through alpha and its slope only: at slope 1, scaled
+    # afterwards
     def integrand(t: float) -> float:
         path, rates = brute_path(p, schedule.alpha(t), 1.0)
         flow = np.where((rates > 0) & (path > 0), rates, 0.0)
-        ratio = np.divide(path[:, None], path[None, :], out=np.zeros_like(flow), where=path[None, :] > 0)
+        ratio = np.divide(
+            path[:, None], path[None, :], out=np.zeros_like(flow), where=path[None, :] > 0
+        )
         return float((ratio * flow**2).sum()) * schedule.alpha_dot(t) ** 2 / gamma.gamma_dot(t)
 
     nodes, weights = np.polynomial.legendre.leggauss(24)
@@ -125,7 +140,9 @@ def test_brute_force_path_solves_the_kolmogorov_equation(p):
 def test_kinetic_energy_is_its_definition(p):
     schedule, gamma = Beta(2.0, 2.0), Linear()  # an analytic integrand, for few nodes
     energy = kinetic_energy(SquaredSine(), distribution=p)
-    assert energy == pytest.approx(brute_kinetic(p.double().numpy(), SquaredSine(), SquaredSine()), rel=1e-11)
+    assert energy == pytest.approx(
+        brute_kinetic(p.double().numpy(), SquaredSine(), SquaredSine()), rel=1e-11
+    )
     reference = brute_kinetic(p.double().numpy(), schedule, SquaredSine())
     assert kinetic_energy(schedule, None, p) == pytest.approx(reference, rel=1e-9)
     assert kinetic_energy(schedule, gamma, p) != pytest.approx(reference, rel=1e-2)
@@ -136,8 +153,12 @@ def test_conditional_energy_is_the_kinetic_energy_of_one_sentence(n):
     sentence = torch.zeros([2] * n, dtype=torch.float64)
     sentence[(1,) * n] = 1.0
     reference = brute_kinetic(sentence.numpy(), Beta(2.0, 2.0), SquaredSine())
-    assert conditional_kinetic_energy(Beta(2.0, 2.0), num_tokens=n) == pytest.approx(reference, rel=1e-9)
-    assert kinetic_energy(Beta(2.0, 2.0), distribution=sentence) == pytest.approx(reference, rel=1e-9)
+    assert conditional_kinetic_energy(Beta(2.0, 2.0), num_tokens=n) == pytest.approx(
+        reference, rel=1e-9
+    )
+    assert kinetic_energy(Beta(2.0, 2.0), distribution=sentence) == pytest.approx(
+        reference, rel=1e-9
+    )
 
 
 def test_geodesic_energy_is_the_squared_length_of_short_chords():
@@ -157,11 +178,15 @@ def test_closed_form_is_the_integral_over_time(schedule, gamma):
         reveal = schedule.alpha(t)
         return schedule.alpha_dot(t) ** 2 / (weight.gamma_dot(t) * reveal * (1 - reveal))
 
-    halves = [quad(integrand, *ends, epsabs=0, epsrel=1e-9, limit=200)[0] for ends in ((0, 0.3), (0.3, 0.5), (0.5, 1))]
+    halves = [
+        quad(integrand, *ends, epsabs=0, epsrel=1e-9, limit=200)[0]
+        for ends in ((0, 0.3), (0.3, 0.5), (0.5, 1))
+    ]
     assert token_energy(schedule, gamma) == pytest.approx(sum(halves), rel=1e-7)
 
 
-# -- Theorems 3.1, 3.2, 3.6 and Proposition 3.7 -------------------------------------------------------------------
+# -- Theorems 3.1, 3.2, 3.6 and Proposition 3.7
+# -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "d"), list(itertools.product([1, 2, 3, 4], [1, 2, 3])))
@@ -170,16 +195,24 @@ def test_energies_agree_up_to_their_constants(n, d):
         one = token_energy(schedule, gamma)
         assert PI2 <= one + 1e-9 < math.inf
         assert geodesic_energy(schedule, gamma, n) == pytest.approx(n * one, rel=1e-8)
-        assert conditional_kinetic_energy(schedule, gamma, n) == pytest.approx(n * 2 ** (n - 1) * one, rel=1e-8)
+        assert conditional_kinetic_energy(schedule, gamma, n) == pytest.approx(
+            n * 2 ** (n - 1) * one, rel=1e-8
+        )
         p = random_distribution(n, d, seed)
-        assert kinetic_energy(schedule, gamma, p) == pytest.approx(n * (d + 1) ** (n - 1) * one, rel=1e-8)
+        assert kinetic_energy(schedule, gamma, p) == pytest.approx(
+            n * (d + 1) ** (n - 1) * one, rel=1e-8
+        )
 
 
 def test_without_full_support_only_reachable_states_count():
-    """aaa and bbb: a state with k letters shown is one of C(3, k) * (1 if k == 0 else 2), with 3 - k masked."""
+    """aaa and bbb: a state with k letters shown is one of C(3, k) * (1 if k == 0 else 2), with 3 -
+    k masked.
+    """
     p = np.zeros((2, 2, 2))
     p[0, 0, 0], p[1, 1, 1] = 0.25, 0.75
-    assert kinetic_energy("cosine", "linear", p) == pytest.approx((3 + 12 + 6) * token_energy("cosine", "linear"))
+    assert kinetic_energy("cosine", "linear", p) == pytest.approx(
+        (3 + 12 + 6) * token_energy("cosine", "linear")
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -188,7 +221,9 @@ def test_every_schedule_has_energy_pi_squared_under_its_own_gamma(schedule):
     for energy in (token_energy(schedule, schedule), geodesic_energy(schedule, schedule)):
         assert energy == pytest.approx(PI2, rel=1e-10)
     assert conditional_kinetic_energy(schedule, schedule, 2) == pytest.approx(4 * PI2, rel=1e-10)
-    assert kinetic_energy(schedule, schedule, random_distribution(2, 2)) == pytest.approx(6 * PI2, rel=1e-10)
+    assert kinetic_energy(schedule, schedule, random_distribution(2, 2)) == pytest.approx(
+        6 * PI2, rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("a", [0.05, 5.0])
@@ -201,9 +236,22 @@ def test_extreme_betas_have_energy_pi_squared(a, b):
 
 @pytest.mark.parametrize(
     "schedule",
-    [Linear(), LogLinear(), SquaredSine(), Sine(), Cosine(), Polynomial(0.05), Polynomial(40.0), Geometric()]
+    [
+        Linear(),
+        LogLinear(),
+        SquaredSine(),
+        Sine(),
+        Cosine(),
+        Polynomial(0.05),
+        Polynomial(40.0),
+        Geometric(),
+    ]
     + [Geometric(1e-3, 5.0), EnergyOptimal("sine"), EnergyOptimal(lambda t: t * t * (3 - 2 * t))]
-    + [Beta(1e-3, 1e-3), Beta(1000.0, 1000.0), Tabulated([0, 1e-20, 0.3, 1 - 1e-9, 1], [0, 1e-9, 0.5, 0.9, 1])],
+    + [
+        Beta(1e-3, 1e-3),
+        Beta(1000.0, 1000.0),
+        Tabulated([0, 1e-20, 0.3, 1 - 1e-9, 1], [0, 1e-9, 0.5, 0.9, 1]),
+    ],
 )
 def test_every_family_is_optimal_for_its_own_gamma(schedule):
     assert energy_excess(schedule, schedule) == pytest.approx(1, abs=1e-7)
@@ -222,7 +270,9 @@ def test_pairs_of_betas_have_the_closed_form_and_never_beat_the_optimum(alpha, g
 def tables(draw: st.DrawFn) -> Tabulated:
     steps = st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12)
     rises = np.array(draw(steps))
-    lengths = np.array(draw(st.lists(st.floats(0.01, 1.0), min_size=len(rises), max_size=len(rises))))
+    lengths = np.array(
+        draw(st.lists(st.floats(0.01, 1.0), min_size=len(rises), max_size=len(rises)))
+    )
     t, alpha = (np.concatenate([[0], x.cumsum() / x.sum()]) for x in (lengths, rises))
     t[-1] = alpha[-1] = 1.0
     return Tabulated(alpha, t)
@@ -241,7 +291,9 @@ def test_no_random_table_beats_the_optimum(table, gamma):
 @settings(deadline=None, max_examples=15)
 @given(st.builds(Beta, *[st.floats(0.5, 3.0)] * 2), st.integers(1, 5), st.sampled_from([-0.1, 0.1]))
 def test_a_change_of_the_optimum_costs_the_square_of_its_size(gamma, wave, size):
-    """alpha = sin^2(pi/2 h(gamma)) with h(u) = u + size * sin(pi wave u) / (pi wave) has excess 1 + size^2 / 2."""
+    """alpha = sin^2(pi/2 h(gamma)) with h(u) = u + size * sin(pi wave u) / (pi wave) has excess 1
+    + size^2 / 2.
+    """
 
     @dataclass(frozen=True, repr=False)
     class Bent(Schedule):
@@ -268,10 +320,13 @@ def test_linear_and_squared_sine_are_betas():
     for schedule, beta in ((Linear(), Beta(0.5, 0.5)), (SquaredSine(), Beta(1.0, 1.0))):
         torch.testing.assert_close(beta.alpha(t), schedule.alpha(t), rtol=0, atol=1e-12)
         for gamma in (None, "linear", Beta(0.8, 0.7)):
-            assert token_energy(beta, gamma) == pytest.approx(token_energy(schedule, gamma), rel=1e-12)
+            assert token_energy(beta, gamma) == pytest.approx(
+                token_energy(schedule, gamma), rel=1e-12
+            )
 
 
-# -- divergence ----------------------------------------------------------------------------------------------------
+# -- divergence
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -295,7 +350,11 @@ def test_linear_and_squared_sine_are_betas():
 )
 def test_divergent_integrals_are_infinite(schedule, gamma):
     assert token_energy(schedule, gamma) == geodesic_energy(schedule, gamma) == math.inf
-    assert conditional_kinetic_energy(schedule, gamma, 2) == kinetic_energy(schedule, gamma, [0.5, 0.5]) == math.inf
+    assert (
+        conditional_kinetic_energy(schedule, gamma, 2)
+        == kinetic_energy(schedule, gamma, [0.5, 0.5])
+        == math.inf
+    )
     assert energy_excess(schedule, gamma) == math.inf
 
 
@@ -311,7 +370,9 @@ def test_beta_energy_is_finite_exactly_above_the_threshold(a, c, room, swap):
 
 @dataclass(frozen=True, repr=False)
 class Foreign(Schedule):
-    """alpha and its slope of another schedule, without the methods that keep digits near the ends."""
+    """alpha and its slope of another schedule, without the methods that keep digits near the
+    ends.
+    """
 
     inner: Schedule
     name: ClassVar[str] = "foreign"
@@ -327,29 +388,39 @@ def test_schedules_of_others_are_extrapolated():
     for inner in (Linear(), Sine(), Cosine(), Polynomial(2.0), Beta(0.5, 3.0)):
         assert energy_excess(Foreign(inner)) == math.inf
         assert energy_excess(Foreign(inner), Foreign(inner)) == pytest.approx(1, abs=1e-6)
-    for alpha, gamma in ((SquaredSine(), Linear()), (Cosine(), Linear()), (Beta(0.3, 2.0), Beta(0.4, 1.5))):
+    for alpha, gamma in (
+        (SquaredSine(), Linear()),
+        (Cosine(), Linear()),
+        (Beta(0.3, 2.0), Beta(0.4, 1.5)),
+    ):
         expected = energy_excess(alpha, gamma)
         for one, other in ((Foreign(alpha), gamma), (alpha, Foreign(gamma))):
             assert energy_excess(one, other) == pytest.approx(expected, rel=1e-6)
     assert energy_excess(SquaredSine(), Foreign(Beta(2.0, 1.0))) == math.inf
 
 
-# -- the discrete energy -------------------------------------------------------------------------------------------
+# -- the discrete energy
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("schedule", "gamma"), [(SquaredSine(), None), (Beta(2.0, 3.0), None), (Beta(3.0, 2.0), Beta(2.0, 2.0))]
+    ("schedule", "gamma"),
+    [(SquaredSine(), None), (Beta(2.0, 3.0), None), (Beta(3.0, 2.0), Beta(2.0, 2.0))],
 )
 def test_discrete_energy_converges_to_the_continuous_one_at_second_order(schedule, gamma):
     steps = np.array([32, 64, 128, 256, 512])
-    gaps = [abs(discrete_energy(schedule, int(k), gamma) - token_energy(schedule, gamma)) for k in steps]
+    gaps = [
+        abs(discrete_energy(schedule, int(k), gamma) - token_energy(schedule, gamma)) for k in steps
+    ]
     order = -np.polyfit(np.log(steps), np.log(gaps), 1)[0]
     assert order == pytest.approx(2, abs=0.1)
 
 
 def test_discrete_energy_has_its_closed_forms():
     for k in (1, 2, 7, 100):
-        assert discrete_energy(SquaredSine(), k) == pytest.approx(16 * k**2 * math.sin(math.pi / (4 * k)) ** 2)
+        assert discrete_energy(SquaredSine(), k) == pytest.approx(
+            16 * k**2 * math.sin(math.pi / (4 * k)) ** 2
+        )
     # divergent: the sum grows by twice the logarithm of the steps
     growth = discrete_energy("linear", 4000) - discrete_energy("linear", 1000)
     assert growth == pytest.approx(2 * math.log(4), rel=1e-4)
@@ -369,7 +440,9 @@ def test_no_plan_beats_the_optimum_on_the_same_steps(plan):
 
 
 def test_on_uneven_gamma_the_chords_have_a_slightly_lower_minimum():
-    """sum 8 (1 - cos theta) / dgamma is stationary at sin theta ~ dgamma, not at theta ~ dgamma as alpha* has it."""
+    """sum 8 (1 - cos theta) / dgamma is stationary at sin theta ~ dgamma, not at theta ~ dgamma as
+    alpha* has it.
+    """
     gamma = Beta(2.0, 0.7)
     gaps = []
     for k in (16, 32, 64):
@@ -377,7 +450,9 @@ def test_on_uneven_gamma_the_chords_have_a_slightly_lower_minimum():
         low, high = 0.0, 1 / span.max()
         for _ in range(100):
             scale = (low + high) / 2
-            low, high = (scale, high) if np.arcsin(scale * span).sum() < math.pi / 2 else (low, scale)
+            low, high = (
+                (scale, high) if np.arcsin(scale * span).sum() < math.pi / 2 else (low, scale)
+            )
         theta = np.arcsin(low * span)
         best = (8 * (1 - np.cos(theta)) / span).sum()
         gaps.append(discrete_energy(gamma, k, gamma) - best)
@@ -389,13 +464,16 @@ def test_on_uneven_gamma_the_chords_have_a_slightly_lower_minimum():
 def test_plans_follow_the_schedule_they_come_from():
     for schedule in (SquaredSine(), Beta(0.9, 0.6)):
         plan = schedule.plan(1 << 20, 16)
-        assert discrete_energy(plan, gamma=schedule) == pytest.approx(discrete_energy(schedule, 16, schedule), rel=1e-6)
+        assert discrete_energy(plan, gamma=schedule) == pytest.approx(
+            discrete_energy(schedule, 16, schedule), rel=1e-6
+        )
     assert discrete_energy([5]) == pytest.approx(8)
     # one pass too many reveals nothing: half the time per chord
     assert discrete_energy([5, 0]) == pytest.approx(16)
 
 
-# -- what comes in and out -----------------------------------------------------------------------------------------
+# -- what comes in and out
+# -----------------------------------------------------------------------------------------
 
 
 def test_results_are_floats_with_an_error():
@@ -411,24 +489,60 @@ def test_results_are_floats_with_an_error():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: token_energy(0.5), InvalidTypeError, "schedule must be a Schedule or a spec string"),
+        (
+            lambda: token_energy(0.5),
+            InvalidTypeError,
+            "schedule must be a Schedule or a spec string",
+        ),
         (lambda: token_energy("linear", lambda t: t), InvalidTypeError, "gamma must be a Schedule"),
         (lambda: token_energy("liner"), UnknownNameError, "'linear'"),
         (lambda: geodesic_energy("linear", num_tokens=0), InvalidValueError, "num_tokens"),
         (lambda: geodesic_energy("linear", num_tokens=1.0), InvalidTypeError, "num_tokens"),
-        (lambda: conditional_kinetic_energy("linear", num_tokens=25), InvalidValueError, "2\\*\\*num_tokens"),
+        (
+            lambda: conditional_kinetic_energy("linear", num_tokens=25),
+            InvalidValueError,
+            "2\\*\\*num_tokens",
+        ),
         (lambda: kinetic_energy("linear"), InvalidTypeError, "torch.full"),
         (lambda: kinetic_energy("linear", distribution="p"), InvalidTypeError, "distribution"),
-        (lambda: kinetic_energy("linear", distribution=torch.ones(2, dtype=torch.cfloat)), InvalidTypeError, "real"),
-        (lambda: kinetic_energy("linear", distribution=torch.ones(2, dtype=torch.bool)), InvalidTypeError, "real"),
-        (lambda: kinetic_energy("linear", distribution=torch.tensor(1.0)), InvalidValueError, "equal length"),
-        (lambda: kinetic_energy("linear", distribution=torch.ones(2, 3) / 6), InvalidValueError, r"\(2, 3\)"),
-        (lambda: kinetic_energy("linear", distribution=torch.ones(0, 0)), InvalidValueError, "equal length"),
-        (lambda: kinetic_energy("linear", distribution=[0.5, 0.6]), InvalidValueError, "sum to 1.*1.1"),
+        (
+            lambda: kinetic_energy("linear", distribution=torch.ones(2, dtype=torch.cfloat)),
+            InvalidTypeError,
+            "real",
+        ),
+        (
+            lambda: kinetic_energy("linear", distribution=torch.ones(2, dtype=torch.bool)),
+            InvalidTypeError,
+            "real",
+        ),
+        (
+            lambda: kinetic_energy("linear", distribution=torch.tensor(1.0)),
+            InvalidValueError,
+            "equal length",
+        ),
+        (
+            lambda: kinetic_energy("linear", distribution=torch.ones(2, 3) / 6),
+            InvalidValueError,
+            r"\(2, 3\)",
+        ),
+        (
+            lambda: kinetic_energy("linear", distribution=torch.ones(0, 0)),
+            InvalidValueError,
+            "equal length",
+        ),
+        (
+            lambda: kinetic_energy("linear", distribution=[0.5, 0.6]),
+            InvalidValueError,
+            "sum to 1.*1.1",
+        ),
         (lambda: kinetic_energy("linear", distribution=[1.5, -0.5]), InvalidValueError, "-0.5"),
         (lambda: kinetic_energy("linear", distribution=[1.0, math.nan]), InvalidValueError, "nan"),
         (lambda: kinetic_energy("linear", distribution=[1.0, math.inf]), InvalidValueError, "inf"),
-        (lambda: kinetic_energy("linear", distribution=np.full([2] * 16, 2.0**-16)), InvalidValueError, "43046721"),
+        (
+            lambda: kinetic_energy("linear", distribution=np.full([2] * 16, 2.0**-16)),
+            InvalidValueError,
+            "43046721",
+        ),
         (lambda: discrete_energy("linear"), InvalidTypeError, "needs steps"),
         (lambda: discrete_energy("linear", 0), InvalidValueError, "steps"),
         (lambda: discrete_energy([1, 2], 3), InvalidValueError, "the plan has 2 steps"),
@@ -451,7 +565,8 @@ def test_a_result_that_cannot_be_trusted_says_so():
 
 
 @pytest.mark.parametrize("p", [3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 0.01, 0.02])
-@pytest.mark.filterwarnings("ignore:the energy of")  # below p = 0.004 the least float is in the middle of the curve
+# below p = 0.004 the least float is in the middle of the curve
+@pytest.mark.filterwarnings("ignore:the energy of")
 def test_slow_starts_have_energy_pi_squared_within_their_error(p):
     excess = energy_excess(Polynomial(p), Polynomial(p))
     assert abs(excess - 1) <= excess.error
@@ -462,7 +577,15 @@ def test_slow_starts_have_energy_pi_squared_within_their_error(p):
 @pytest.mark.filterwarnings("ignore:the energy of")
 def test_pairs_of_slow_starts_have_the_energy_of_their_integral(p, q):
     def density(x):  # Eq. 14 in x = -log t, where nothing underflows
-        return p * p * math.exp(-x * (p - q / 2)) / -math.expm1(-p * x) * math.sqrt(-math.expm1(-q * x)) / q / math.pi
+        return (
+            p
+            * p
+            * math.exp(-x * (p - q / 2))
+            / -math.expm1(-p * x)
+            * math.sqrt(-math.expm1(-q * x))
+            / q
+            / math.pi
+        )
 
     scale = 1 / (p - q / 2)
     edges = [0, *(scale * 2.0 ** np.arange(-24, 7))]
@@ -482,7 +605,9 @@ def test_ends_that_floats_do_not_reach_are_extrapolated_within_the_error():
         assert excess.error < 1e-3 * excess
 
 
-@pytest.mark.parametrize(("a", "b"), [(1e6, 1e6), (1e6, 3e5), (0.5, 1e6), (1e6, 0.3), (1.0, 1e6), (200.0, 1.0)])
+@pytest.mark.parametrize(
+    ("a", "b"), [(1e6, 1e6), (1e6, 3e5), (0.5, 1e6), (1e6, 0.3), (1.0, 1e6), (200.0, 1.0)]
+)
 def test_steep_betas_have_energy_pi_squared_within_their_error(a, b):
     excess = energy_excess(Beta(a, b), Beta(a, b))
     assert abs(excess - 1) <= excess.error

@@ -1,4 +1,6 @@
-"""The errors: each is an MDMError and the builtin that one would catch; the checks name value, range and remedy."""
+"""The errors: each is an MDMError and the builtin that one would catch; the checks name value,
+range and remedy.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from mdm_schedules.errors import (
     shown,
 )
 
-CLASSES = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)]
+CLASSES = [
+    cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)
+]
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -50,8 +54,13 @@ def test_the_builtins_behind_them() -> None:
 
 
 def test_did_you_mean() -> None:
-    assert did_you_mean("cosin", ["sine", "cosine"]) == " Did you mean 'cosine' or 'sine'? Known: cosine, sine."
-    assert did_you_mean("LINEAR", ["linear", "Beta"]) == " Did you mean 'linear'? Known: Beta, linear."
+    assert (
+        did_you_mean("cosin", ["sine", "cosine"])
+        == " Did you mean 'cosine' or 'sine'? Known: cosine, sine."
+    )
+    assert (
+        did_you_mean("LINEAR", ["linear", "Beta"]) == " Did you mean 'linear'? Known: Beta, linear."
+    )
     assert "'Sine'" in did_you_mean("sine", ["linear", "Sine"])
     assert did_you_mean("zzz", ["b", "a", "a"]) == " Known: a, b."
     assert did_you_mean("x", []) == " Known: none."
@@ -64,9 +73,22 @@ def test_check_int() -> None:
         assert number == 3
         assert type(number) is int
     for low, high, words in ((1, 5, r"in \[1, 5\]"), (1, None, ">= 1")):
-        with pytest.raises(InvalidValueError, match=rf"k must be an integer {words}, got 0; for example f\(k=2\)"):
+        with pytest.raises(
+            InvalidValueError, match=rf"k must be an integer {words}, got 0; for example f\(k=2\)"
+        ):
             check_int("k", 0, low, high, example="f(k=2)")
-        for bad in (True, 3.0, "3", None, np.float64(3), np.True_, torch.tensor(True), torch.tensor([1, 2]), 3j, [3]):
+        for bad in (
+            True,
+            3.0,
+            "3",
+            None,
+            np.float64(3),
+            np.True_,
+            torch.tensor(True),
+            torch.tensor([1, 2]),
+            3j,
+            [3],
+        ):
             with pytest.raises(InvalidTypeError, match=rf"k must be an integer {words}, got"):
                 check_int("k", bad, low, high)
     with pytest.raises(InvalidValueError, match="cannot be printed"):
@@ -78,10 +100,30 @@ def test_check_real() -> None:
         number = check_real("x", value, 0, 2)
         assert number == 1
         assert type(number) is float
-    for bad in (True, "1", None, 1j, [1], np.True_, np.array(1.0), torch.tensor(1.0), decimal.Decimal(1), object()):
+    for bad in (
+        True,
+        "1",
+        None,
+        1j,
+        [1],
+        np.True_,
+        np.array(1.0),
+        torch.tensor(1.0),
+        decimal.Decimal(1),
+        object(),
+    ):
         with pytest.raises(InvalidTypeError, match=r"x must be a finite number in \[0, 2\], got"):
             check_real("x", bad, 0, 2)
-    for value in (-1, 3, math.nan, math.inf, -math.inf, 10**400, -(10**5000), fractions.Fraction(10**400)):
+    for value in (
+        -1,
+        3,
+        math.nan,
+        math.inf,
+        -math.inf,
+        10**400,
+        -(10**5000),
+        fractions.Fraction(10**400),
+    ):
         with pytest.raises(InvalidValueError, match=r"x must be a finite number in \[0, 2\], got"):
             check_real("x", value, 0, 2)
     assert check_real("x", 0, 0) == 0

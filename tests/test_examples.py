@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+SNIPPETS = re.findall(
+    r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+)
 
 
 def run(*words, cwd):
@@ -27,15 +29,26 @@ def run(*words, cwd):
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_readme_snippet(number, tmp_path):
     script = tmp_path / "snippet.py"
-    check = "\nfrom mdm_schedules.testing import check_schedule\ncheck_schedule(Halfway(), registered=False)\n"
-    script.write_text(SNIPPETS[number] + (check if "class Halfway" in SNIPPETS[number] else ""), encoding="utf-8")
+    check = (
+        "\nfrom mdm_schedules.testing import check_schedule\ncheck_schedule(Halfway(), "
+        "registered=False)\n"
+    )
+    script.write_text(
+        SNIPPETS[number] + (check if "class Halfway" in SNIPPETS[number] else ""), encoding="utf-8"
+    )
     done = run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["code", "sudoku"])
 def test_training_script(name, tmp_path):
-    done = run(ROOT / f"examples/training/train_{name}.py", "--smoke", "--out", tmp_path / name, cwd=tmp_path)
+    done = run(
+        ROOT / f"examples/training/train_{name}.py",
+        "--smoke",
+        "--out",
+        tmp_path / name,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / name / "config.json").read_text())
     assert config["dtype"] == "float32"
@@ -55,16 +68,22 @@ def test_sudoku_benchmark(tmp_path):
 @pytest.mark.parametrize("name", ["energy_landscape", "schedule_curves", "toy"])
 def test_paper_figure(name, tmp_path):
     pytest.importorskip("matplotlib")
-    done = run(ROOT / f"examples/paper/{name}.py", *([] if name == "toy" else ["--quick"]), cwd=tmp_path)
+    done = run(
+        ROOT / f"examples/paper/{name}.py", *([] if name == "toy" else ["--quick"]), cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
     numbers = json.loads((tmp_path / f"figures/{name}.json").read_text())
     if name == "energy_landscape":
         for panel in numbers["panels"]:
             assert panel["minimum"]["excess"] == pytest.approx(1, abs=1e-3)
-            assert [panel["minimum"]["a"], panel["minimum"]["b"]] == pytest.approx(panel["gamma"], rel=0.05)
+            assert [panel["minimum"]["a"], panel["minimum"]["b"]] == pytest.approx(
+                panel["gamma"], rel=0.05
+            )
     elif name == "schedule_curves":
-        linear = next(curve for curve in numbers["curves"] if (curve["a"], curve["b"]) == (0.5, 0.5))
+        linear = next(
+            curve for curve in numbers["curves"] if (curve["a"], curve["b"]) == (0.5, 0.5)
+        )
         assert linear["alpha"] == pytest.approx(numbers["t"], abs=1e-12)
     else:
         for target in numbers["targets"].values():
@@ -74,18 +93,26 @@ def test_paper_figure(name, tmp_path):
 
 
 def test_paper_tables(tmp_path):
-    done = run(ROOT / "examples/paper/tables.py", "--markdown", "--output", "out.json", cwd=tmp_path)
+    done = run(
+        ROOT / "examples/paper/tables.py", "--markdown", "--output", "out.json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("### LLaDA-8B on ") == 6
     assert re.search(r"beta\(a=1, b=0.2\) +\| +5.80 ± 1.05\* \| +15.40 ± 1.62\* \|", done.stdout)
-    assert {table["task"]: len(table["rows"]) for table in json.loads((tmp_path / "out.json").read_text())}["bbh"] == 9
+    assert {
+        table["task"]: len(table["rows"])
+        for table in json.loads((tmp_path / "out.json").read_text())
+    }["bbh"] == 9
     done = run(ROOT / "examples/paper/tables.py", "--task", "mbbp", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert "'llada-8b/mbpp'" in done.stderr
 
 
 def test_the_papers_grid_on_a_model(tmp_path):
-    docs = [{"prompt": "for i in range", "answer": "("}, {"prompt": "import ", "answer": "no such module"}]
+    docs = [
+        {"prompt": "for i in range", "answer": "("},
+        {"prompt": "import ", "answer": "no such module"},
+    ]
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     task = {
         "task": "completion",
@@ -99,12 +126,34 @@ def test_the_papers_grid_on_a_model(tmp_path):
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
     (tmp_path / "task.yaml").write_text(json.dumps(task))  # JSON is YAML
-    words = ["--model", ROOT / "mdm_schedules/demo_models/code", "--task", "completion", "--include-path", tmp_path]
-    words += ["--schedule", "linear", "--schedule", "sine", "--steps", 2, 4, "--gen-length", 8, "--batch-size", 2]
+    words = [
+        "--model",
+        ROOT / "mdm_schedules/demo_models/code",
+        "--task",
+        "completion",
+        "--include-path",
+        tmp_path,
+    ]
+    words += [
+        "--schedule",
+        "linear",
+        "--schedule",
+        "sine",
+        "--steps",
+        2,
+        4,
+        "--gen-length",
+        8,
+        "--batch-size",
+        2,
+    ]
     done = run(ROOT / "examples/paper/tables.py", *words, "--output", "out.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (table,) = json.loads((tmp_path / "out.json").read_text())
-    assert (table["steps"], [row["schedule"] for row in table["rows"]]) == ([2, 4], ["linear", "sine"])
+    assert (table["steps"], [row["schedule"] for row in table["rows"]]) == (
+        [2, 4],
+        ["linear", "sine"],
+    )
     for row in table["rows"]:
         assert row["mean"][0] in (0, 50, 100)
         assert len(row["standard_error"]) == 2
@@ -118,7 +167,18 @@ def test_the_papers_grid_on_a_model_that_is_not_there(tmp_path):
 
 
 def test_markov_chains_benchmark(tmp_path):
-    words = ("--world", "well mixed", "--world", "parity", "--steps", 4, "--repeats", 1, "--output", "out.json")
+    words = (
+        "--world",
+        "well mixed",
+        "--world",
+        "parity",
+        "--steps",
+        4,
+        "--repeats",
+        1,
+        "--output",
+        "out.json",
+    )
     done = run(ROOT / "examples/benchmarks/markov_chains.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("linear is already optimal") == 1
@@ -130,8 +190,28 @@ def test_markov_chains_benchmark(tmp_path):
 
 
 def test_few_step_quality_benchmark(tmp_path):
-    words = ("--world", "sudoku", "--policy", "random", "--steps", 3, 6, "--instances", 6, "--select", 8, "--trials", 2)
-    done = run(ROOT / "examples/benchmarks/few_step_quality.py", *words, "--output", "out.json", cwd=tmp_path)
+    words = (
+        "--world",
+        "sudoku",
+        "--policy",
+        "random",
+        "--steps",
+        3,
+        6,
+        "--instances",
+        6,
+        "--select",
+        8,
+        "--trials",
+        2,
+    )
+    done = run(
+        ROOT / "examples/benchmarks/few_step_quality.py",
+        *words,
+        "--output",
+        "out.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())["random"]
     assert {"linear", "tuned", "best plan"} <= set(result["scores"]["3"])

@@ -1,4 +1,6 @@
-"""Profiles, the exact cost of a plan against the sampler's enumerated law, the best plan, the best Beta, files."""
+"""Profiles, the exact cost of a plan against the sampler's enumerated law, the best plan, the best
+Beta, files.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +58,13 @@ def brute_profile(p):
     return h
 
 
-profiles = st.lists(st.floats(0, 3), min_size=1, max_size=9).map(lambda h: np.array(sorted(h, reverse=True)))
+profiles = st.lists(st.floats(0, 3), min_size=1, max_size=9).map(
+    lambda h: np.array(sorted(h, reverse=True))
+)
 
 
-# -- the exact cost ------------------------------------------------------------------------------------------------
+# -- the exact cost
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (1, 4), (3, 1), (2, 3), (4, 2), (3, 3)])
@@ -85,7 +90,8 @@ def test_cost_of_every_plan_is_the_enumerated_divergence_of_the_loop(name, plan)
 
 
 @pytest.mark.parametrize(
-    ("name", "best", "cost", "linear"), [("A", [1, 1, 3], 0, math.log(2)), ("B", [3, 1, 1], 0.07246, 0.17711)]
+    ("name", "best", "cost", "linear"),
+    [("A", [1, 1, 3], 0, math.log(2)), ("B", [3, 1, 1], 0.07246, 0.17711)],
 )
 def test_the_toys_of_the_paper(name, best, cost, linear):
     assert len(PLANS) == 21
@@ -99,7 +105,9 @@ def test_the_toys_of_the_paper(name, best, cost, linear):
 @pytest.mark.parametrize("name", ["A", "B"])
 @pytest.mark.parametrize("spec", ["linear", "beta(a=0.9, b=0.3)"])
 def test_ancestral_costs_the_mean_over_the_plans_that_come_out(name, spec):
-    """Counts are then multinomial; given them the positions are in random order, so the same formula holds for each."""
+    """Counts are then multinomial; given them the positions are in random order, so the same
+    formula holds for each.
+    """
     schedule, profile = mdm.get_schedule(spec), InformationProfile.from_distribution(TARGETS[name])
     widths = np.diff([schedule.alpha(i / 3) for i in range(4)])
     mean = 0.0
@@ -114,7 +122,9 @@ def test_ancestral_costs_the_mean_over_the_plans_that_come_out(name, spec):
 
 @pytest.mark.parametrize("plan", [[2, 1, 2], [3, 1, 1]])
 def test_random_draws_of_the_loop_follow_the_enumerated_law(plan):
-    """The law of `remasking="random"` at temperature 1 is the mean over orders that the enumeration takes."""
+    """The law of `remasking="random"` at temperature 1 is the mean over orders that the
+    enumeration takes.
+    """
     p, number = TARGETS["B"], 8_000
     support, sentences = p.nonzero(), torch.cartesian_prod(*[torch.arange(2)] * 5)
     ranks = torch.tensor(list(itertools.permutations(range(5))))
@@ -154,7 +164,8 @@ def test_random_draws_of_the_loop_follow_the_enumerated_law(plan):
     assert chi2 < len(expected) + 5 * math.sqrt(2 * len(expected))
 
 
-# -- what follows from a profile -----------------------------------------------------------------------------------
+# -- what follows from a profile
+# -----------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=150)
@@ -214,7 +225,9 @@ def test_where_all_plans_cost_the_same_the_fit_is_linear():
 def test_schedule_for_one_number_of_steps_is_the_best_plan(h, data):
     profile = InformationProfile(h)
     steps = data.draw(st.integers(1, len(h)))
-    assert profile.schedule(steps).plan(len(h), steps).tolist() == profile.optimal_plan(steps).tolist()
+    assert (
+        profile.schedule(steps).plan(len(h), steps).tolist() == profile.optimal_plan(steps).tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -241,7 +254,8 @@ def test_one_schedule_is_near_the_best_plan_at_every_number_of_steps(h):
     assert mdm_again == schedule
 
 
-# -- what comes in and out -----------------------------------------------------------------------------------------
+# -- what comes in and out
+# -----------------------------------------------------------------------------------------
 
 
 def test_a_rising_profile_is_projected_and_said_so():
@@ -257,7 +271,9 @@ def test_projection_is_monotone_and_nearest(values, data):
     near = project(values)
     assert (np.diff(near) <= 0).all()
     assert near.sum() == pytest.approx(values.sum(), abs=1e-9)
-    other = np.sort(np.array(data.draw(st.lists(st.floats(0, 5), min_size=len(values), max_size=len(values)))))[::-1]
+    other = np.sort(
+        np.array(data.draw(st.lists(st.floats(0, 5), min_size=len(values), max_size=len(values))))
+    )[::-1]
     assert ((near - values) ** 2).sum() <= ((other - values) ** 2).sum() + 1e-9
 
 
@@ -313,10 +329,18 @@ FULL = InformationProfile([3.0, 2.0, 1.0])
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: InformationProfile.from_distribution([0.5, 0.6]), InvalidValueError, "sum to 1.*1.1"),
+        (
+            lambda: InformationProfile.from_distribution([0.5, 0.6]),
+            InvalidValueError,
+            "sum to 1.*1.1",
+        ),
         (lambda: InformationProfile.from_distribution([1.5, -0.5]), InvalidValueError, "-0.5"),
         (lambda: InformationProfile.from_distribution([1.0, math.nan]), InvalidValueError, "nan"),
-        (lambda: InformationProfile.from_distribution(torch.ones(2, 3) / 6), InvalidValueError, r"\(2, 3\)"),
+        (
+            lambda: InformationProfile.from_distribution(torch.ones(2, 3) / 6),
+            InvalidValueError,
+            r"\(2, 3\)",
+        ),
         (lambda: InformationProfile.from_distribution("p"), InvalidTypeError, "torch.full"),
         (
             lambda: InformationProfile.from_distribution(np.full([2] * 18, 0.5**18)),

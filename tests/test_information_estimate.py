@@ -1,4 +1,6 @@
-"""Profiles estimated from a model: against worlds whose posteriors are known, in every form that a model may have."""
+"""Profiles estimated from a model: against worlds whose posteriors are known, in every form that a
+model may have.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ def bert():
 CLEAN = torch.randint(5, 30, (4, 12), generator=torch.Generator().manual_seed(1))
 
 
-# -- the worlds of the benchmark, and what is estimated in them ----------------------------------------------------
+# -- the worlds of the benchmark, and what is estimated in them
+# ----------------------------------------------------
 
 
 def test_chain_profile_and_posteriors_are_those_of_the_enumerated_distribution(chains, monkeypatch):
@@ -70,7 +73,9 @@ def test_chain_profile_and_posteriors_are_those_of_the_enumerated_distribution(c
     agree = ((tokens[rows // 6][:, None] == states) | (tokens[rows // 6][:, None] == 3)).all(2) * p
     posterior = torch.stack([(agree * (v == states[:, rows % 6].T)).sum(1) for v in range(3)], 1)
     ours = chain(tokens, rows).exp()
-    torch.testing.assert_close(ours / ours.sum(1, True), posterior / posterior.sum(1, True), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        ours / ours.sum(1, True), posterior / posterior.sum(1, True), rtol=0, atol=1e-12
+    )
 
 
 def test_parity_profile_is_that_of_the_enumerated_distribution(chains, monkeypatch):
@@ -88,11 +93,21 @@ def test_sixteen_sequences_tell_the_best_plan(chains, name):
     ratios = []
     for seed in range(3):
         profile = InformationProfile.estimate(
-            world, world.sequences(16, seed), mask_token_id=world.mask, passes=1024, batch_size=64, seed=seed
+            world,
+            world.sequences(16, seed),
+            mask_token_id=world.mask,
+            passes=1024,
+            batch_size=64,
+            seed=seed,
         )
         assert profile.measurement.passes <= 1024
         least = [exact.cost(exact.optimal_plan(steps)) for steps in (4, 8, 16)]
-        ratios.append([exact.cost(profile.optimal_plan(k)) / best for k, best in zip((4, 8, 16), least, strict=True)])
+        ratios.append(
+            [
+                exact.cost(profile.optimal_plan(k)) / best
+                for k, best in zip((4, 8, 16), least, strict=True)
+            ]
+        )
         if name == "sticky":
             assert exact.cost(profile.optimal_plan(8)) <= 0.5 * exact.cost(mdm.Linear().plan(64, 8))
     assert (np.mean(ratios, axis=0) <= 1.05).all()
@@ -103,7 +118,9 @@ def test_the_sticky_chain_costs_less_than_half_of_linear(chains):
     costs = {steps: chains.exact_costs(profile, steps) for steps in (4, 8)}
     assert costs[8]["optimal_plan"] <= 0.48 * costs[8]["linear"]
     for row in costs.values():
-        assert row["optimal_plan"] <= row["fit_beta"] <= row["best Beta of the grid"] <= row["linear"]
+        assert (
+            row["optimal_plan"] <= row["fit_beta"] <= row["best Beta of the grid"] <= row["linear"]
+        )
 
 
 @pytest.mark.parametrize("method", ["entropy", "cross_entropy"])
@@ -111,7 +128,12 @@ def test_means_are_unbiased_and_errors_honest(chains, method):
     world = chains.worlds()["sticky"]
     counts = [0, 1, 5, 20, 50, 63]
     profile = InformationProfile.estimate(
-        world, world.sequences(64, 5), mask_token_id=world.mask, counts=counts, method=method, batch_size=64
+        world,
+        world.sequences(64, 5),
+        mask_token_id=world.mask,
+        counts=counts,
+        method=method,
+        batch_size=64,
     )
     record = profile.measurement
     assert (record.counts, record.sequences, record.method) == (tuple(counts), 64, method)
@@ -137,7 +159,8 @@ def test_more_passes_draw_more_subsets(chains):
     assert many.measurement.standard_errors[1] < few.measurement.standard_errors[1]
 
 
-# -- the forms of a model ------------------------------------------------------------------------------------------
+# -- the forms of a model
+# ------------------------------------------------------------------------------------------
 
 
 def test_every_form_of_a_model_gives_the_same_profile(bert):
@@ -156,7 +179,9 @@ def test_every_form_of_a_model_gives_the_same_profile(bert):
     for name, form in forms.items():
         profile = InformationProfile.estimate(form, CLEAN.tolist(), mask_token_id=4)
         torch.testing.assert_close(profile.h, expected.h, rtol=1e-4, atol=1e-5, msg=name)
-        np.testing.assert_allclose(profile.measurement.means, expected.measurement.means, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            profile.measurement.means, expected.measurement.means, rtol=1e-5, err_msg=name
+        )
 
 
 def test_nothing_of_the_callers_is_changed(bert):
@@ -180,7 +205,9 @@ def test_nothing_of_the_callers_is_changed(bert):
 
 
 def test_the_seed_decides_and_the_batch_does_not(bert):
-    first, again, alone = (InformationProfile.estimate(bert, CLEAN, seed=3, batch_size=b) for b in (16, 16, 1))
+    first, again, alone = (
+        InformationProfile.estimate(bert, CLEAN, seed=3, batch_size=b) for b in (16, 16, 1)
+    )
     other = InformationProfile.estimate(bert, CLEAN, seed=4)
     assert first == again
     np.testing.assert_allclose(first.measurement.means, alone.measurement.means, rtol=1e-5)
@@ -198,7 +225,9 @@ def test_a_prompt_stays_visible_and_the_mask_is_never_predicted():
 
     maskable = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 0, 1, 0, 1, 1]]).bool()
     tokens = torch.arange(6).expand(2, 6)
-    profile = InformationProfile.estimate(model, tokens, maskable=maskable, mask_token_id=9, batch_size=1)
+    profile = InformationProfile.estimate(
+        model, tokens, maskable=maskable, mask_token_id=9, batch_size=1
+    )
     assert profile.num_tokens == 4
     np.testing.assert_allclose(profile.measurement.means, np.log(9), rtol=1e-6)
     assert len(seen) == profile.measurement.passes == 8
@@ -215,8 +244,12 @@ def test_short_sequences_and_a_model_without_doubt(n, sure):
     def model(tokens):
         return torch.nn.functional.one_hot(torch.zeros_like(tokens), 6) * (1e4 if sure else 0.0)
 
-    profile = InformationProfile.estimate(model, torch.ones(2, n, dtype=torch.long), mask_token_id=5)
-    torch.testing.assert_close(profile.h, torch.full((n,), 0.0 if sure else np.log(5), dtype=torch.float64))
+    profile = InformationProfile.estimate(
+        model, torch.ones(2, n, dtype=torch.long), mask_token_id=5
+    )
+    torch.testing.assert_close(
+        profile.h, torch.full((n,), 0.0 if sure else np.log(5), dtype=torch.float64)
+    )
     assert profile.cost(profile.optimal_plan(1)) == pytest.approx(0, abs=1e-6)
     assert profile.schedule().plan(n, 1).tolist() == [n]
     assert profile.fit_beta(1).plan(n, 1).tolist() == [n]
@@ -231,7 +264,8 @@ def test_estimates_are_saved_whole(bert, tmp_path):
     assert "curve" in repr(again)
 
 
-# -- the curve -----------------------------------------------------------------------------------------------------
+# -- the curve
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(CURVES))
@@ -268,7 +302,8 @@ def test_counts_are_spread_over_all():
         assert (np.diff(counts) > 0).all()
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------
+# -- bad input
+# -----------------------------------------------------------------------------------------------------
 
 
 def flat(tokens):
@@ -290,7 +325,11 @@ def flat(tokens):
         ({"mask_token_id": -1}, InvalidValueError, "mask_token_id"),
         ({"maskable": torch.ones(2, 2)}, InvalidValueError, "bool tensor of shape"),
         ({"maskable": torch.zeros(2, 3).bool()}, InvalidValueError, "at least 1"),
-        ({"maskable": torch.tensor([[1, 1, 1], [0, 1, 1]]).bool()}, InvalidValueError, "got 2 to 3"),
+        (
+            {"maskable": torch.tensor([[1, 1, 1], [0, 1, 1]]).bool()},
+            InvalidValueError,
+            "got 2 to 3",
+        ),
         ({"counts": [0, 1]}, InvalidValueError, "from 0 to 2"),
         ({"counts": [0, 0, 2]}, InvalidValueError, "increase"),
         ({"counts": 2}, InvalidValueError, "increase"),
@@ -311,7 +350,12 @@ def test_bad_arguments_are_told_before_the_first_pass(options, error, message):
         passes.append(tokens)
         return flat(tokens)
 
-    given = {"model": model, "sequences": torch.tensor([[1, 2, 3], [3, 2, 1]]), "mask_token_id": 7, **options}
+    given = {
+        "model": model,
+        "sequences": torch.tensor([[1, 2, 3], [3, 2, 1]]),
+        "mask_token_id": 7,
+        **options,
+    }
     with pytest.raises(error, match=re.escape(message)):
         InformationProfile.estimate(**given)
     assert not passes
@@ -342,7 +386,11 @@ def test_tokens_that_the_model_cannot_read_are_told_before_the_first_pass(bert):
         (lambda tokens: flat(tokens) + torch.inf, InvalidValueError, "+inf"),
         (lambda tokens: flat(tokens) - torch.inf, InvalidValueError, "-inf"),
         (lambda tokens, rows: flat(tokens), InvalidTypeError, "floating-point logits"),
-        (lambda tokens, rows: flat(tokens).flatten(0, 1)[rows][1:], InvalidValueError, "rows of logits"),
+        (
+            lambda tokens, rows: flat(tokens).flatten(0, 1)[rows][1:],
+            InvalidValueError,
+            "rows of logits",
+        ),
     ],
 )
 def test_unusable_logits_are_told(model, error, message):
@@ -357,5 +405,7 @@ def test_an_impossible_token_makes_the_cross_entropy_infinite():
         return logits
 
     with pytest.raises(InvalidValueError, match="method='entropy'"):
-        InformationProfile.estimate(model, [[1, 2, 3], [3, 2, 1]], mask_token_id=7, method="cross_entropy")
+        InformationProfile.estimate(
+            model, [[1, 2, 3], [3, 2, 1]], mask_token_id=7, method="cross_entropy"
+        )
     InformationProfile.estimate(model, [[1, 2, 3], [3, 2, 1]], mask_token_id=7)

@@ -1,4 +1,6 @@
-"""The rooms of the project: which may import which, what an import costs, and what the wheel holds."""
+"""The rooms of the project: which may import which, what an import costs, and what the wheel
+holds.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mdm_schedules"
 HEAVY = ("transformers", "diffusers", "accelerate", "optuna", "matplotlib")
 
-in_the_tree = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
+in_the_tree = pytest.mark.skipif(
+    not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree"
+)
 
 
 # --- arrows
@@ -29,7 +33,10 @@ in_the_tree = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason
 
 def modules() -> Iterator[tuple[str, Path]]:
     """Every module of the package by the name it is installed under."""
-    for folder, prefix in ((PACKAGE, "mdm_schedules"), (ROOT / "integrations", "mdm_schedules.integrations")):
+    for folder, prefix in (
+        (PACKAGE, "mdm_schedules"),
+        (ROOT / "integrations", "mdm_schedules.integrations"),
+    ):
         for file in sorted(folder.rglob("*.py")):
             parts = file.relative_to(folder).with_suffix("").parts
             yield ".".join([prefix, *(part for part in parts if part != "__init__")]), file
@@ -43,7 +50,9 @@ def is_type_checking(test: ast.expr) -> bool:
 
 
 def statements(body: list[ast.stmt], inside_functions: bool) -> Iterator[ast.stmt]:
-    """The statements that run when the module is imported, and, if asked, when its functions are called."""
+    """The statements that run when the module is imported, and, if asked, when its functions are
+    called.
+    """
     for node in body:
         yield node
         if isinstance(node, ast.If) and is_type_checking(node.test):
@@ -70,12 +79,18 @@ def imports(name: str, inside_functions: bool = False) -> set[str]:
                 else node.module
             )
             assert base is not None
-            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names}
+            found |= {
+                f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
+                for alias in node.names
+            }
     return {target for target in found if target.split(".")[0] == "mdm_schedules"}
 
 
 def below(name: str, *rooms: str) -> bool:
-    return any(name == f"mdm_schedules.{room}" or name.startswith(f"mdm_schedules.{room}.") for room in rooms)
+    return any(
+        name == f"mdm_schedules.{room}" or name.startswith(f"mdm_schedules.{room}.")
+        for room in rooms
+    )
 
 
 def allowed(name: str, target: str) -> bool:
@@ -86,8 +101,19 @@ def allowed(name: str, target: str) -> bool:
         return below(target, "errors", "schedules")
     if below(name, "plan"):
         return below(target, "errors")
-    if below(name, "distribution", "energy", "energy_integral", "information", "presets", "registry", "hub"):
-        return not below(target, "sampling", "integrations", "tuning", "cli", "demo", "demo_models", "plotting")
+    if below(
+        name,
+        "distribution",
+        "energy",
+        "energy_integral",
+        "information",
+        "presets",
+        "registry",
+        "hub",
+    ):
+        return not below(
+            target, "sampling", "integrations", "tuning", "cli", "demo", "demo_models", "plotting"
+        )
     if below(name, "sampling"):
         return not below(target, "integrations", "tuning", "cli", "demo", "demo_models", "plotting")
     if below(name, "integrations"):
@@ -125,7 +151,9 @@ def test_the_checker_sees_what_it_should(tmp_path: Path, monkeypatch: pytest.Mon
 
 @in_the_tree
 def test_arrows_go_one_way() -> None:
-    wrong = [(name, target) for name in MODULES for target in imports(name) if not allowed(name, target)]
+    wrong = [
+        (name, target) for name in MODULES for target in imports(name) if not allowed(name, target)
+    ]
     assert not wrong
     assert len(MODULES) > 15
 
@@ -135,11 +163,23 @@ def test_the_loop_never_imports_an_integration_not_even_when_called() -> None:
     core = [
         name
         for name in MODULES
-        if below(name, "schedules", "plan", "energy", "energy_integral", "information", "sampling", "registry")
+        if below(
+            name,
+            "schedules",
+            "plan",
+            "energy",
+            "energy_integral",
+            "information",
+            "sampling",
+            "registry",
+        )
     ]
     assert len(core) > 10
     wrong = [
-        (name, target) for name in core for target in imports(name, True) if below(target, "integrations", "tuning")
+        (name, target)
+        for name in core
+        for target in imports(name, True)
+        if below(target, "integrations", "tuning")
     ]
     assert not wrong
 
@@ -147,7 +187,9 @@ def test_the_loop_never_imports_an_integration_not_even_when_called() -> None:
 @in_the_tree
 def test_files_are_short() -> None:
     """STYLE.md: about 150 lines, 400 at the most."""
-    long = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in MODULES.items()}
+    long = {
+        name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in MODULES.items()
+    }
     assert not {name: lines for name, lines in long.items() if lines > 400}
 
 
@@ -213,10 +255,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for name in ("mdm_schedules", "integrations", "examples", "tests"):  # the last two must stay outside
-        ignored = shutil.ignore_patterns("*.egg-info", ".*", "*.tmp") if name == "mdm_schedules" else None
+    # the last two must stay outside
+    for name in ("mdm_schedules", "integrations", "examples", "tests"):
+        ignored = (
+            shutil.ignore_patterns("*.egg-info", ".*", "*.tmp") if name == "mdm_schedules" else None
+        )
         shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
     command += ["--disable-pip-version-check", "--wheel-dir", str(folder / "dist"), str(copy)]
     if importlib.util.find_spec("build"):
         command = [
@@ -240,11 +293,17 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     information = f"mdm_schedules-{mdm.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"mdm_schedules", information}
     expected = {file.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*.py")}
-    expected |= {f"mdm_schedules/{file.relative_to(ROOT).as_posix()}" for file in (ROOT / "integrations").rglob("*.py")}
+    expected |= {
+        f"mdm_schedules/{file.relative_to(ROOT).as_posix()}"
+        for file in (ROOT / "integrations").rglob("*.py")
+    }
     expected |= {file.relative_to(ROOT).as_posix() for file in PACKAGE.glob("presets/*.json")}
     expected |= {"mdm_schedules/py.typed", "mdm_schedules/integrations/transformers/generation.py"}
     for model in ("code", "sudoku"):
-        expected |= {f"mdm_schedules/demo_models/{model}/{file}" for file in ("model.safetensors", "config.json")}
+        expected |= {
+            f"mdm_schedules/demo_models/{model}/{file}"
+            for file in ("model.safetensors", "config.json")
+        }
     assert expected <= set(names)
     assert f"{information}/entry_points.txt" in names
     assert any("LICENSE" in name for name in names if name.startswith(information))
@@ -255,7 +314,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 
 
 def test_the_installed_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) -> None:
-    """A clean target folder that Python sees before the source tree, in a foreign working directory."""
+    """A clean target folder that Python sees before the source tree, in a foreign working
+    directory.
+    """
     target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
     elsewhere.mkdir()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
@@ -286,7 +347,9 @@ def test_the_installed_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) ->
     """
     environment = {"PYTHONPATH": str(target), "HF_HUB_OFFLINE": "1"}
     assert run_python(code, elsewhere, **environment) == "works\n"
-    assert sorted(path.name for path in target.iterdir() if not path.name.startswith(("bin", "__pycache__"))) == [
+    assert sorted(
+        path.name for path in target.iterdir() if not path.name.startswith(("bin", "__pycache__"))
+    ) == [
         "mdm_schedules",
         f"mdm_schedules-{mdm.__version__}.dist-info",
     ]

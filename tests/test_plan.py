@@ -1,4 +1,6 @@
-"""Plans: integers with the right sum, no wasted pass, halves up, the same for one row and for many."""
+"""Plans: integers with the right sum, no wasted pass, halves up, the same for one row and for
+many.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from hypothesis import strategies as st
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.plan import MAX_STEPS, MAX_TOKENS, check_plan, share_out
-from mdm_schedules.schedules import Beta, Cosine, Linear, Polynomial, Schedule, SquaredSine, Tabulated
+from mdm_schedules.schedules import (
+    Beta,
+    Cosine,
+    Linear,
+    Polynomial,
+    Schedule,
+    SquaredSine,
+    Tabulated,
+)
 
 quick = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 NAMES = [
@@ -35,13 +45,18 @@ a_schedule = st.sampled_from([mdm.get_schedule(name) for name in NAMES])
 
 
 def by_hand(schedule: Schedule, tokens: int, steps: int, allow_empty: bool) -> list[int]:
-    """The rule, one step after another: cumulative rounding, at least one token, one left for each later pass."""
+    """The rule, one step after another: cumulative rounding, at least one token, one left for each
+    later pass.
+    """
     done, plan = 0, []
     for step in range(1, steps + 1):
         target = math.floor(tokens * schedule.alpha(step / steps) + 0.5 + 1e-9)
         if not allow_empty:
             target = max(target, done + 1)
-            target = min(target, tokens - (min(steps, tokens) - step) if step < min(steps, tokens) else tokens)
+            target = min(
+                target,
+                tokens - (min(steps, tokens) - step) if step < min(steps, tokens) else tokens,
+            )
         target = min(max(target, done), tokens)
         plan.append(target - done)
         done = target
@@ -50,7 +65,9 @@ def by_hand(schedule: Schedule, tokens: int, steps: int, allow_empty: bool) -> l
 
 @quick
 @given(a_schedule, st.integers(0, 300), st.integers(1, 300), st.booleans())
-def test_plans_against_the_rule_written_as_a_loop(schedule: Schedule, tokens: int, steps: int, empty: bool) -> None:
+def test_plans_against_the_rule_written_as_a_loop(
+    schedule: Schedule, tokens: int, steps: int, empty: bool
+) -> None:
     plan = schedule.plan(tokens, steps, allow_empty=empty)
     assert (plan.dtype, plan.shape, plan.device.type) == (torch.long, (steps,), "cpu")
     assert int(plan.sum()) == tokens
@@ -66,18 +83,26 @@ def test_plans_against_the_rule_written_as_a_loop(schedule: Schedule, tokens: in
 
 @quick
 @given(a_schedule, st.integers(0, 10_000), st.integers(1, 200))
-def test_allow_empty_is_the_plain_rounding_of_the_paper(schedule: Schedule, tokens: int, steps: int) -> None:
+def test_allow_empty_is_the_plain_rounding_of_the_paper(
+    schedule: Schedule, tokens: int, steps: int
+) -> None:
     alpha = [schedule.alpha(step / steps) for step in range(steps + 1)]
-    # exact arithmetic on the float values of alpha, away from halves that differ by float error only
+    # exact arithmetic on the float values of alpha, away from halves that differ by float error
+    # only
     exact = [Fraction(value) * tokens for value in alpha]
     near_half = [abs(value - math.floor(value) - Fraction(1, 2)) < 1e-8 for value in exact]
-    right = [math.ceil(x) if half else math.floor(x + Fraction(1, 2)) for x, half in zip(exact, near_half, strict=True)]
+    right = [
+        math.ceil(x) if half else math.floor(x + Fraction(1, 2))
+        for x, half in zip(exact, near_half, strict=True)
+    ]
     assert schedule.plan(tokens, steps, allow_empty=True).tolist() == np.diff(right).tolist()
 
 
 @quick
 @given(a_schedule, st.integers(1, 5000), st.integers(1, 300))
-def test_where_rounding_leaves_no_step_empty_nothing_is_changed(schedule: Schedule, tokens: int, steps: int) -> None:
+def test_where_rounding_leaves_no_step_empty_nothing_is_changed(
+    schedule: Schedule, tokens: int, steps: int
+) -> None:
     plain = schedule.plan(tokens, steps, allow_empty=True)
     if bool((plain > 0).all()):
         assert torch.equal(schedule.plan(tokens, steps), plain)
@@ -85,11 +110,15 @@ def test_where_rounding_leaves_no_step_empty_nothing_is_changed(schedule: Schedu
 
 @quick
 @given(a_schedule, st.lists(st.integers(0, 400), max_size=40), st.integers(1, 64), st.booleans())
-def test_many_rows_are_planned_as_each_alone(schedule: Schedule, counts: list[int], steps: int, empty: bool) -> None:
+def test_many_rows_are_planned_as_each_alone(
+    schedule: Schedule, counts: list[int], steps: int, empty: bool
+) -> None:
     plan = schedule.plan(torch.tensor(counts, dtype=torch.long), steps, allow_empty=empty)
     assert plan.shape == (len(counts), steps)
     assert plan.dtype == torch.long
-    assert plan.tolist() == [schedule.plan(count, steps, allow_empty=empty).tolist() for count in counts]
+    assert plan.tolist() == [
+        schedule.plan(count, steps, allow_empty=empty).tolist() for count in counts
+    ]
 
 
 def test_halves_go_up() -> None:
@@ -102,7 +131,9 @@ def test_halves_go_up() -> None:
     for tokens in range(1, 60):
         for steps in range(1, 60):
             right = [(2 * tokens * i + steps) // (2 * steps) for i in range(steps + 1)]
-            assert Linear().plan(tokens, steps, allow_empty=True).tolist() == np.diff(right).tolist()
+            assert (
+                Linear().plan(tokens, steps, allow_empty=True).tolist() == np.diff(right).tolist()
+            )
 
 
 def test_examples() -> None:
@@ -165,14 +196,20 @@ def test_astronomic_counts_still_sum(name: str) -> None:
 
 
 def test_an_alpha_that_wavers_gives_no_negative_step() -> None:
-    """A curve that is flat up to float error may fall by an ulp between two steps, here across a half."""
+    """A curve that is flat up to float error may fall by an ulp between two steps, here across a
+    half.
+    """
     wavering = {0.25: 0.5, 0.5: 0.5 - 1e-6, 0.75: 0.5}
     parts = {
         "name": "wavering",
-        "_alpha": lambda self, t: torch.tensor([wavering.get(float(x), float(x)) for x in t], dtype=torch.float64),
+        "_alpha": lambda self, t: torch.tensor(
+            [wavering.get(float(x), float(x)) for x in t], dtype=torch.float64
+        ),
         "_alpha_dot": lambda self, t: torch.ones_like(t),
     }
-    schedule = dataclasses.dataclass(frozen=True, repr=False)(type("Wavering", (Schedule,), parts))()
+    schedule = dataclasses.dataclass(frozen=True, repr=False)(
+        type("Wavering", (Schedule,), parts)
+    )()
     assert schedule.plan(1, 4, allow_empty=True).tolist() == [1, 0, 0, 0]
 
 
@@ -188,11 +225,16 @@ def test_share_out() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, MAX_STEPS + 1, 10**400])
 def test_steps_out_of_range(steps: int) -> None:
-    with pytest.raises(InvalidValueError, match=r"steps must be an integer in \[1, 16777216\], got .*schedule\.plan\("):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"steps must be an integer in \[1, 16777216\], got .*schedule\.plan\(",
+    ):
         Linear().plan(10, steps)
 
 
-@pytest.mark.parametrize("bad", [2.0, "2", None, True, [2], np.True_, torch.tensor(True), torch.tensor(2.0), math.nan])
+@pytest.mark.parametrize(
+    "bad", [2.0, "2", None, True, [2], np.True_, torch.tensor(True), torch.tensor(2.0), math.nan]
+)
 def test_steps_and_tokens_that_are_no_integers(bad: object) -> None:
     with pytest.raises(InvalidTypeError, match="steps must be an integer"):
         Linear().plan(10, bad)  # type: ignore[arg-type]
@@ -217,7 +259,9 @@ def test_bad_token_counts() -> None:
         torch.tensor([[1]]),
         torch.tensor(1),
     ):
-        with pytest.raises(InvalidTypeError, match=r"num_tokens must be an int or an integer tensor \[B\], got"):
+        with pytest.raises(
+            InvalidTypeError, match=r"num_tokens must be an int or an integer tensor \[B\], got"
+        ):
             Linear().plan(tensor, 2)
 
 
@@ -226,7 +270,12 @@ def test_bad_token_counts() -> None:
 
 def test_check_plan_accepts_what_sums() -> None:
     counts = torch.tensor([3, 3])
-    for plan in ([1, 2], (1, 2), np.array([1, 2], dtype=np.int32), torch.tensor([1, 2], dtype=torch.uint8)):
+    for plan in (
+        [1, 2],
+        (1, 2),
+        np.array([1, 2], dtype=np.int32),
+        torch.tensor([1, 2], dtype=torch.uint8),
+    ):
         table = check_plan(plan, counts)
         assert table.dtype == torch.long
         assert table.tolist() == [[1, 2], [1, 2]]
@@ -257,7 +306,8 @@ def test_check_plan_accepts_what_sums() -> None:
         ([[1, 2], [3]], InvalidTypeError, "got list"),
         ([10**30], InvalidTypeError, "got list"),
         (np.array(["3"]), InvalidTypeError, "got ndarray"),
-        ([2**62, 2**62, 2**62, 2**62, 3], InvalidValueError, f"sums to {2**64 + 3}"),  # wraps around to 3
+        # wraps around to 3
+        ([2**62, 2**62, 2**62, 2**62, 3], InvalidValueError, f"sums to {2**64 + 3}"),
         (torch.zeros(2, device="meta", dtype=torch.long), InvalidTypeError, "got Tensor"),
     ],
 )

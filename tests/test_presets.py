@@ -1,4 +1,6 @@
-"""The paper's tables: every number against a second transcription of them, and the names that reach them."""
+"""The paper's tables: every number against a second transcription of them, and the names that
+reach them.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,24 @@ TASKS = [key for key in TABLES if key not in ("source", "notes")]
 @pytest.mark.parametrize("task", TASKS)
 def test_every_figure_is_the_papers(task):
     preset, table = get_preset(f"llada-8b/{task}"), TABLES[task]
-    assert (preset.task, preset.gen_length, list(preset.steps)) == (task, table["gen_length"], table["steps"])
+    assert (preset.task, preset.gen_length, list(preset.steps)) == (
+        task,
+        table["gen_length"],
+        table["steps"],
+    )
     assert len(preset.rows) == len(table["rows"])
     for row, (key, figures) in zip(preset.rows, table["rows"].items(), strict=True):
         ours, theirs = mdm.get_schedule(row.schedule), mdm.get_schedule(key)
         assert ours == theirs
-        assert list(zip(row.mean, row.standard_error, strict=True)) == [tuple(cell) for cell in figures]
+        assert list(zip(row.mean, row.standard_error, strict=True)) == [
+            tuple(cell) for cell in figures
+        ]
 
 
 def test_there_is_a_preset_for_every_table_and_no_other():
-    assert [preset.name for preset in mdm.list_presets()] == sorted(f"llada-8b/{x.replace('_', '-')}" for x in TASKS)
+    assert [preset.name for preset in mdm.list_presets()] == sorted(
+        f"llada-8b/{x.replace('_', '-')}" for x in TASKS
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,12 +63,28 @@ def test_the_best_at_the_nearest_number_of_steps(name, steps, best):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: mdm.get_schedule("preset:llada-8b/mbbp", steps=16), UnknownNameError, "'llada-8b/mbpp'"),
+        (
+            lambda: mdm.get_schedule("preset:llada-8b/mbbp", steps=16),
+            UnknownNameError,
+            "'llada-8b/mbpp'",
+        ),
         (lambda: mdm.get_schedule("preset:"), UnknownNameError, "llada-8b/mbpp"),
-        (lambda: mdm.get_schedule("preset:llada-8b/mbpp"), InvalidValueError, re.escape("mbpp(steps=16)")),
-        (lambda: mdm.get_schedule("preset:llada-8b/mbpp", steps=0), InvalidValueError, "steps must be"),
+        (
+            lambda: mdm.get_schedule("preset:llada-8b/mbpp"),
+            InvalidValueError,
+            re.escape("mbpp(steps=16)"),
+        ),
+        (
+            lambda: mdm.get_schedule("preset:llada-8b/mbpp", steps=0),
+            InvalidValueError,
+            "steps must be",
+        ),
         (lambda: mdm.get_schedule("preset:llada-8b/mbpp(0)"), InvalidValueError, "steps must be"),
-        (lambda: mdm.get_schedule("preset:llada-8b/mbpp", steps=1.5), InvalidTypeError, "steps must be"),
+        (
+            lambda: mdm.get_schedule("preset:llada-8b/mbpp", steps=1.5),
+            InvalidTypeError,
+            "steps must be",
+        ),
         (lambda: mdm.get_schedule("preset:llada-8b/mbpp", a=1), InvalidValueError, "steps only"),
         (lambda: mdm.get_schedule("preset:llada-8b/mbpp(8)", steps=8), InvalidValueError, "twice"),
         (lambda: mdm.get_schedule("preset:llada-8b/mbpp(x=8)"), UnknownNameError, "mbpp"),

@@ -1,4 +1,6 @@
-"""Names, spec strings and plugins: found by name, loaded only when asked for, never able to break one another."""
+"""Names, spec strings and plugins: found by name, loaded only when asked for, never able to break
+one another.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,15 @@ from mdm_schedules.errors import (
     UnknownNameError,
 )
 from mdm_schedules.registry import Registry, parse_spec, read_spec
-from mdm_schedules.schedules import Beta, EnergyOptimal, Linear, LogLinear, Polynomial, Schedule, Tabulated
+from mdm_schedules.schedules import (
+    Beta,
+    EnergyOptimal,
+    Linear,
+    LogLinear,
+    Polynomial,
+    Schedule,
+    Tabulated,
+)
 
 GROUP = "mdm_schedules.schedules"
 
@@ -109,7 +119,9 @@ def test_specs(spec: str, schedule: Schedule) -> None:
         "beta(a=1, b=" + "9" * 5000 + ")",
     ],
 )
-def test_specs_are_read_and_never_run(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_specs_are_read_and_never_run(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MDMError) as caught:
         mdm.get_schedule(spec)
@@ -179,18 +191,33 @@ def test_get_schedule_with_parameters() -> None:
         ("beta(1, 2, 3)", {}, InvalidValueError, ["too many", "beta(a, b)"]),
         ("beta(alfa=1, b=2)", {}, InvalidValueError, ["no parameter 'alfa'", "beta(a, b)"]),
         ("polynomial", {"power": 2}, InvalidValueError, ["no parameter 'power'", "polynomial(p)"]),
-        ("geometric(sigma_mim=1)", {}, InvalidValueError, ["sigma_mim", "Did you mean 'sigma_min'"]),
+        (
+            "geometric(sigma_mim=1)",
+            {},
+            InvalidValueError,
+            ["sigma_mim", "Did you mean 'sigma_min'"],
+        ),
         ("linear", {"a": 1}, InvalidValueError, ["no parameter 'a'", "linear()", "It takes none"]),
         ("beta(a=0, b=1)", {}, InvalidValueError, ["'beta'", "a must be", "(0, ", "got 0.0"]),
         ("beta(a='x', b=1)", {}, InvalidTypeError, ["a must be", "'x'"]),
         ("energy_optimal(gamma=beta(a=-1, b=1))", {}, InvalidValueError, ["a must be", "-1"]),
-        ("energy_optimal(gamma=bta(a=1, b=1))", {}, UnknownNameError, ["'bta'", "Did you mean 'beta'"]),
+        (
+            "energy_optimal(gamma=bta(a=1, b=1))",
+            {},
+            UnknownNameError,
+            ["'bta'", "Did you mean 'beta'"],
+        ),
         ("energy_optimal(gamma=sin)", {}, UnknownNameError, ["'sin'", "Did you mean 'sine'"]),
         ("LINEAR", {}, UnknownNameError, ["'LINEAR'", "Did you mean 'linear'"]),
         ("tabulated([0.5, 1])", {}, InvalidValueError, ["got 0.5 to 1.0"]),
         ("tabulated([0, 0.5, 0.5, 1])", {}, InvalidValueError, ["knot 2 is 0.5 after 0.5"]),
         ("tabulated([0, 1e999, 1])", {}, InvalidValueError, ["got inf"]),
-        ("bta", {}, UnknownNameError, ["no schedule is named 'bta'", "Did you mean 'beta'", "Known: beta, cosine"]),
+        (
+            "bta",
+            {},
+            UnknownNameError,
+            ["no schedule is named 'bta'", "Did you mean 'beta'", "Known: beta, cosine"],
+        ),
         ("Beta(a=1, b=1)", {}, UnknownNameError, ["'Beta'", "Did you mean 'beta'"]),
         ("cosin", {}, UnknownNameError, ["Did you mean 'cosine'"]),
         ("zzz", {}, UnknownNameError, ["'zzz'", "Known:"]),
@@ -206,14 +233,20 @@ def test_errors_say_what_was_given_and_what_is_right(
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
-@pytest.mark.parametrize("spec", [None, 5, 0.5, b"linear", ["linear"], {"name": "linear"}, Linear, object()])
+@pytest.mark.parametrize(
+    "spec", [None, 5, 0.5, b"linear", ["linear"], {"name": "linear"}, Linear, object()]
+)
 def test_what_is_no_spec(spec: object) -> None:
-    with pytest.raises(InvalidTypeError, match=r"a schedule must be a name.*for example get_schedule\("):
+    with pytest.raises(
+        InvalidTypeError, match=r"a schedule must be a name.*for example get_schedule\("
+    ):
         mdm.get_schedule(spec)  # type: ignore[arg-type]
 
 
 def test_parameters_for_something_already_built(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match=r"\['a'\] cannot be added to linear\(\), which is already built"):
+    with pytest.raises(
+        InvalidValueError, match=r"\['a'\] cannot be added to linear\(\), which is already built"
+    ):
         mdm.get_schedule(Linear(), a=1)
     Linear().save_pretrained(tmp_path)
     with pytest.raises(InvalidValueError, match="cannot be added to the schedule saved in"):
@@ -224,7 +257,14 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     schedule = Beta(0.9, 0.3)
     schedule.save_pretrained(tmp_path / "mine")
-    for spec in (tmp_path / "mine", str(tmp_path / "mine"), "./mine", "mine", "mine/", "mine/schedule.json"):
+    for spec in (
+        tmp_path / "mine",
+        str(tmp_path / "mine"),
+        "./mine",
+        "mine",
+        "mine/",
+        "mine/schedule.json",
+    ):
         assert mdm.get_schedule(spec) == schedule
     monkeypatch.setenv("HOME", str(tmp_path))
     assert mdm.get_schedule("~/mine") == schedule
@@ -241,7 +281,9 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             mdm.get_schedule(missing)
 
 
-def test_a_folder_does_not_hide_a_schedule_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_does_not_hide_a_schedule_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beta").mkdir()
     Polynomial(3).save_pretrained(tmp_path / "linear")
@@ -253,7 +295,11 @@ def test_a_folder_does_not_hide_a_schedule_of_its_name(tmp_path: Path, monkeypat
 def test_a_nested_spec_reads_no_file(tmp_path: Path) -> None:
     """Text inside a schedule file must not make us read another file, nor the same one for ever."""
     Linear().save_pretrained(tmp_path)
-    for read in (EnergyOptimal, read_spec, lambda text: mdm.get_schedule(f"energy_optimal(gamma={text!r})")):
+    for read in (
+        EnergyOptimal,
+        read_spec,
+        lambda text: mdm.get_schedule(f"energy_optimal(gamma={text!r})"),
+    ):
         with pytest.raises(UnknownNameError):
             read(str(tmp_path))
     document = json.loads((tmp_path / "schedule.json").read_text())
@@ -266,7 +312,9 @@ def test_a_nested_spec_reads_no_file(tmp_path: Path) -> None:
 # --- plugins: fake distributions on the path
 
 
-def distribution(folder: Path, name: str, entries: str, modules: dict[str, str] | None = None) -> None:
+def distribution(
+    folder: Path, name: str, entries: str, modules: dict[str, str] | None = None
+) -> None:
     """A distribution as pip leaves it, with entry points and modules."""
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
@@ -287,7 +335,9 @@ GOOD = """
 """
 
 
-def test_a_plugin_is_listed_without_being_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_is_listed_without_being_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     distribution(tmp_path, "good-plugin", "good_one = plugin_good:Good", {"plugin_good": GOOD})
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = [row for row in mdm.list_schedules() if row.name == "good_one"]
@@ -300,20 +350,35 @@ def test_a_plugin_is_listed_without_being_loaded(tmp_path: Path, monkeypatch: py
 
 
 def test_listing_loads_nothing_at_all(tmp_path: Path) -> None:
-    distribution(tmp_path, "loud", "loud = plugin_loud:Loud", {"plugin_loud": "raise SystemExit('was loaded')"})
-    code = "import mdm_schedules as m; print([row.name for row in m.list_schedules()]); print(m.get_schedule('linear'))"
+    distribution(
+        tmp_path,
+        "loud",
+        "loud = plugin_loud:Loud",
+        {"plugin_loud": "raise SystemExit('was loaded')"},
+    )
+    code = (
+        "import mdm_schedules as m; print([row.name for row in m.list_schedules()]); "
+        "print(m.get_schedule('linear'))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert "'loud'" in run.stdout
     assert run.stdout.endswith("linear()\n")
 
 
 def test_two_distributions_with_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path / "1", "first-one", "good_one = plugin_first:Good")
-    distribution(tmp_path / "2", "second-one", "good_one = plugin_second:Good\nlinear = plugin_second:Linear")
+    distribution(
+        tmp_path / "2", "second-one", "good_one = plugin_second:Good\nlinear = plugin_second:Linear"
+    )
     monkeypatch.syspath_prepend(str(tmp_path / "1"))
     monkeypatch.syspath_prepend(str(tmp_path / "2"))
-    for name, owners in (("good_one", ["first-one", "second-one"]), ("linear", ["second-one", "mdm-schedules"])):
+    for name, owners in (
+        ("good_one", ["first-one", "second-one"]),
+        ("linear", ["second-one", "mdm-schedules"]),
+    ):
         with pytest.raises(PluginError) as caught:
             mdm.get_schedule(name)
         assert all(owner in str(caught.value) for owner in owners)
@@ -326,7 +391,9 @@ def test_two_distributions_with_one_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert "linear" not in loaded
 
 
-def test_a_name_with_a_hyphen_is_listed_as_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_with_a_hyphen_is_listed_as_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     distribution(tmp_path / "1", "first-one", "good-one = plugin_good:Good", {"plugin_good": GOOD})
     monkeypatch.syspath_prepend(str(tmp_path / "1"))
     assert [row.name for row in mdm.list_schedules() if row.source == "first-one"] == ["good_one"]
@@ -340,9 +407,13 @@ def test_a_name_with_a_hyphen_is_listed_as_it_is_loaded(tmp_path: Path, monkeypa
     monkeypatch.delitem(sys.modules, "plugin_good")
 
 
-def test_one_distribution_seen_twice_is_no_clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_distribution_seen_twice_is_no_clash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for place in ("1", "2"):
-        distribution(tmp_path / place, "good-plugin", "good_one = plugin_good:Good", {"plugin_good": GOOD})
+        distribution(
+            tmp_path / place, "good-plugin", "good_one = plugin_good:Good", {"plugin_good": GOOD}
+        )
         monkeypatch.syspath_prepend(str(tmp_path / place))
     assert type(mdm.get_schedule("good_one")).__name__ == "Good"
     monkeypatch.delitem(sys.modules, "plugin_good")
@@ -379,7 +450,9 @@ def test_broken_plugins_break_no_other(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("damage", ["no metadata", "line without =", "not utf-8"])
-def test_a_damaged_distribution_breaks_no_other(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_distribution_breaks_no_other(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     distribution(tmp_path, "damaged", "broken_damaged = nowhere:X")
     info = tmp_path / "damaged-1.0.dist-info"
     if damage == "no metadata":
@@ -399,7 +472,9 @@ def test_a_damaged_distribution_breaks_no_other(damage: str, tmp_path: Path, mon
     monkeypatch.delitem(sys.modules, "plugin_good")
 
 
-def test_errors_of_other_peoples_constructors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_other_peoples_constructors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = """
         from dataclasses import dataclass
         from mdm_schedules.schedules import Linear, Schedule
@@ -481,7 +556,9 @@ def test_a_class_without_a_name() -> None:
 
 
 def test_an_installed_third_party_schedule(tmp_path: Path) -> None:
-    """Build and install a distribution with pip; in another process its schedule passes the conformance suite."""
+    """Build and install a distribution with pip; in another process its schedule passes the
+    conformance suite.
+    """
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     (source / "pyproject.toml").write_text(
@@ -522,7 +599,16 @@ def test_an_installed_third_party_schedule(tmp_path: Path) -> None:
                 return (1 - self.s) * 6 * t * (1 - t) + self.s
         """)
     )
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
     install += ["--disable-pip-version-check", "--target", str(target), str(source)]
     subprocess.run(install, check=True, capture_output=True, text=True, cwd=tmp_path)
     code = """
@@ -537,7 +623,11 @@ def test_an_installed_third_party_schedule(tmp_path: Path) -> None:
     """
     environment = {**os.environ, "PYTHONPATH": str(target)}
     run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == [

@@ -1,10 +1,12 @@
-"""Time of one scheduler step, ours against diffusers' own, on the same logits, generator and machine.
+"""Time of one scheduler step, ours against diffusers' own, on the same logits, generator and
+machine.
 
     python examples/benchmarks/diffusers_step_time.py
 
-Both schedulers run all steps, taking turns; a cell is the median over runs of a run's median step, the ratio is ours /
-theirs. On a CPU it is the time of the process, so that other programs do not matter. The tokens are compared, too: the
-script fails if they differ. Logits are random and made before the clock starts.
+Both schedulers run all steps, taking turns; a cell is the median over runs of a run's median step,
+the ratio is ours / theirs. On a CPU it is the time of the process, so that other programs do not
+matter. The tokens are compared, too: the script fails if they differ. Logits are random and made
+before the clock starts.
 """
 
 import argparse
@@ -55,7 +57,9 @@ def compare(name, pair, timesteps, step, tokens, runs, device):
 
 def blocks(args, device, temperature, editing):
     batch, length, vocabulary, steps = args.batch, 32, args.vocabulary, args.steps
-    logits = torch.randn(batch, length, vocabulary, generator=torch.Generator().manual_seed(0)).to(device)
+    logits = torch.randn(batch, length, vocabulary, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     mask = vocabulary - 1
     logits[..., mask] = -1e4
     pair = [BlockRefinementScheduler(length), mdm.BlockMaskedDiffusionScheduler(length)]
@@ -72,21 +76,27 @@ def blocks(args, device, temperature, editing):
 
         return one
 
-    name = f"block {length}, V={vocabulary}, temperature {temperature:g}" + (", editing" if editing else "")
+    name = f"block {length}, V={vocabulary}, temperature {temperature:g}" + (
+        ", editing" if editing else ""
+    )
     tokens = torch.full((batch, length), mask, device=device)
     return compare(name, pair, lambda s: s.timesteps, step, tokens, args.runs, device)
 
 
 def images(args, device, side):
     batch, codes, steps = args.batch, args.codes, args.steps
-    logits = torch.randn(batch, codes, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    logits = torch.randn(batch, codes, side, side, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     pair = [AmusedScheduler(mask_token_id=codes), mdm.MaskedDiffusionScheduler(codes, "cosine")]
     for scheduler in pair:
         scheduler.set_timesteps(steps, (2, 0), device)
 
     def step(seed):
         generator = torch.Generator(device).manual_seed(seed)
-        return lambda scheduler, number, t, tokens: scheduler.step(logits, t, tokens, generator=generator).prev_sample
+        return lambda scheduler, number, t, tokens: (
+            scheduler.step(logits, t, tokens, generator=generator).prev_sample
+        )
 
     tokens = torch.full((batch, side, side), codes, device=device)
     name = f"image of {side * side} tokens, {codes} codes"
@@ -94,7 +104,9 @@ def images(args, device, side):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=126_464)
@@ -105,12 +117,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     device = torch.device(args.device)
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    machine = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
     print(f"{versions}, {machine}, {torch.get_num_threads()} threads")
     print(f"batch {args.batch}, {args.steps} steps, {args.runs} runs")
     print(f"{'':58} {'theirs ms':>9} {'ours ms':>9} {'ratio':>7}")
-    rows = [blocks(args, device, *case) for case in ((0.0, None), (0.0, 0.5), (1.0, None), (1.0, 0.5))]
+    rows = [
+        blocks(args, device, *case) for case in ((0.0, None), (0.0, 0.5), (1.0, None), (1.0, 0.5))
+    ]
     rows += [images(args, device, side) for side in args.sides]
     if args.output:
         args.output.write_text(json.dumps(rows, indent=2) + "\n")

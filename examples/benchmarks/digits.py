@@ -2,16 +2,18 @@
 
     python examples/benchmarks/digits.py --output digits
 
-The world is every digit of Pillow's built-in font at every even shift that fits on 12 x 12 pixels, all equally likely,
-and nothing else. A token is the code of 2 x 2 pixels, one of 16. A small transformer learns to fill masked tokens, in
-minutes. MaskedDiffusionScheduler then draws images under each schedule, in AmusedScheduler's order: by confidence, with
-noise that cools down. The table gives
+The world is every digit of Pillow's built-in font at every even shift that fits on 12 x 12 pixels,
+all equally likely, and nothing else. A token is the code of 2 x 2 pixels, one of 16. A small
+transformer learns to fill masked tokens, in minutes. MaskedDiffusionScheduler then draws images
+under each schedule, in AmusedScheduler's order: by confidence, with noise that cools down. The
+table gives
 
     valid: percent of samples that are pictures of the world, exactly
     wrong: mean number of tokens that differ from the nearest picture of the world
     digits: entropy of the digits among the samples, as percent of that of the world
 
-with one standard error. Samples and seeds are the same in every cell. Writes digits.json and digits.png into --output.
+with one standard error. Samples and seeds are the same in every cell. Writes digits.json and
+digits.png into --output.
 """
 
 import argparse
@@ -66,8 +68,12 @@ class Painter(nn.Module):
         super().__init__()
         self.code = nn.Embedding(MASK + 1, width)
         self.position = nn.Parameter(torch.randn(GRID * GRID, width))
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
-        self.body = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.body = nn.TransformerEncoder(
+            layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
+        )
         self.head = nn.Linear(width, MASK)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
@@ -82,7 +88,9 @@ def train(world: torch.Tensor, seconds: float, batch: int = 16) -> tuple[Painter
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     while (spent := time.process_time() - start) < seconds:
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, step / 100) * (0.5 + 0.5 * math.cos(math.pi * spent / seconds))
+            group["lr"] = (
+                2e-3 * min(1, step / 100) * (0.5 + 0.5 * math.cos(math.pi * spent / seconds))
+            )
         clean = world[torch.randint(len(world), (batch,))]
         hidden = torch.rand(clean.shape) < torch.rand(batch, 1, 1)
         logits = model(clean.masked_fill(hidden, MASK))
@@ -97,7 +105,9 @@ def train(world: torch.Tensor, seconds: float, batch: int = 16) -> tuple[Painter
 
 
 @torch.no_grad()
-def paint(model: Painter, schedule: str, steps: int, samples: int, temperature: float) -> torch.Tensor:
+def paint(
+    model: Painter, schedule: str, steps: int, samples: int, temperature: float
+) -> torch.Tensor:
     """Images [samples, GRID, GRID] by the loop that AmusedPipeline runs."""
     scheduler = mdm.MaskedDiffusionScheduler(mask_token_id=MASK, schedule=schedule)
     scheduler.set_timesteps(steps, (temperature, 0))
@@ -124,7 +134,9 @@ def score(codes: torch.Tensor, world: torch.Tensor, digits: torch.Tensor) -> dic
     }
 
 
-def save_picture(gallery: dict[str, list[torch.Tensor]], steps: list[int], path: Path, shown: int = 8) -> None:
+def save_picture(
+    gallery: dict[str, list[torch.Tensor]], steps: list[int], path: Path, shown: int = 8
+) -> None:
     """A row per schedule, a block of samples per number of steps."""
     label, zoom, gap = 150, 2, 10
     tile = SIDE * zoom + 2
@@ -136,38 +148,62 @@ def save_picture(gallery: dict[str, list[torch.Tensor]], steps: list[int], path:
         for row, (schedule, samples) in enumerate(gallery.items(), 1):
             pen.text((4, row * (tile + 2) + 6), schedule, fill=0)
             for index in range(shown):
-                digit = Image.fromarray((255 - 215 * to_pixels(samples[column][index]).numpy()).astype(np.uint8))
+                digit = Image.fromarray(
+                    (255 - 215 * to_pixels(samples[column][index]).numpy()).astype(np.uint8)
+                )
                 place = (label + column * (shown * tile + gap) + index * tile, row * (tile + 2))
-                image.paste(digit.resize((SIDE * zoom, SIDE * zoom), Image.Resampling.NEAREST), place)
+                image.paste(
+                    digit.resize((SIDE * zoom, SIDE * zoom), Image.Resampling.NEAREST), place
+                )
     image.save(path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=150, help="CPU time of training")
     parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--steps", type=int, nargs="+", default=[3, 6, 12, 36])
     parser.add_argument("--schedule", action="append")
-    parser.add_argument("--temperature", type=float, default=2.0, help="of the position noise, cooled to 0")
+    parser.add_argument(
+        "--temperature", type=float, default=2.0, help="of the position noise, cooled to 0"
+    )
     parser.add_argument("--output", type=Path, default=Path("digits"))
     args = parser.parse_args()
     world, digits = draw_world()
     model, passes = train(world, args.seconds)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{len(world)} pictures of {GRID} x {GRID} tokens; {passes} training steps; {args.samples} samples per cell")
+    print(
+        f"{len(world)} pictures of {GRID} x {GRID} tokens; {passes} training steps; "
+        f"{args.samples} samples per cell"
+    )
     schedules = args.schedule or SCHEDULES
     results: dict[str, dict[str, dict[str, float]]] = {}
     gallery: dict[str, list[torch.Tensor]] = {}
     for schedule in schedules:
-        images = [paint(model, schedule, steps, args.samples, args.temperature) for steps in args.steps]
+        images = [
+            paint(model, schedule, steps, args.samples, args.temperature) for steps in args.steps
+        ]
         gallery[schedule] = images
-        results[schedule] = {str(k): score(image, world, digits) for k, image in zip(args.steps, images, strict=True)}
-    for key, title in (("valid", "valid, percent"), ("wrong", "wrong tokens"), ("digits", "digits, percent")):
+        results[schedule] = {
+            str(k): score(image, world, digits) for k, image in zip(args.steps, images, strict=True)
+        }
+    for key, title in (
+        ("valid", "valid, percent"),
+        ("wrong", "wrong tokens"),
+        ("digits", "digits, percent"),
+    ):
         print(f"\n{title:22}" + "".join(f"{steps:>16} steps" for steps in args.steps))
         for schedule in schedules:
             cells = [results[schedule][str(steps)] for steps in args.steps]
-            errors = [f" ± {cell[key + '_error']:.2f}" if key + "_error" in cell else "" for cell in cells]
-            print(f"{schedule:22}" + "".join(f"{f'{c[key]:.2f}{e}':>22}" for c, e in zip(cells, errors, strict=True)))
+            errors = [
+                f" ± {cell[key + '_error']:.2f}" if key + "_error" in cell else "" for cell in cells
+            ]
+            print(
+                f"{schedule:22}"
+                + "".join(f"{f'{c[key]:.2f}{e}':>22}" for c, e in zip(cells, errors, strict=True))
+            )
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "digits.json").write_text(json.dumps(results, indent=2) + "\n")
     save_picture(gallery, args.steps, args.output / "digits.png")

@@ -1,9 +1,11 @@
-"""Distributed sampling: throughput of several processes over one, padding, and peak memory by number of prompts.
+"""Distributed sampling: throughput of several processes over one, padding, and peak memory by
+number of prompts.
 
     OMP_NUM_THREADS=1 python examples/benchmarks/distributed_throughput.py
 
-Each process has one thread. The ratio is told twice: by the clock, which on a busy machine also measures the rest of
-it, and by CPU time, the time of one process alone over the time of the busiest of several.
+Each process has one thread. The ratio is told twice: by the clock, which on a busy machine also
+measures the rest of it, and by CPU time, the time of one process alone over the time of the busiest
+of several.
 """
 
 from __future__ import annotations
@@ -24,19 +26,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import mdm_schedules.integrations.accelerate
 import numpy as np
 import torch
 import transformers
 import transformers.models.esm.modeling_esm
-from mdm_schedules.integrations.accelerate.prompts import WINDOW, Prompt, cut
 
 import mdm_schedules as mdm
+import mdm_schedules.integrations.accelerate
 from mdm_schedules import demo_models
+from mdm_schedules.integrations.accelerate.prompts import WINDOW, Prompt, cut
 
 
 def start(world: int, work: Callable[..., Any], *args: Any) -> tuple[list[int], list[int]]:
-    """Fork the processes of one job; returns their ids, and file descriptors that give what `work` returns, pickled."""
+    """Fork the processes of one job; returns their ids, and file descriptors that give what `work`
+    returns, pickled.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -47,7 +51,9 @@ def start(world: int, work: Callable[..., Any], *args: Any) -> tuple[list[int], 
         if child == 0:
             try:
                 os.close(read)
-                os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+                os.environ.update(
+                    RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world)
+                )
                 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
                 torch.set_num_threads(1)
                 answer = pickle.dumps(work(*args))
@@ -76,8 +82,11 @@ def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     return answers
 
 
-def write_code(prompts: list[str], path: str | None, new_tokens: int = 32) -> tuple[float, float, int]:
-    """Wall seconds, CPU seconds of this process and tokens of the job, with the shipped model of code.
+def write_code(
+    prompts: list[str], path: str | None, new_tokens: int = 32
+) -> tuple[float, float, int]:
+    """Wall seconds, CPU seconds of this process and tokens of the job, with the shipped model of
+    code.
 
     With a path, a file beside it says that this process has begun.
     """
@@ -125,12 +134,24 @@ def throughput(worlds: list[int], count: int, runs: int) -> None:
             assert {tokens for _, _, tokens in answers} == {count * 32}
             wall[world].append(max(seconds for seconds, _, _ in answers))
             busiest[world].append(max(cpu for _, cpu, _ in answers))
-    print(f"\n{count} prompts of the shipped code model, 32 tokens in 16 passes, batch 8, medians of {runs}")
-    print("| processes | wall s | tokens/s | ratio | CPU s of the busiest | ratio |\n|---|---|---|---|---|---|")
+    print(
+        f"\n{count} prompts of the shipped code model, 32 tokens in 16 passes, batch 8, medians "
+        f"of {runs}"
+    )
+    print(
+        "| processes | wall s | tokens/s | ratio | CPU s of the busiest | ratio "
+        "|\n|---|---|---|---|---|---|"
+    )
     for world in worlds:
         seconds, cpu = statistics.median(wall[world]), statistics.median(busiest[world])
-        ratio, by_cpu = statistics.median(wall[worlds[0]]) / seconds, statistics.median(busiest[worlds[0]]) / cpu
-        print(f"| {world} | {seconds:.2f} | {count * 32 / seconds:.0f} | {ratio:.2f} | {cpu:.2f} | {by_cpu:.2f} |")
+        ratio, by_cpu = (
+            statistics.median(wall[worlds[0]]) / seconds,
+            statistics.median(busiest[worlds[0]]) / cpu,
+        )
+        print(
+            f"| {world} | {seconds:.2f} | {count * 32 / seconds:.0f} | {ratio:.2f} | {cpu:.2f} | "
+            f"{by_cpu:.2f} |"
+        )
 
 
 def padding(count: int, batch_size: int) -> None:
@@ -143,9 +164,17 @@ def padding(count: int, batch_size: int) -> None:
     naive = [lengths[i : i + batch_size].tolist() for i in range(0, count, batch_size)]
     ours: list[list[int]] = []
     for i in range(0, count, WINDOW):
-        prompts = [Prompt(k, "", np.zeros(n, np.int64)) for k, n in enumerate(lengths[i : i + WINDOW])]
-        ours += [[len(prompt.ids) for prompt in batch] for batch in cut(prompts, batch_size, lambda length: 0)]
-    print(f"\n{count} prompts of log-normal length (median {np.median(lengths):.0f}, sigma 0.8), batch {batch_size}")
+        prompts = [
+            Prompt(k, "", np.zeros(n, np.int64)) for k, n in enumerate(lengths[i : i + WINDOW])
+        ]
+        ours += [
+            [len(prompt.ids) for prompt in batch]
+            for batch in cut(prompts, batch_size, lambda length: 0)
+        ]
+    print(
+        f"\n{count} prompts of log-normal length (median {np.median(lengths):.0f}, sigma 0.8), "
+        f"batch {batch_size}"
+    )
     print(f"padding per token: {waste(naive):.3f} in the order of arrival, {waste(ours):.4f} here,")
     print(f"a ratio of {waste(naive) / waste(ours):.0f}")
 
@@ -174,7 +203,9 @@ def memory(counts: list[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--runs", type=int, default=5)

@@ -1,11 +1,13 @@
-"""Tokens per second of whole generations with a real (random) transformer: ours against LLaDA's loop.
+"""Tokens per second of whole generations with a real (random) transformer: ours against LLaDA's
+loop.
 
     python examples/benchmarks/end_to_end.py --output end_to_end.json
 
-The model is a ModernBERT with random weights: hidden size 512, 8 layers and a vocabulary of 126,464 unless told
-otherwise (for a GPU: --hidden 4096 --layers 32 --dtype bfloat16 --device cuda). "Full logits" is our loop with the head
-on all positions, so the rest of the gain comes from asking the head for the wanted positions only. On a small model the
-head is most of the work; at 8B parameters it is a few percent.
+The model is a ModernBERT with random weights: hidden size 512, 8 layers and a vocabulary of 126,464
+unless told otherwise (for a GPU: --hidden 4096 --layers 32 --dtype bfloat16 --device cuda). "Full
+logits" is our loop with the head on all positions, so the rest of the gain comes from asking the
+head for the wanted positions only. On a small model the head is most of the work; at 8B parameters
+it is a few percent.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ import mdm_schedules as mdm
 
 
 def build(args: argparse.Namespace) -> ModernBertForMaskedLM:
-    """The model, random but for the mask token, which it never predicts (LLaDA's loop would return it)."""
+    """The model, random but for the mask token, which it never predicts (LLaDA's loop would return
+    it).
+    """
     torch.manual_seed(0)
     config = ModernBertConfig(
         vocab_size=args.vocabulary,
@@ -47,7 +51,9 @@ def build(args: argparse.Namespace) -> ModernBertForMaskedLM:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vocabulary", type=int, default=126_464)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
@@ -66,9 +72,16 @@ def main() -> None:
     if args.quick:
         args.vocabulary, args.hidden, args.layers, args.repeats = 512, 64, 2, 1
     model = build(args)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name()
+        if args.device == "cuda"
+        else platform.processor() or platform.machine()
+    )
     size = sum(parameter.numel() for parameter in model.parameters())
-    print(f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads; {size / 1e6:.1f}M parameters")
+    print(
+        f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads; "
+        f"{size / 1e6:.1f}M parameters"
+    )
     ids = torch.randint(0, args.vocabulary - 1, (args.batch, args.prompt), device=args.device)
     adapters = {"ours": None, "ours, full logits": "callable"}
 
@@ -84,12 +97,24 @@ def main() -> None:
                     block_length=args.block,
                     temperature=temperature,
                 )
-        options = {"steps": args.steps, "max_new_tokens": args.new_tokens, "block_length": args.block, "seed": 0}
-        options |= {"temperature": temperature, "adapter": adapters[loop], "mask_token_id": args.vocabulary - 1}
+        options = {
+            "steps": args.steps,
+            "max_new_tokens": args.new_tokens,
+            "block_length": args.block,
+            "seed": 0,
+        }
+        options |= {
+            "temperature": temperature,
+            "adapter": adapters[loop],
+            "mask_token_id": args.vocabulary - 1,
+        }
         return mdm.generate(model, ids, **options).sequences
 
     results = {}
-    print("| temperature | loop | seconds | tokens per second | against LLaDA |\n|---|---|---|---|---|")
+    print(
+        "| temperature | loop | seconds | tokens per second | against LLaDA "
+        "|\n|---|---|---|---|---|"
+    )
     for temperature in args.temperature:
         times: dict[str, list[float]] = {"LLaDA": [], "ours, full logits": [], "ours": []}
         written = {}
@@ -99,14 +124,23 @@ def main() -> None:
                 written[loop] = run(loop, temperature).cpu()
                 values.append(time.perf_counter() - start)
         if temperature == 0 and args.dtype == "float32":
-            same = {loop: bool(torch.equal(tokens, written["LLaDA"])) for loop, tokens in written.items()}
+            same = {
+                loop: bool(torch.equal(tokens, written["LLaDA"]))
+                for loop, tokens in written.items()
+            }
             print(f"same tokens as LLaDA's loop: {same}")
         for loop, values in times.items():
             seconds = statistics.median(values)
             ratio = statistics.median(times["LLaDA"]) / seconds
             rate = args.batch * args.new_tokens / seconds
-            results[f"{loop}, temperature {temperature:g}"] = {"seconds": seconds, "tokens_per_second": rate}
-            print(f"| {temperature:g} | {loop} | {seconds:.2f} | {rate:.1f} | {ratio:.2f}x |", flush=True)
+            results[f"{loop}, temperature {temperature:g}"] = {
+                "seconds": seconds,
+                "tokens_per_second": rate,
+            }
+            print(
+                f"| {temperature:g} | {loop} | {seconds:.2f} | {rate:.1f} | {ratio:.2f}x |",
+                flush=True,
+            )
     if args.output:
         args.output.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -1,17 +1,20 @@
-"""Quality by schedule, position policy and steps on the two shipped models; tuned on other instances than are shown.
+"""Quality by schedule, position policy and steps on the two shipped models; tuned on other
+instances than are shown.
 
     python examples/benchmarks/few_step_quality.py --world sudoku --output sudoku.json
     python examples/benchmarks/few_step_quality.py --world code --output code.json
 
 sudoku: percent of held-out 6x6 puzzles (12 clues, 24 cells to fill) completed to a valid grid.
-code: log-likelihood in nats per byte of the second halves of windows of held-out files, revealed in the plan's steps
-and the policy's order; and, at 16 steps, what an n-gram model of the training files thinks of generated text, with its
-diversity, since collapse raises likelihood.
+code: log-likelihood in nats per byte of the second halves of windows of held-out files, revealed in
+    the plan's steps
+and the policy's order; and, at 16 steps, what an n-gram model of the training files thinks of
+generated text, with its diversity, since collapse raises likelihood.
 
-"tuned" is what `tune` finds for that policy and number of steps (40 trials for sudoku, 24 for code); "best plan" is the
-optimal plan of an information profile of 16 sequences, which holds for random order only. Both come from instances of
-their own. One standard error.
-About half an hour for each policy of sudoku on one core; --policy, --steps and --instances make it shorter.
+"tuned" is what `tune` finds for that policy and number of steps (40 trials for sudoku, 24 for
+code); "best plan" is the optimal plan of an information profile of 16 sequences, which holds for
+random order only. Both come from instances of their own. One standard error.
+About half an hour for each policy of sudoku on one core; --policy, --steps and --instances make it
+shorter.
 """
 
 import argparse
@@ -34,7 +37,8 @@ from mdm_schedules.tuning import LikelihoodObjective, TeacherForcedObjective, co
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 
 SCHEDULES = ("linear", "sine", "squared_sine", "cosine")
-PRESETS = ("beta(a=0.9, b=0.3)", "beta(a=1.0, b=0.2)", "beta(a=0.3, b=0.3)", "beta(a=0.9, b=0.9)")  # of the paper
+# of the paper
+PRESETS = ("beta(a=0.9, b=0.3)", "beta(a=1.0, b=0.2)", "beta(a=0.3, b=0.3)", "beta(a=0.9, b=0.9)")
 POLICIES = {
     "sudoku": {"low_confidence": 0.0, "random": 0.5},
     "code": {"random": 0.7, "low_confidence": 0.0},
@@ -103,7 +107,9 @@ def objective(world, policy, temperature, number, seed, clues):
         return demo.sudoku_objective(number, clues=clues, puzzle_seed=seed, **options)
     ids = windows(number, seed)
     maskable = (torch.arange(WINDOW) >= PROMPT).expand(number, -1)
-    return TeacherForcedObjective(demo.load("code")[0], ids, maskable, remasking=policy, seed=10_000 * seed)
+    return TeacherForcedObjective(
+        demo.load("code")[0], ids, maskable, remasking=policy, seed=10_000 * seed
+    )
 
 
 def profile_of(world, clues, number):
@@ -111,7 +117,9 @@ def profile_of(world, clues, number):
     if world == "sudoku":
         return demo.sudoku_objective(number, clues=clues, puzzle_seed=3).estimate_profile()
     maskable = (torch.arange(WINDOW) >= PROMPT).expand(number, -1)
-    return mdm.InformationProfile.estimate(demo.load("code")[0], windows(number, 3), maskable=maskable)
+    return mdm.InformationProfile.estimate(
+        demo.load("code")[0], windows(number, 3), maskable=maskable
+    )
 
 
 def candidates(profile, tuned, steps):
@@ -146,16 +154,28 @@ def cell(values, scale):
 def show(world, policy, temperature, scores, tuned):
     """The table, and the comparisons that matter."""
     scale, counts = (100 if world == "sudoku" else 1), list(scores)
-    print(f"\n| {policy}, temperature {temperature:g} | " + " | ".join(f"{steps} steps" for steps in counts) + " |")
+    print(
+        f"\n| {policy}, temperature {temperature:g} | "
+        + " | ".join(f"{steps} steps" for steps in counts)
+        + " |"
+    )
     print("|---" * (len(counts) + 1) + "|")
     for label in scores[counts[0]]:
         name = f"`{label}`" if label in (*SCHEDULES, *PRESETS) else label
-        print(f"| {name} | " + " | ".join(cell(scores[steps][label], scale) for steps in counts) + " |")
+        print(
+            f"| {name} | "
+            + " | ".join(cell(scores[steps][label], scale) for steps in counts)
+            + " |"
+        )
     rows = {}
     for steps in counts:
         best = max(PRESETS, key=lambda label: np.mean(scores[steps][label]))
         gaps = {"linear": scores[steps]["linear"], f"best preset {best}": scores[steps][best]}
-        gaps |= {f"linear at {more} steps": scores[more]["linear"] for more in counts if more >= 2 * steps}
+        gaps |= {
+            f"linear at {more} steps": scores[more]["linear"]
+            for more in counts
+            if more >= 2 * steps
+        }
         rows[steps] = {name: compare(scores[steps]["tuned"], other) for name, other in gaps.items()}
         print(
             f"{steps} steps: tuned is {tuned[steps].spec}; "
@@ -166,12 +186,17 @@ def show(world, policy, temperature, scores, tuned):
         "tuned": {steps: schedule.spec for steps, schedule in tuned.items()},
         "scores": {
             steps: {
-                label: [float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))]
+                label: [
+                    float(np.mean(values)),
+                    float(np.std(values, ddof=1) / math.sqrt(len(values))),
+                ]
                 for label, values in row.items()
             }
             for steps, row in scores.items()
         },
-        "tuned over": {steps: {name: vars(gap) for name, gap in row.items()} for steps, row in rows.items()},
+        "tuned over": {
+            steps: {name: vars(gap) for name, gap in row.items()} for steps, row in rows.items()
+        },
     }
 
 
@@ -179,29 +204,49 @@ def judged(policy, temperature, tuned, profile, judge, instances):
     """Generated text under the judge, at 16 steps, with its diversity."""
     model, _ = demo.load("code")
     prompts = windows(instances, 2)[:, :PROMPT].tolist()
-    options = {"max_new_tokens": WINDOW - PROMPT - 1, "remasking": policy, "temperature": temperature, "steps": 16}
+    options = {
+        "max_new_tokens": WINDOW - PROMPT - 1,
+        "remasking": policy,
+        "temperature": temperature,
+        "steps": 16,
+    }
     texts = LikelihoodObjective(model, judge, prompts, batch_size=instances, **options)
     print(
-        f"\n| {policy}, temperature {temperature:g}, 16 steps | nats per byte | distinct | Hamming | unigram entropy |"
+        f"\n| {policy}, temperature {temperature:g}, 16 steps | nats per byte | distinct | Hamming "
+        "| unigram entropy |"
     )
     print("|---|---|---|---|---|")
     rows = {}
     for label, schedule in candidates(profile, tuned, 16).items():
         told = texts(schedule)
         extras = {name: told.extras[name] for name in ("distinct", "hamming", "unigram_entropy")}
-        print(f"| {label} | {cell(told.values, 1)} | " + " | ".join(f"{value:.3f}" for value in extras.values()) + " |")
+        print(
+            f"| {label} | {cell(told.values, 1)} | "
+            + " | ".join(f"{value:.3f}" for value in extras.values())
+            + " |"
+        )
         rows[label] = {"score": float(np.mean(told.values)), **extras}
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--world", choices=sorted(POLICIES), required=True)
     parser.add_argument("--policy", action="append", help="of the world's, may be repeated")
     parser.add_argument("--steps", type=int, nargs="+")
-    parser.add_argument("--instances", type=int, help="that are shown (default 300 puzzles, 96 windows)")
-    parser.add_argument("--select", type=int, help="that tune, half of them to check (default 320 puzzles, 96 windows)")
-    parser.add_argument("--profile", type=int, default=16, help="sequences of the information profile (default 16)")
+    parser.add_argument(
+        "--instances", type=int, help="that are shown (default 300 puzzles, 96 windows)"
+    )
+    parser.add_argument(
+        "--select",
+        type=int,
+        help="that tune, half of them to check (default 320 puzzles, 96 windows)",
+    )
+    parser.add_argument(
+        "--profile", type=int, default=16, help="sequences of the information profile (default 16)"
+    )
     parser.add_argument("--trials", type=int, help="of each search (default 40, 24)")
     parser.add_argument("--clues", type=int, default=12, help="of the puzzles")
     parser.add_argument("--output", type=Path)
@@ -220,7 +265,9 @@ def main():
         results[policy] = show(args.world, policy, temperature, scores, tuned)
         if args.world == "code" and 16 in tuned:
             judge = judge or Ngrams()
-            results[policy]["judged"] = judged(policy, temperature, tuned[16], profile, judge, args.instances)
+            results[policy]["judged"] = judged(
+                policy, temperature, tuned[16], profile, judge, args.instances
+            )
         if args.output:
             args.output.write_text(json.dumps(results, indent=2) + "\n")
     print(f"\n{time.monotonic() - begin:.0f} s")

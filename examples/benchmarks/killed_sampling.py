@@ -1,9 +1,11 @@
-"""Kill a random process of a sampling job at a random moment, run it again, and compare with an undisturbed run.
+"""Kill a random process of a sampling job at a random moment, run it again, and compare with an
+undisturbed run.
 
     OMP_NUM_THREADS=1 python examples/benchmarks/killed_sampling.py --kills 50
 
-Jobs have 1 to 3 processes, another number each time. A process that dies before the job has begun leaves the others in
-torch's rendezvous, from which a launcher ends them, and here this script. Later they must end by themselves.
+Jobs have 1 to 3 processes, another number each time. A process that dies before the job has begun
+leaves the others in torch's rendezvous, from which a launcher ends them, and here this script.
+Later they must end by themselves.
 """
 
 from __future__ import annotations
@@ -27,8 +29,12 @@ from distributed_throughput import run, some_code, start, write_code
 PATIENCE = 30.0  # seconds; jobs take a process for dead after 5
 
 
-def kill_one(world: int, prompts: list[str], path: Path, victim: int, moment: float) -> tuple[bool, bool, float]:
-    """Whether all processes had begun, whether the others had to be ended, and the seconds until all were gone."""
+def kill_one(
+    world: int, prompts: list[str], path: Path, victim: int, moment: float
+) -> tuple[bool, bool, float]:
+    """Whether all processes had begun, whether the others had to be ended, and the seconds until
+    all were gone.
+    """
     processes, pipes = start(world, write_code, prompts, str(path))
     time.sleep(moment)
     begun = all(Path(f"{path}.begun-{process}").exists() for process in processes)
@@ -48,7 +54,9 @@ def kill_one(world: int, prompts: list[str], path: Path, victim: int, moment: fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
@@ -67,14 +75,23 @@ def main() -> None:
         for _ in range(args.kills):
             world = source.choice([1, 2, 3])
             moment = source.uniform(0, 0.8 * duration)
-            working, ended, seconds = kill_one(world, prompts, path, source.randrange(world), moment)
+            working, ended, seconds = kill_one(
+                world, prompts, path, source.randrange(world), moment
+            )
             assert not (working and ended), "the others hang"
-            early, forced, slowest = early + (not working), forced + ended, max(slowest, seconds * working)
+            early, forced, slowest = (
+                early + (not working),
+                forced + ended,
+                max(slowest, seconds * working),
+            )
             caught += any(Path(f"{path}.shards").glob("rank-*"))
-            if path.exists() or source.random() < 0.25:  # else the next run is killed again on the same output
+            # else the next run is killed again on the same output
+            if path.exists() or source.random() < 0.25:
                 run(source.choice([1, 2, 3]), write_code, prompts, str(path))
                 assert path.read_bytes() == expected
-                records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+                records = [
+                    json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+                ]
                 assert [record["index"] for record in records] == list(range(args.prompts))
                 for mark in folder.glob("*.begun-*"):
                     mark.unlink()
@@ -86,12 +103,22 @@ def main() -> None:
         assert path.read_bytes() == expected
         finished += 1
     print(
-        f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores"
+        f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{os.cpu_count()} cores"
     )
-    print(f"{args.kills} kills of one of 1 to 3 processes, {caught} of them with results on disk and unfinished")
-    print(f"{early} came before all had begun, where torch waits for the dead: {forced} times the others were ended")
+    print(
+        f"{args.kills} kills of one of 1 to 3 processes, {caught} of them with results on disk "
+        "and unfinished"
+    )
+    print(
+        f"{early} came before all had begun, where torch waits for the dead: {forced} times the "
+        "others were ended"
+    )
     print(f"after that they always ended by themselves, within {slowest:.1f} s")
-    print(f"{finished} outputs finished by running again: each prompt once, each file identical to the undisturbed run")
+    print(
+        f"{finished} outputs finished by running again: each prompt once, each file identical to "
+        "the undisturbed run"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Kill a process at random moments while it saves schedules, and check that the folder holds the old one or the new.
+"""Kill a process at random moments while it saves schedules, and check that the folder holds the
+old one or the new.
 
 python examples/benchmarks/killed_saves.py --kills 200
 """
@@ -21,7 +22,9 @@ from mdm_schedules import Schedule
 
 
 def numbered(k: int) -> Schedule:
-    """The k-th schedule saved: small and large tables under the same names, nested ones, and some without a table."""
+    """The k-th schedule saved: small and large tables under the same names, nested ones, and some
+    without a table.
+    """
     if k % 4 == 0:
         return mdm.Beta(1.0, 1.0 + k)
     knots = np.linspace(0, 1, 2000 if k % 4 == 1 else 40) ** (1 + k / 1000)
@@ -38,7 +41,9 @@ def save_for_ever(folder: Path, first: int, report: int) -> None:
 
 
 def kill_once(folder: Path, first: int, seconds: float) -> tuple[int, bool]:
-    """Save numbers `first`, `first` + 1, ... until killed. Returns how many were done, and if one was on its way."""
+    """Save numbers `first`, `first` + 1, ... until killed. Returns how many were done, and if one
+    was on its way.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -74,16 +79,22 @@ def main() -> None:
             if found == numbered(last):
                 outcomes["old"] += 1
             else:
-                assert found == numbered(last + 1), f"after save {last} of the process, the folder holds {found!r:.80}"
+                assert found == numbered(last + 1), (
+                    f"after save {last} of the process, the folder holds {found!r:.80}"
+                )
                 outcomes["new"] += 1
             k, saves, caught = last + 2, saves + done, caught + under_way
             numbered(k - 1).save_pretrained(folder)
         left = sorted(file.name for file in folder.iterdir())
         assert left == ["schedule.json", "schedule.safetensors"], left
     print(f"{platform.platform()}, Python {platform.python_version()}")
-    print(f"{args.kills} processes killed, {saves} whole saves, {caught} kills while a temporary file was there")
     print(
-        f"then the folder held the last whole save {outcomes['old']} times, the one under way {outcomes['new']} times"
+        f"{args.kills} processes killed, {saves} whole saves, {caught} kills while a temporary "
+        "file was there"
+    )
+    print(
+        f"then the folder held the last whole save {outcomes['old']} times, the one under way "
+        f"{outcomes['new']} times"
     )
     print(f"files at the end: {', '.join(left)}")
 

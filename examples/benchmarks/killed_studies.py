@@ -2,8 +2,9 @@
 
     python examples/benchmarks/killed_studies.py --kills 20
 
-Each worker goes on with the study in one file until it is killed. After each kill every trial that was known to have
-finished must still be there with its value; at the end the study must equal one that nobody disturbed.
+Each worker goes on with the study in one file until it is killed. After each kill every trial that
+was known to have finished must still be there with its value; at the end the study must equal one
+that nobody disturbed.
 """
 
 import argparse
@@ -50,12 +51,18 @@ def finished(storage):
 
 
 def disturb(storage, rng, kills):
-    """Start and kill workers until so many were killed, or the study is done: kills, trials finished, trials lost."""
+    """Start and kill workers until so many were killed, or the study is done: kills, trials
+    finished, trials lost.
+    """
     known, killed, lost, between = {}, 0, 0, 0
     while killed < kills:
         size = Path(storage).stat().st_size if Path(storage).exists() else 0
-        process = subprocess.Popen([sys.executable, __file__, "--work", storage], stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not Path(storage).exists() or Path(storage).stat().st_size == size):
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--work", storage], stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and (
+            not Path(storage).exists() or Path(storage).stat().st_size == size
+        ):
             time.sleep(0.002)  # until it works on the study
         time.sleep(rng.uniform(0, 1.0))
         if process.poll() is not None:
@@ -71,7 +78,9 @@ def disturb(storage, rng, kills):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", choices=["study.db", "study.journal"], default="study.journal")
@@ -88,7 +97,9 @@ def main():
             counts = disturb(storage, rng, args.kills - totals[0])
             resumed = work(storage)
         totals = [total + count for total, count in zip(totals, counts, strict=True)]
-        same = {trial.schedule for trial in resumed.trials} == {trial.schedule for trial in undisturbed.trials}
+        same = {trial.schedule for trial in resumed.trials} == {
+            trial.schedule for trial in undisturbed.trials
+        }
         equal += same and resumed.best_schedule == undisturbed.best_schedule
         studies += 1
     print("{} workers killed, {} trials finished in between, {} of them lost".format(*totals))

@@ -1,10 +1,12 @@
-"""What a schedule costs on sequences whose every posterior is known, and how well 16 sequences tell it.
+"""What a schedule costs on sequences whose every posterior is known, and how well 16 sequences tell
+it.
 
     python examples/benchmarks/markov_chains.py --output markov_chains.json
 
-Worlds of 64 tokens: stationary Markov chains over 16 letters, and blocks of four bits with even parity. First table: KL
-in nats between data and sampler in random order, from the exact profile. Second: the exact cost of plans made from a
-profile that was estimated from 16 sequences in 1,009 passes, over the least possible cost. About three minutes.
+Worlds of 64 tokens: stationary Markov chains over 16 letters, and blocks of four bits with even
+parity. First table: KL in nats between data and sampler in random order, from the exact profile.
+Second: the exact cost of plans made from a profile that was estimated from 16 sequences in 1,009
+    passes, over the least possible cost. About three minutes.
 """
 
 import argparse
@@ -57,7 +59,9 @@ class Chain:
         return torch.from_numpy(np.stack(rows, 1))
 
     def __call__(self, tokens, rows):
-        """A denoiser with the exact posteriors: by the Markov property only the nearest revealed tokens matter."""
+        """A denoiser with the exact posteriors: by the Markov property only the nearest revealed
+        tokens matter.
+        """
         place = torch.arange(TOKENS)
         shown = tokens != self.mask
         before = torch.where(shown, place, -1).cummax(1).values
@@ -65,13 +69,18 @@ class Chain:
         row, column = rows // TOKENS, rows % TOKENS
         before, after = before[row, column], after[row, column]
         left, right = tokens[row, before.clamp(min=0)], tokens[row, after.clamp(max=TOKENS - 1)]
-        far = torch.where(before < 0, TOKENS, column - before), torch.where(after == TOKENS, TOKENS, after - column)
+        far = (
+            torch.where(before < 0, TOKENS, column - before),
+            torch.where(after == TOKENS, TOKENS, after - column),
+        )
         none = before < 0, after == TOKENS
         left, right = left.masked_fill(none[0], 0), right.masked_fill(none[1], 0)
         return (self.left[far[0], left] * self.right[far[1], :, right]).log()
 
     def profile(self):
-        """h(n): entropies given the nearest tokens at distances l, r (0: none), times how often these are nearest."""
+        """h(n): entropies given the nearest tokens at distances l, r (0: none), times how often
+        these are nearest.
+        """
         power, n = self.powers, np.arange(TOKENS)
         pair = [-xlogy(joint, joint).sum() for joint in self.start[:, None] * power]  # H(X_0, X_l)
         one, h = -xlogy(self.start, self.start).sum(), np.zeros(TOKENS)
@@ -109,7 +118,9 @@ class Parity:
 
     def profile(self):
         """A bit is free unless the other three of its block are revealed."""
-        return mdm.InformationProfile(math.log(2) * (1 - choose(np.arange(TOKENS), 3) / choose(TOKENS - 1, 3)))
+        return mdm.InformationProfile(
+            math.log(2) * (1 - choose(np.arange(TOKENS), 3) / choose(TOKENS - 1, 3))
+        )
 
 
 def worlds():
@@ -141,7 +152,9 @@ def exact_costs(profile, steps):
 
 
 def estimated_costs(world, exact, steps, repeats, sequences):
-    """Mean over repeats of the exact cost over the least: steps -> {linear, optimal_plan, fit_beta}; curves chosen."""
+    """Mean over repeats of the exact cost over the least: steps -> {linear, optimal_plan,
+    fit_beta}; curves chosen.
+    """
     ratios = {k: {"linear": [], "optimal_plan": [], "fit_beta": []} for k in steps}
     curves = {}
     for seed in tqdm(range(repeats), leave=False, disable=None):
@@ -152,39 +165,65 @@ def estimated_costs(world, exact, steps, repeats, sequences):
         curves[profile.measurement.curve] = curves.get(profile.measurement.curve, 0) + 1
         for k in steps:
             least = exact.cost(exact.optimal_plan(k))
-            plans = (mdm.Linear().plan(TOKENS, k), profile.optimal_plan(k), profile.fit_beta(k).plan(TOKENS, k))
+            plans = (
+                mdm.Linear().plan(TOKENS, k),
+                profile.optimal_plan(k),
+                profile.fit_beta(k).plan(TOKENS, k),
+            )
             for values, plan in zip(ratios[k].values(), plans, strict=True):
                 values.append(exact.cost(plan) / least)
-    return {k: {name: float(np.mean(values)) for name, values in row.items()} for k, row in ratios.items()}, curves
+    return {
+        k: {name: float(np.mean(values)) for name, values in row.items()}
+        for k, row in ratios.items()
+    }, curves
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", action="append", choices=list(worlds()), help="may be repeated (default: all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--world", action="append", choices=list(worlds()), help="may be repeated (default: all)"
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--repeats", type=int, default=10, help="estimates per world (default 10)")
-    parser.add_argument("--sequences", type=int, default=16, help="sequences per estimate (default 16)")
+    parser.add_argument(
+        "--sequences", type=int, default=16, help="sequences per estimate (default 16)"
+    )
     parser.add_argument("--output", type=Path, help="write the figures into this JSON file too")
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
+    print(
+        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads"
+    )
     begin, results = time.monotonic(), {}
-    chosen = {name: world for name, world in worlds().items() if not args.world or name in args.world}
+    chosen = {
+        name: world for name, world in worlds().items() if not args.world or name in args.world
+    }
     for name, world in chosen.items():
         profile = world.profile()
         costs = {k: exact_costs(profile, k) for k in args.steps}
         results[name] = {"entropy": profile.entropy, "h": profile.h.tolist(), "cost": costs}
-        print(f"\n{name}: {profile.entropy:.1f} nats; cost in nats at {', '.join(map(str, args.steps))} steps")
+        print(
+            f"\n{name}: {profile.entropy:.1f} nats; cost in nats at "
+            f"{', '.join(map(str, args.steps))} steps"
+        )
         for row in costs[args.steps[0]]:
             print(f"  {row:22}" + "".join(f"{costs[k][row]:9.3f}" for k in args.steps))
         ratio = [costs[k]["linear"] / costs[k]["optimal_plan"] for k in args.steps]
         print(f"  {'linear / optimal_plan':22}" + "".join(f"{x:9.3f}" for x in ratio))
         if max(ratio) < 1.02:
             print("  linear is already optimal here, to 2 %")
-    print(f"\nfrom {args.sequences} sequences: mean of {args.repeats} exact costs over the least possible")
+    print(
+        f"\nfrom {args.sequences} sequences: mean of {args.repeats} exact costs over the least "
+        "possible"
+    )
     steps = [k for k in args.steps if 4 <= k <= 16]
     print(f"  {'':12}{'steps':>6}{'linear':>9}{'optimal_plan':>14}{'fit_beta':>10}   curve")
     for name, world in chosen.items():
-        ratios, curves = estimated_costs(world, world.profile(), steps, args.repeats, args.sequences)
+        ratios, curves = estimated_costs(
+            world, world.profile(), steps, args.repeats, args.sequences
+        )
         results[name]["estimated"] = {"ratio": ratios, "curves": curves}
         for k, row in ratios.items():
             figures = f"{row['linear']:9.3f}{row['optimal_plan']:14.3f}{row['fit_beta']:10.3f}"

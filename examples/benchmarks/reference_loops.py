@@ -1,8 +1,10 @@
-"""The sampling loops that models ship with, written from their papers' descriptions, to compare with.
+"""The sampling loops that models ship with, written from their papers' descriptions, to compare
+with.
 
-They keep what makes the originals slow, since the benchmarks time it: softmax, noise and argmax over all positions and
-the whole vocabulary in each pass, float64 Gumbel noise, and one top-k per row. `tests/integrations/test_parity.py`
-asserts that `mdm_schedules.generate` writes the same tokens at temperature 0.
+They keep what makes the originals slow, since the benchmarks time it: softmax, noise and argmax
+over all positions and the whole vocabulary in each pass, float64 Gumbel noise, and one top-k per
+row. `tests/integrations/test_parity.py` asserts that `mdm_schedules.generate` writes the same
+tokens at temperature 0.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ def even_plan(tokens: int, steps: int) -> list[int]:
 
 
 def dllm_plan(tokens: int, steps: int, alpha: Callable[[float], float]) -> list[int]:
-    """dLLM's plan: in each step the rounded share of what is left, by alpha in noise time; empty steps are dropped."""
+    """dLLM's plan: in each step the rounded share of what is left, by alpha in noise time; empty
+    steps are dropped.
+    """
     plan, left = [], tokens
     for step in range(steps, 0, -1):
         share = 1 - (1 - alpha((step - 1) / steps)) / (1 - alpha(step / steps))
@@ -30,7 +34,9 @@ def dllm_plan(tokens: int, steps: int, alpha: Callable[[float], float]) -> list[
 
 
 def dream_plan(tokens: int, steps: int, eps: float = 1e-3) -> list[int]:
-    """Dream's plan: the share 1 - s / t of what is left, rounded down, on a grid that ends at eps; the rest at last."""
+    """Dream's plan: the share 1 - s / t of what is left, rounded down, on a grid that ends at eps;
+    the rest at last.
+    """
     grid = torch.linspace(1, eps, steps + 1)
     plan, left = [], tokens
     for step in range(steps):
@@ -52,7 +58,9 @@ def llada_generate(
     cfg_scale: float = 0.0,
     plan: list[int] | None = None,
 ) -> torch.Tensor:
-    """Low-confidence remasking in blocks (arXiv 2502.09992); with `plan` per block also dLLM's MDLM sampler."""
+    """Low-confidence remasking in blocks (arXiv 2502.09992); with `plan` per block also dLLM's
+    MDLM sampler.
+    """
     x = torch.nn.functional.pad(prompt, (0, new_tokens), value=mask_id)
     given = x != mask_id
     blocks = new_tokens // block_length

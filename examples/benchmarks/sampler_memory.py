@@ -2,9 +2,9 @@
 
     python examples/benchmarks/sampler_memory.py
 
-Each loop runs in a process of its own on preallocated logits [4, 192, 126464] (float32); told is how far the resident
-memory of the process, or the peak of the GPU's allocator, rises above what is there before the first step. The
-temperature is 1; blocks of 32 and of 128, one pass each.
+Each loop runs in a process of its own on preallocated logits [4, 192, 126464] (float32); told is
+how far the resident memory of the process, or the peak of the GPU's allocator, rises above what is
+there before the first step. The temperature is 1; blocks of 32 and of 128, one pass each.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def resident() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=126_464)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -67,11 +69,23 @@ def main() -> None:
         return
     if args.quick:
         args.vocabulary = 4096
-    print(f"torch {torch.__version__}, {args.device}, batch {args.batch}, vocabulary {args.vocabulary}, temperature 1")
+    print(
+        f"torch {torch.__version__}, {args.device}, batch {args.batch}, vocabulary "
+        f"{args.vocabulary}, temperature 1"
+    )
     print("| loop | block | MiB beyond the logits |\n|---|---|---|")
     for loop in ["ours"] if args.quick else available():
         for block in (32, 128):
-            command = [sys.executable, __file__, "--loop", loop, "--block", str(block), "--device", args.device]
+            command = [
+                sys.executable,
+                __file__,
+                "--loop",
+                loop,
+                "--block",
+                str(block),
+                "--device",
+                args.device,
+            ]
             command += ["--batch", str(args.batch), "--vocabulary", str(args.vocabulary)]
             answer = subprocess.run(command, capture_output=True, text=True, check=True)
             print(f"| {loop} | {block} | {float(answer.stdout):.0f} |", flush=True)

@@ -1,16 +1,18 @@
-"""Seconds per step that a sampler spends outside the model: ours against the loops that models ship with.
+"""Seconds per step that a sampler spends outside the model: ours against the loops that models ship
+with.
 
     python examples/benchmarks/sampler_overhead.py --output sampler_overhead.json
 
-A fake model returns preallocated random logits (float32), so that what is timed is everything but the forward pass:
-prompt 64, 128 new tokens, 128 steps, in blocks of 32 and in one block of 128. At temperature 0 the tokens are asserted
-to be the same. With diffusers installed its block refinement scheduler is timed in the loop of LLaDA2Pipeline, with one
-token per step; with dLLM installed its MDLM sampler is, too. Per setting the runs take turns, and medians are told:
-of CPU time on a CPU (other work on the machine changes it less than wall time), of wall time on a GPU.
+A fake model returns preallocated random logits (float32), so that what is timed is everything but
+the forward pass: prompt 64, 128 new tokens, 128 steps, in blocks of 32 and in one block of 128. At
+temperature 0 the tokens are asserted to be the same. With diffusers installed its block refinement
+scheduler is timed in the loop of LLaDA2Pipeline, with one token per step; with dLLM installed its
+MDLM sampler is, too. Per setting the runs take turns, and medians are told: of CPU time on a CPU
+(other work on the machine changes it less than wall time), of wall time on a GPU.
 
-Also told: how many rows of the vocabulary each loop goes through per step; how often per step it would make the host
-wait for a GPU (counted on a CPU, by the operations that ask for a value, or whose result's size depends on one); and
-the time to plan 1,024 rows of 256 tokens in 128 steps.
+Also told: how many rows of the vocabulary each loop goes through per step; how often per step it
+would make the host wait for a GPU (counted on a CPU, by the operations that ask for a value, or
+whose result's size depends on one); and the time to plan 1,024 rows of 256 tokens in 128 steps.
 """
 
 from __future__ import annotations
@@ -39,14 +41,18 @@ PROMPT, NEW = 64, 128
 
 
 class Fake:
-    """Logits [B, L, V] of a model that looks at nothing; one set for the batch, so that large ones fit."""
+    """Logits [B, L, V] of a model that looks at nothing; one set for the batch, so that large ones
+    fit.
+    """
 
     def __init__(self, batch: int, vocabulary: int, device: str) -> None:
         generator = torch.Generator().manual_seed(0)
         one = torch.randn(PROMPT + NEW, vocabulary, generator=generator)
         one[:, -1] = -100.0  # the mask; the reference loop would return it
         self.logits = one.to(device).repeat(batch, 1, 1)
-        self.prompt = torch.randint(0, vocabulary - 1, (batch, PROMPT), generator=generator).to(device)
+        self.prompt = torch.randint(0, vocabulary - 1, (batch, PROMPT), generator=generator).to(
+            device
+        )
         self.mask = vocabulary - 1
         self.rows = 0
 
@@ -60,7 +66,8 @@ class Fake:
         return self.logits.flatten(0, 1), rows
 
 
-Loop = Callable[[Fake, int, int, float], torch.Tensor]  # block length, steps and temperature -> tokens
+# block length, steps and temperature -> tokens
+Loop = Callable[[Fake, int, int, float], torch.Tensor]
 
 
 def ours(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
@@ -93,7 +100,9 @@ def llada(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tenso
 
 
 def diffusers(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
-    """BlockRefinementScheduler as LLaDA2Pipeline drives it, quotas only (threshold above 1, no editing)."""
+    """BlockRefinementScheduler as LLaDA2Pipeline drives it, quotas only (threshold above 1, no
+    editing).
+    """
     from diffusers import BlockRefinementScheduler
 
     scheduler = BlockRefinementScheduler(block_length=block)
@@ -127,7 +136,11 @@ def dllm(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor
 
     tokenizer = SimpleNamespace(mask_token_id=fake.mask, bos_token_id=0, eos_token_id=0)
     config = MDLMSamplerConfig(
-        max_new_tokens=NEW, block_size=block, steps=steps, temperature=temperature, return_dict=False
+        max_new_tokens=NEW,
+        block_size=block,
+        steps=steps,
+        temperature=temperature,
+        return_dict=False,
     )
     model.device = fake.logits.device  # type: ignore[attr-defined]
     sampler = MDLMSampler(model=model, tokenizer=tokenizer)
@@ -154,7 +167,9 @@ def available() -> dict[str, Loop]:
 
 
 class HostWaits(TorchDispatchMode):
-    """Counts the operations for whose result a host must wait: values read, and sizes that depend on values."""
+    """Counts the operations for whose result a host must wait: values read, and sizes that depend
+    on values.
+    """
 
     ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim")
 
@@ -171,7 +186,9 @@ class HostWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def timed(loop: Loop, fake: Fake, block: int, steps: int, temperature: float) -> tuple[float, torch.Tensor]:
+def timed(
+    loop: Loop, fake: Fake, block: int, steps: int, temperature: float
+) -> tuple[float, torch.Tensor]:
     """Milliseconds per step of one run, and its tokens."""
     clock: Callable[[], float] = time.process_time
     if fake.logits.is_cuda:
@@ -188,7 +205,9 @@ def timed(loop: Loop, fake: Fake, block: int, steps: int, temperature: float) ->
 def compare(
     loops: dict[str, Loop], fake: Fake, block: int, temperature: float, args: argparse.Namespace
 ) -> dict[str, float]:
-    """Median milliseconds per step of each loop; all take turns, and write the same tokens at temperature 0."""
+    """Median milliseconds per step of each loop; all take turns, and write the same tokens at
+    temperature 0.
+    """
     times: dict[str, list[float]] = {loop: [] for loop in loops}
     batch, expected = len(fake.prompt), {}
     for _ in range(args.repeats):
@@ -204,8 +223,12 @@ def compare(
     return {loop: statistics.median(values) for loop, values in times.items()}
 
 
-def counted(loops: dict[str, Loop], batch: int, block: int, temperature: float) -> dict[str, tuple[float, float]]:
-    """Vocabulary rows per step and sequence, and host waits per step, in 128 steps over a small vocabulary."""
+def counted(
+    loops: dict[str, Loop], batch: int, block: int, temperature: float
+) -> dict[str, tuple[float, float]]:
+    """Vocabulary rows per step and sequence, and host waits per step, in 128 steps over a small
+    vocabulary.
+    """
     counts = {}
     for loop, run in loops.items():
         fake = Fake(batch, 64, "cpu")
@@ -226,15 +249,21 @@ def planning(repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_768, 126_464])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--block", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
-    parser.add_argument("--steps", type=int, default=128, help="for ours, and at batch 1 for the others")
+    parser.add_argument(
+        "--steps", type=int, default=128, help="for ours, and at batch 1 for the others"
+    )
     parser.add_argument("--slow-steps", type=int, default=16, help="where they would take minutes")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", type=float, default=16, help="GiB; LLaDA's loop is left out where it needs more")
+    parser.add_argument(
+        "--memory", type=float, default=16, help="GiB; LLaDA's loop is left out where it needs more"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--quick", action="store_true", help="a small vocabulary, one run each")
@@ -244,15 +273,26 @@ def main() -> None:
         args.vocabulary, args.batch, args.repeats, args.slow_steps = [512], [1, 2], 1, 4
     if args.threads:
         torch.set_num_threads(args.threads)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name()
+        if args.device == "cuda"
+        else platform.processor() or platform.machine()
+    )
     kind = "" if args.device == "cuda" else "CPU "
-    print(f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads; {kind}milliseconds per step, medians")
+    print(
+        f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads; "
+        f"{kind}milliseconds per step, medians"
+    )
     loops = available()
     others = [loop for loop in loops if loop != "ours"]
     results: dict[str, Any] = {"loops": [], "counts": []}
     heads = [*loops, *(f"{loop} / ours" for loop in others)]
     for temperature in args.temperature:
-        print(f"\nTemperature {temperature:g}:\n\n| vocabulary | batch | block | " + " | ".join(heads) + " |")
+        print(
+            f"\nTemperature {temperature:g}:\n\n| vocabulary | batch | block | "
+            + " | ".join(heads)
+            + " |"
+        )
         print("|---" * (len(heads) + 3) + "|")
         for vocabulary in args.vocabulary:
             for batch in args.batch:
@@ -264,10 +304,18 @@ def main() -> None:
                 for block in args.block:
                     medians = compare(fitting, fake, block, temperature, args)
                     times = [f"{medians[loop]:,.2f}" if loop in medians else "" for loop in loops]
-                    ratios = [f"{medians[loop] / medians['ours']:,.1f}" if loop in medians else "" for loop in others]
+                    ratios = [
+                        f"{medians[loop] / medians['ours']:,.1f}" if loop in medians else ""
+                        for loop in others
+                    ]
                     cells = [f"{vocabulary:,}", str(batch), str(block), *times, *ratios]
                     print("| " + " | ".join(cells) + " |", flush=True)
-                    setting = {"vocabulary": vocabulary, "batch": batch, "block": block, "temperature": temperature}
+                    setting = {
+                        "vocabulary": vocabulary,
+                        "batch": batch,
+                        "block": block,
+                        "temperature": temperature,
+                    }
                     results["loops"].append({**setting, "milliseconds_per_step": medians})
     print(
         "\n| batch | block | temperature | rows per step and sequence, and host waits per step: "
@@ -280,11 +328,20 @@ def main() -> None:
             for temperature in args.temperature:
                 counts = counted(loops, batch, block, temperature)
                 cells = [str(batch), str(block), f"{temperature:g}"]
-                print("| " + " | ".join(cells + [f"{rows:.1f}, {waits:.2f}" for rows, waits in counts.values()]) + " |")
+                print(
+                    "| "
+                    + " | ".join(
+                        cells + [f"{rows:.1f}, {waits:.2f}" for rows, waits in counts.values()]
+                    )
+                    + " |"
+                )
                 setting = {"batch": batch, "block": block, "temperature": temperature}
                 results["counts"].append({**setting, "rows_and_waits_per_step": counts})
     results["planning_milliseconds"] = planning(5 * args.repeats)
-    print(f"\nPlanning 1,024 rows of 256 tokens in 128 steps: {results['planning_milliseconds']:.2f} ms")
+    print(
+        "\nPlanning 1,024 rows of 256 tokens in 128 steps: "
+        f"{results['planning_milliseconds']:.2f} ms"
+    )
     if args.output:
         args.output.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -2,9 +2,9 @@
 
     python examples/benchmarks/sudoku_accuracy.py --output sudoku_accuracy.json
 
-Each cell is the share of held-out 6x6 puzzles (6 clues, 30 cells to fill) completed to a valid grid, with one standard
-error. The puzzles and the seeds are the same in every cell. "30 steps" is one token per pass: every schedule is then
-the same. Takes about half an hour on one core.
+Each cell is the share of held-out 6x6 puzzles (6 clues, 30 cells to fill) completed to a valid
+grid, with one standard error. The puzzles and the seeds are the same in every cell. "30 steps" is
+one token per pass: every schedule is then the same. Takes about half an hour on one core.
 """
 
 import argparse
@@ -29,17 +29,27 @@ POLICIES = (("random", 0.5), ("low_confidence", 0.0))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--puzzles", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, nargs="+", default=[6, 8, 10, 12, 15, 20, 25, 30])
     parser.add_argument("--schedule", action="append")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
+    print(
+        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads"
+    )
     start, results = time.monotonic(), {}
     for remasking, temperature in POLICIES:
-        options = {"puzzles": args.puzzles, "seed": args.seed, "remasking": remasking, "temperature": temperature}
+        options = {
+            "puzzles": args.puzzles,
+            "seed": args.seed,
+            "remasking": remasking,
+            "temperature": temperature,
+        }
         table = demo.accuracy_table(args.schedule or SCHEDULES, args.steps, **options)
         results[remasking] = table
         print(f"\n{remasking}, temperature {temperature:g}, {args.puzzles} puzzles, percent:\n")

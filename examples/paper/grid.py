@@ -1,17 +1,21 @@
-"""The tables' grid on any model that loads and any lm-eval task that generates; `tables.py --model` is its face."""
+"""The tables' grid on any model that loads and any lm-eval task that generates; `tables.py
+--model` is its face.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from mdm_schedules.integrations.lm_eval import lm_eval_objective
 
+from mdm_schedules.integrations.lm_eval import lm_eval_objective
 from mdm_schedules.presets import Preset, Row
 
 
 def run_grid(args: Any, schedules: list[str], steps: list[int], gen_length: int) -> Preset:
-    """Percent correct and its standard error for each schedule and number of steps; `args` are those of `tables.py`."""
+    """Percent correct and its standard error for each schedule and number of steps; `args` are
+    those of `tables.py`.
+    """
     objective = lm_eval_objective(
         args.model,
         None,

@@ -1,11 +1,14 @@
-"""Tables 2-7 of arXiv 2509.13866, as the presets hold them, or the same grid on a model and a task of yours.
+"""Tables 2-7 of arXiv 2509.13866, as the presets hold them, or the same grid on a model and a task
+of yours.
 
     python examples/paper/tables.py [--task mbpp] [--markdown] [--output tables.json]
-    python examples/paper/tables.py --model GSAI-ML/LLaDA-8B-Base --trust-remote-code --task gsm8k --limit 100
+    python examples/paper/tables.py --model GSAI-ML/LLaDA-8B-Base --trust-remote-code --task gsm8k
+    --limit 100
 
-The figures are percent correct, mean and one standard error. The best mean of each column is marked *, and every one
-within a standard error of it ~. The second form needs lm-eval (the extra `eval`) and takes the schedules, steps and
-length of the paper's table for that task, where it has one, unless told otherwise.
+The figures are percent correct, mean and one standard error. The best mean of each column is marked
+*, and every one within a standard error of it ~. The second form needs lm-eval (the extra `eval`)
+and takes the schedules, steps and length of the paper's table for that task, where it has one,
+unless told otherwise.
 """
 
 from __future__ import annotations
@@ -46,7 +49,12 @@ def show(table: Preset, markdown: bool) -> None:
         print(f"| {' | '.join(padded)} |" if markdown else "  ".join(padded))
         if markdown and not index:
             print(
-                "|" + "|".join("-" * (width + 1) + (":" if place else "-") for place, width in enumerate(widths)) + "|"
+                "|"
+                + "|".join(
+                    "-" * (width + 1) + (":" if place else "-")
+                    for place, width in enumerate(widths)
+                )
+                + "|"
             )
     print()
 
@@ -58,18 +66,26 @@ def grid(args: argparse.Namespace) -> Preset:
     schedules = args.schedule or [row.schedule for row in paper.rows]
     from grid import run_grid  # beside this script; needs lm-eval
 
-    return run_grid(args, schedules, args.steps or list(paper.steps), args.gen_length or paper.gen_length)  # type: ignore[no-any-return]
+    return run_grid(
+        args, schedules, args.steps or list(paper.steps), args.gen_length or paper.gen_length
+    )  # type: ignore[no-any-return]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = ", ".join(table.name for table in list_presets())
-    parser.add_argument("--task", action="append", help=f"of {names} (default: all), may be repeated; or of lm-eval")
+    parser.add_argument(
+        "--task", action="append", help=f"of {names} (default: all), may be repeated; or of lm-eval"
+    )
     parser.add_argument("--markdown", action="store_true", help="as Markdown")
     parser.add_argument("--output", type=Path, help="write the figures into this JSON file too")
     run = parser.add_argument_group("the same grid on a model")
     run.add_argument("--model", help="folder or Hub id of a masked diffusion model")
-    run.add_argument("--schedule", action="append", help="may be repeated (default: the paper's for the task)")
+    run.add_argument(
+        "--schedule", action="append", help="may be repeated (default: the paper's for the task)"
+    )
     run.add_argument("--steps", type=int, nargs="+")
     run.add_argument("--gen-length", type=int)
     run.add_argument("--block-length", type=int)
@@ -84,7 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--device", default="cpu")
     run.add_argument("--include-path", help="folder with lm-eval tasks of your own")
     run.add_argument("--trust-remote-code", action="store_true")
-    run.add_argument("--allow-code-execution", action="store_true", help="for tasks that run what the model writes")
+    run.add_argument(
+        "--allow-code-execution",
+        action="store_true",
+        help="for tasks that run what the model writes",
+    )
     args = parser.parse_args(arguments)
     if args.model and len(args.task or []) != 1:
         parser.error("--model needs one --task")
@@ -101,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
         show(table, args.markdown)
     if args.output:
         text = json.dumps([asdict(table) for table in tables])
-        data = json.loads(text, parse_constant=lambda nan: None)  # a task may give no standard error
+        # a task may give no standard error
+        data = json.loads(text, parse_constant=lambda nan: None)
         args.output.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return 0
 

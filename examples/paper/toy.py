@@ -1,10 +1,12 @@
-"""Fig. 4 of arXiv 2509.13866: five letters in three steps, where different targets prefer different schedules.
+"""Fig. 4 of arXiv 2509.13866: five letters in three steps, where different targets prefer different
+schedules.
 
     python examples/paper/toy.py --output figures
 
-Target A is uniform on aaaaa and bbbbb, target B on the sentences with two or three a's. The sampler is the library's
-own loop with exact posteriors. It is not sampled but enumerated: every order (or, ancestral, every way in which the
-letters fall into the steps) times every sentence, one row of the batch each. Writes toy.png and toy.json. Seconds.
+Target A is uniform on aaaaa and bbbbb, target B on the sentences with two or three a's. The sampler
+is the library's own loop with exact posteriors. It is not sampled but enumerated: every order (or,
+ancestral, every way in which the letters fall into the steps) times every sentence, one row of the
+batch each. Writes toy.png and toy.json. Seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def targets(n: int = 5) -> dict[str, torch.Tensor]:
 
 
 class Teacher:
-    """A denoiser that knows the target, writes each row's given sentence, and adds up how probable that was."""
+    """A denoiser that knows the target, writes each row's given sentence, and adds up how probable
+    that was.
+    """
 
     def __init__(self, p: torch.Tensor, sentences: torch.Tensor) -> None:
         self.mask = p.shape[0]
@@ -76,16 +80,26 @@ class Timed(Ancestral):
 
 
 def _run(p: torch.Tensor, cases: int, **options: Any) -> torch.Tensor:
-    """log P(sentence | case) [cases, sentences] of the sampling loop; row = case * sentences + sentence."""
+    """log P(sentence | case) [cases, sentences] of the sampling loop; row = case * sentences +
+    sentence.
+    """
     sentences = p.nonzero().repeat(cases, 1)
     teacher = Teacher(p, sentences)
-    out = sample(teacher, torch.full_like(sentences, teacher.mask), mask_token_id=teacher.mask, seed=0, **options)
+    out = sample(
+        teacher,
+        torch.full_like(sentences, teacher.mask),
+        mask_token_id=teacher.mask,
+        seed=0,
+        **options,
+    )
     assert torch.equal(out.sequences, sentences)
     return teacher.logp.reshape(cases, -1)
 
 
 def divergences(p: torch.Tensor, logp: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
-    """KL(data || sampler) in nats: given the case, averaged over cases; and of the sampler's marginal law."""
+    """KL(data || sampler) in nats: given the case, averaged over cases; and of the sampler's
+    marginal law.
+    """
     data = p[p > 0]
     given = data.log() - weights @ logp
     marginal = data.log() - (weights @ logp.exp()).log()
@@ -101,7 +115,9 @@ def random_order(p: torch.Tensor, plan: list[int]) -> tuple[float, float]:
 
 
 def step_laws(schedule: Schedule, n: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ancestral: all ways [steps^n, n] in which n letters fall into the steps, and their probabilities."""
+    """Ancestral: all ways [steps^n, n] in which n letters fall into the steps, and their
+    probabilities.
+    """
     ways = torch.tensor(list(itertools.product(range(steps), repeat=n)))
     widths = schedule.alpha(torch.arange(steps + 1, dtype=torch.float64) / steps).diff()
     return ways, widths[ways].prod(1)
@@ -113,7 +129,9 @@ def ancestral(p: torch.Tensor, schedule: Schedule, steps: int) -> tuple[float, f
     grid = schedule.alpha(torch.arange(steps + 1, dtype=torch.float64) / steps)
     uniform = ((grid[1:] + grid[:-1]) / 2)[ways]
     policy = Timed(uniform.repeat_interleave(int((p > 0).sum()), 0))
-    return divergences(p, _run(p, len(ways), schedule=schedule, steps=steps, remasking=policy), weights)
+    return divergences(
+        p, _run(p, len(ways), schedule=schedule, steps=steps, remasking=policy), weights
+    )
 
 
 def figures(p: torch.Tensor) -> dict[str, Any]:
@@ -123,14 +141,24 @@ def figures(p: torch.Tensor) -> dict[str, Any]:
     for plan in itertools.product(range(n + 1), repeat=STEPS):
         if sum(plan) == n:
             given, marginal = random_order(p, list(plan))
-            rows.append({"plan": plan, "predicted": profile.cost(plan), "enumerated": given, "marginal": marginal})
+            rows.append(
+                {
+                    "plan": plan,
+                    "predicted": profile.cost(plan),
+                    "enumerated": given,
+                    "marginal": marginal,
+                }
+            )
     schedules = []
     for name in SCHEDULES:
         schedule = get_schedule(name)
         plan = schedule.plan(n, STEPS)
         # ancestral counts are random: the cost is the mean of the costs of the plans that come out
         ways, weights = step_laws(schedule, n, STEPS)
-        costs = torch.tensor([profile.cost(torch.bincount(way, minlength=STEPS)) for way in ways], dtype=torch.float64)
+        costs = torch.tensor(
+            [profile.cost(torch.bincount(way, minlength=STEPS)) for way in ways],
+            dtype=torch.float64,
+        )
         schedules.append(
             {
                 "schedule": name,
@@ -141,7 +169,13 @@ def figures(p: torch.Tensor) -> dict[str, Any]:
             }
         )
     best = profile.optimal_plan(STEPS).tolist()
-    return {"h": profile.h.tolist(), "best": best, "cost": profile.cost(best), "plans": rows, "schedules": schedules}
+    return {
+        "h": profile.h.tolist(),
+        "best": best,
+        "cost": profile.cost(best),
+        "plans": rows,
+        "schedules": schedules,
+    }
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -156,8 +190,18 @@ def draw(results: dict[str, Any], path: Path) -> None:
         x = np.arange(len(rows))
         ax.bar(x - 0.2, [row["cost"] for row in rows], 0.38, label="fixed counts (random)")
         ax.bar(x + 0.2, [row["ancestral"] for row in rows], 0.38, label="ancestral", color="0.7")
-        ax.axhline(result["cost"], color="crimson", label=f"best plan {result['best']}: {result['cost']:.5f}")
-        ax.set_xticks(x, [f"{row['schedule']}\n{row['plan']}" for row in rows], rotation=35, ha="right", fontsize=8)
+        ax.axhline(
+            result["cost"],
+            color="crimson",
+            label=f"best plan {result['best']}: {result['cost']:.5f}",
+        )
+        ax.set_xticks(
+            x,
+            [f"{row['schedule']}\n{row['plan']}" for row in rows],
+            rotation=35,
+            ha="right",
+            fontsize=8,
+        )
         ax.set(title=f"target {name}, {STEPS} steps", ylabel="KL(data || sampler), nats")
         ax.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=160)
@@ -166,7 +210,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("figures"), help="folder to write into (default: figures)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("figures"),
+        help="folder to write into (default: figures)",
+    )
     options = parser.parse_args(arguments)
     results = {name: figures(p) for name, p in targets().items()}
     options.output.mkdir(parents=True, exist_ok=True)
@@ -178,7 +227,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"target {name}: best plan {result['best']}, KL {result['cost']:.5f}")
         print(f"  {len(result['plans'])} plans: predicted cost = enumerated KL up to {error:.1e}")
         for row in result["schedules"]:
-            print(f"  {row['schedule']:20} {row['plan']!s:10} KL {row['cost']:.5f}, ancestral {row['ancestral']:.5f}")
+            print(
+                f"  {row['schedule']:20} {row['plan']!s:10} KL {row['cost']:.5f}, ancestral "
+                f"{row['ancestral']:.5f}"
+            )
     print(f"wrote {options.output / 'toy.png'} and .json")
 
 

@@ -1,8 +1,12 @@
-"""Objective, optimiser loop, likelihood bound and saving shared by ``train_code.py`` and ``train_sudoku.py``.
+"""Objective, optimiser loop, likelihood bound and saving shared by ``train_code.py`` and
+``train_sudoku.py``.
 
-The models are masked diffusion models with the absorbing ("mask") state (arXiv 2406.07524). ``t`` is the masked
-fraction: at ``t`` each token is masked independently with probability ``t`` (the linear schedule), and the
-negative evidence bound is the mean over ``t`` in (0, 1] of the masked tokens' cross-entropy divided by ``t``.
+The models are masked diffusion models with the absorbing ("mask") state (arXiv 2406.07524). ``t``
+is the masked
+fraction: at ``t`` each token is masked independently with probability ``t`` (the linear schedule),
+    and the
+negative evidence bound is the mean over ``t`` in (0, 1] of the masked tokens' cross-entropy divided
+by ``t``.
 """
 
 import argparse
@@ -21,14 +25,19 @@ from transformers import BertConfig, BertForMaskedLM, EsmForMaskedLM, PreTrained
 
 MaskedLM = BertForMaskedLM | EsmForMaskedLM
 
-#: the smallest masked fraction drawn in training; what lies below adds noise (weight 1/t) and hardly any signal
+#: the smallest masked fraction drawn in training; what lies below adds noise (weight 1/t) and
+#: hardly any signal
 MIN_T = 1e-3
 
 
 def common_parser(doc: str | None, **defaults: object) -> argparse.ArgumentParser:
     """Options that both scripts take; the defaults are those of the shipped models."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write the model and tokenizer to")
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write the model and tokenizer to"
+    )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--lr", type=float)
@@ -42,12 +51,16 @@ def common_parser(doc: str | None, **defaults: object) -> argparse.ArgumentParse
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-minutes", type=float, default=5.0, help="time between checkpoints")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model and a few steps, to test the script")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a tiny model and a few steps, to test the script"
+    )
     parser.set_defaults(**defaults)
     return parser
 
 
-def build_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, length: int) -> BertForMaskedLM:
+def build_model(
+    args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, length: int
+) -> BertForMaskedLM:
     """A bidirectional transformer with learned positions, tied embeddings and no dropout."""
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -69,7 +82,9 @@ def build_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, le
 
 
 def mdm_loss(model: MaskedLM, ids: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
-    """One draw of the negative evidence bound in nats per token, averaged over the batch ``ids [B, L]``."""
+    """One draw of the negative evidence bound in nats per token, averaged over the batch ``ids [B,
+    L]``.
+    """
     batch, length = ids.shape
     # one uniform offset and B equal strata: far less variance than B independent draws of t
     t = (torch.rand((), generator=generator) + torch.arange(batch)) / batch
@@ -85,10 +100,12 @@ def mdm_loss(model: MaskedLM, ids: Tensor, mask_id: int, generator: torch.Genera
 def nll_bound(
     model: MaskedLM, ids: Tensor, mask_id: int, draws: int, seed: int, batch: int = 128
 ) -> tuple[float, float]:
-    """Monte Carlo estimate of the negative evidence bound of ``ids [N, L]`` in nats per token, and its error.
+    """Monte Carlo estimate of the negative evidence bound of ``ids [N, L]`` in nats per token, and
+    its error.
 
-    Draws the number of masked tokens uniformly from 1..L and takes the mean cross-entropy over them: the same
-    expectation as the integral over ``t``, with less variance. The error is that of the mean over sequences and
+    Draws the number of masked tokens uniformly from 1..L and takes the mean cross-entropy over
+    them: the same expectation as the integral over ``t``, with less variance. The error is that of
+        the mean over sequences and
     draws as if independent.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -115,15 +132,18 @@ def train(
 ) -> MaskedLM:
     """Train for ``args.steps`` steps and return the exponential moving average of the weights.
 
-    The result depends on the seed, the options and the versions of the libraries, never on time: the timed
-    checkpoints only read the averaged weights.
+    The result depends on the seed, the options and the versions of the libraries, never on time:
+    the timed checkpoints only read the averaged weights.
     """
     generator = torch.Generator().manual_seed(args.seed + 1)
     average = copy.deepcopy(model).eval()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        [
+            {"params": decayed, "weight_decay": args.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
         lr=args.lr,
         betas=(0.9, 0.98),
     )
@@ -147,7 +167,10 @@ def train(
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
             seconds = time.monotonic() - start
             mean = total / (step % 100 + 1)
-            print(f"step {step + 1} loss {mean:.4f} lr {args.lr * rate:.2e} {seconds:.0f} s", flush=True)
+            print(
+                f"step {step + 1} loss {mean:.4f} lr {args.lr * rate:.2e} {seconds:.0f} s",
+                flush=True,
+            )
             total = 0.0
         if time.monotonic() - saved > 60 * args.save_minutes:
             save(average, tokenizer, args.out)
@@ -162,7 +185,8 @@ def save(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None
     shutil.rmtree(aside, ignore_errors=True)
     copy.deepcopy(model).half().save_pretrained(aside)
     tokenizer.save_pretrained(aside)
-    # stored in half precision to be small, but to be loaded as the float32 model that it was trained as
+    # stored in half precision to be small, but to be loaded as the float32 model that it was
+    # trained as
     edit_json(aside / "config.json", dtype="float32")
     # transformers 5 writes a class name that transformers 4 does not know; both know this one
     edit_json(aside / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")

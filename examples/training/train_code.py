@@ -2,9 +2,10 @@
 
     nice -n 10 python examples/training/train_code.py --out code
 
-The options' defaults are those of the shipped model. The data are the ``.py`` files of the running interpreter's
-standard library (the shipped model: CPython 3.11.7), less what ``EXCLUDED`` names; about 5 % of the files, chosen
-by a hash of their relative path, are held out. At the end it measures the likelihood bound on the held-out files.
+The options' defaults are those of the shipped model. The data are the ``.py`` files of the running
+interpreter's standard library (the shipped model: CPython 3.11.7), less what ``EXCLUDED`` names;
+about 5 % of the files, chosen by a hash of their relative path, are held out. At the end it
+measures the likelihood bound on the held-out files.
 """
 
 import argparse
@@ -66,7 +67,9 @@ def read_library() -> tuple[list[str], list[str]]:
 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Every byte is a token: at this size a model learns spelling and syntax sooner than merged tokens."""
+    """Every byte is a token: at this size a model learns spelling and syntax sooner than merged
+    tokens.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -122,9 +125,15 @@ def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor
 
 
 def evaluate(
-    model: EsmForMaskedLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], draws: int, seed: int
+    model: EsmForMaskedLM,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: list[str],
+    draws: int,
+    seed: int,
 ) -> dict[str, float]:
-    """The likelihood bound on the consecutive windows of the held-out files, per token and per byte."""
+    """The likelihood bound on the consecutive windows of the held-out files, per token and per
+    byte.
+    """
     stream = token_stream(tokenizer, texts)
     windows = stream[: len(stream) // LENGTH * LENGTH].view(-1, LENGTH)
     mean, error = nll_bound(model, windows, MASK, draws, seed)
@@ -144,9 +153,13 @@ def evaluate(
 
 
 def main() -> None:
-    parser = common_parser(__doc__, steps=6000, batch=16, lr=3e-3, hidden=128, layers=4, heads=4, ffn=512, warmup=100)
+    parser = common_parser(
+        __doc__, steps=6000, batch=16, lr=3e-3, hidden=128, layers=4, heads=4, ffn=512, warmup=100
+    )
     parser.add_argument("--eval-draws", type=int, default=16)
-    parser.add_argument("--eval-only", action="store_true", help="measure the model already in --out")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="measure the model already in --out"
+    )
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -154,7 +167,10 @@ def main() -> None:
     if args.smoke:
         args.steps, args.batch, args.hidden, args.heads, args.layers, args.ffn = 3, 4, 32, 2, 1, 64
         training, held_out, args.eval_draws = training[:20], held_out[:2], 1
-    print(f"CPython {platform.python_version()}: {len(training)} files, {len(held_out)} held out", flush=True)
+    print(
+        f"CPython {platform.python_version()}: {len(training)} files, {len(held_out)} held out",
+        flush=True,
+    )
     if args.eval_only:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
         model = EsmForMaskedLM.from_pretrained(args.out, dtype=torch.float32)
@@ -170,7 +186,11 @@ def main() -> None:
             return windows[torch.randint(len(windows), (args.batch,), generator=generator)]
 
         model = train(model, args, MASK, next_batch, tokenizer)
-    print(json.dumps(evaluate(model.eval(), tokenizer, held_out, args.eval_draws, args.seed), indent=2))
+    print(
+        json.dumps(
+            evaluate(model.eval(), tokenizer, held_out, args.eval_draws, args.seed), indent=2
+        )
+    )
 
 
 if __name__ == "__main__":

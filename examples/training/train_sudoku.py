@@ -2,9 +2,9 @@
 
     nice -n 10 python examples/training/train_sudoku.py --out sudoku
 
-The options' defaults are those of the shipped model. Training grids are exactly uniform over the 95 % of base
-grids that are not held out and over the names of their digits. At the end it measures how often a grid sampled
-one token per step from 6 clues of a held-out grid is valid.
+The options' defaults are those of the shipped model. Training grids are exactly uniform over the 95
+% of base grids that are not held out and over the names of their digits. At the end it measures how
+often a grid sampled one token per step from 6 clues of a held-out grid is valid.
 """
 
 import json
@@ -29,7 +29,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     # no unknown token: any other character is an error rather than a silent blank
     core = Tokenizer(models.WordLevel(vocab))
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\s+"), "removed"), pre_tokenizers.Split(Regex(r"\S"), "isolated")]
+        [
+            pre_tokenizers.Split(Regex(r"\s+"), "removed"),
+            pre_tokenizers.Split(Regex(r"\S"), "isolated"),
+        ]
     )
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
@@ -43,23 +46,30 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def structured_positions(model: BertForMaskedLM) -> None:
-    """Start each cell's position embedding as the sum of random vectors for its row, its column and its box.
+    """Start each cell's position embedding as the sum of random vectors for its row, its column and
+    its box.
 
-    The embeddings are trained as usual from there. It tells the model nothing of the rules, but it need not
-    discover which cells share a unit from 36 unrelated vectors, which is a long plateau at the start.
+    The embeddings are trained as usual from there. It tells the model nothing of the rules, but it
+    need not discover which cells share a unit from 36 unrelated vectors, which is a long plateau at
+    the start.
     """
     weight = model.bert.embeddings.position_embeddings.weight
     units = torch.randn(3, 6, weight.shape[1]) * model.config.initializer_range
     cell = torch.arange(36)
     with torch.no_grad():
-        weight.copy_(units[0, cell // 6] + units[1, cell % 6] + units[2, cell // 12 * 2 + cell % 6 // 3])
+        weight.copy_(
+            units[0, cell // 6] + units[1, cell % 6] + units[2, cell // 12 * 2 + cell % 6 // 3]
+        )
 
 
 @torch.no_grad()
-def solve(model: BertForMaskedLM, prompts: Tensor, greedy: bool, generator: torch.Generator) -> Tensor:
+def solve(
+    model: BertForMaskedLM, prompts: Tensor, greedy: bool, generator: torch.Generator
+) -> Tensor:
     """Fill ``prompts [B, 36]`` one cell per step.
 
-    ``greedy``: the blank cell whose best digit is the most probable, with that digit. Otherwise a random blank
+    ``greedy``: the blank cell whose best digit is the most probable, with that digit. Otherwise a
+        random blank
     cell, with a digit drawn from the model at temperature 1.
     """
     ids = prompts.clone()
@@ -86,7 +96,12 @@ def evaluate(model: BertForMaskedLM, grids: int, clues: int, seed: int) -> dict[
     generator = torch.Generator().manual_seed(seed)
     result: dict[str, float] = {"grids": grids, "clues": clues}
     for name, greedy in (("valid_greedy_low_confidence", True), ("valid_random_order_t1", False)):
-        filled = torch.cat([solve(model, part, greedy, generator) for part in prompts.split(250)]).numpy() - FIRST
+        filled = (
+            torch.cat(
+                [solve(model, part, greedy, generator) for part in prompts.split(250)]
+            ).numpy()
+            - FIRST
+        )
         kept = ((puzzles == 0) | (puzzles == filled)).all(1)
         result[name] = float((sudoku_task.is_valid(filled) & kept).mean())
     mean, error = nll_bound(model, torch.from_numpy(solutions + FIRST), MASK, draws=8, seed=seed)
@@ -94,13 +109,24 @@ def evaluate(model: BertForMaskedLM, grids: int, clues: int, seed: int) -> dict[
 
 
 def main() -> None:
-    parser = common_parser(__doc__, steps=9000, batch=64, lr=1e-3, hidden=128, layers=5, heads=4, ffn=512)
+    parser = common_parser(
+        __doc__, steps=9000, batch=64, lr=1e-3, hidden=128, layers=5, heads=4, ffn=512
+    )
     parser.add_argument("--clues", type=int, default=6)
     parser.add_argument("--eval-grids", type=int, default=2000)
-    parser.add_argument("--eval-only", action="store_true", help="measure the model already in --out")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="measure the model already in --out"
+    )
     args = parser.parse_args()
     if args.smoke:
-        args.steps, args.batch, args.hidden, args.layers, args.ffn, args.eval_grids = 3, 8, 32, 1, 64, 8
+        args.steps, args.batch, args.hidden, args.layers, args.ffn, args.eval_grids = (
+            3,
+            8,
+            32,
+            1,
+            64,
+            8,
+        )
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     tokenizer = build_tokenizer()
@@ -114,7 +140,9 @@ def main() -> None:
         rng = np.random.default_rng(args.seed)
 
         def next_batch() -> Tensor:
-            return torch.from_numpy(sudoku_task.relabel(pool[rng.integers(len(pool), size=args.batch)], rng) + FIRST)
+            return torch.from_numpy(
+                sudoku_task.relabel(pool[rng.integers(len(pool), size=args.batch)], rng) + FIRST
+            )
 
         model = train(model, args, MASK, next_batch, tokenizer)
     print(json.dumps(evaluate(model.eval(), args.eval_grids, args.clues, args.seed), indent=2))

@@ -1,4 +1,6 @@
-"""What makes the results of a job: two runs with the same fingerprint and prompts write the same tokens."""
+"""What makes the results of a job: two runs with the same fingerprint and prompts write the same
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ _NAMES_OF_PLACES = ("_name_or_path", "transformers_version", "torch_dtype", "dty
 
 
 def fingerprint(
-    model: Any, schedule: Schedule, options: dict[str, Any], tokenizer: Any, precision: str, sharded: bool
+    model: Any,
+    schedule: Schedule,
+    options: dict[str, Any],
+    tokenizer: Any,
+    precision: str,
+    sharded: bool,
 ) -> dict[str, Any]:
     """Everything that the tokens depend on, but the prompts and the seed, as JSON.
 
@@ -52,13 +59,17 @@ def _hash(data: bytes) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON; an object by its repr, if that is the same in every process, else by its class."""
+    """A value as JSON; an object by its repr, if that is the same in every process, else by its
+    class.
+    """
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_name(value)] * (type(value) not in (list, tuple)) + [_plain(item) for item in value]
+        return [_name(value)] * (type(value) not in (list, tuple)) + [
+            _plain(item) for item in value
+        ]
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if hasattr(value, "tolist"):
@@ -71,18 +82,24 @@ def _model(model: Any, sharded: bool) -> dict[str, Any]:
     told = {"class": _name(model)}
     if hasattr(model, "config"):
         config = model.config.to_dict() if hasattr(model.config, "to_dict") else vars(model.config)
-        config = {key: _plain(value) for key, value in config.items() if key not in _NAMES_OF_PLACES}
+        config = {
+            key: _plain(value) for key, value in config.items() if key not in _NAMES_OF_PLACES
+        }
         told["config"] = _hash(json.dumps(config, sort_keys=True).encode())
     if isinstance(model, torch.nn.Module):
         state = {} if sharded else model.state_dict()
-        weights = [(name, value) for name, value in state.items() if isinstance(value, torch.Tensor)]
+        weights = [
+            (name, value) for name, value in state.items() if isinstance(value, torch.Tensor)
+        ]
         parameter = next(model.parameters(), None)
         if parameter is not None:
             told["dtype"], told["device"] = str(parameter.dtype), parameter.device.type
         if weights:
             told["weights"] = str(sum(value.numel() for _, value in weights))
             every = weights[:: -(-len(weights) // _TENSORS)]
-            told["sample"] = _hash(b"".join(name.encode() + _sample(value) for name, value in every))
+            told["sample"] = _hash(
+                b"".join(name.encode() + _sample(value) for name, value in every)
+            )
     return told
 
 

@@ -15,15 +15,6 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
-from mdm_schedules.integrations.accelerate.fingerprint import fingerprint
-from mdm_schedules.integrations.accelerate.job import Job, Tickets, lane_of
-from mdm_schedules.integrations.accelerate.prompts import Encoder, check_source, count_prompts
-from mdm_schedules.integrations.accelerate.shards import Finished, Output, differences
-from mdm_schedules.integrations.accelerate.work import Run
-from mdm_schedules.integrations.models import ModelAdapter, get_adapter
-from mdm_schedules.integrations.transformers.config import DEFAULTS, merge_options
-from mdm_schedules.integrations.transformers.generation import own_schedule
-from mdm_schedules.integrations.transformers.inputs import check_mask_token
 from tqdm.auto import tqdm
 
 from mdm_schedules.errors import (
@@ -36,6 +27,15 @@ from mdm_schedules.errors import (
 )
 from mdm_schedules.hub.files import local_path
 from mdm_schedules.information.measure import evaluating
+from mdm_schedules.integrations.accelerate.fingerprint import fingerprint
+from mdm_schedules.integrations.accelerate.job import Job, Tickets, lane_of
+from mdm_schedules.integrations.accelerate.prompts import Encoder, check_source, count_prompts
+from mdm_schedules.integrations.accelerate.shards import Finished, Output, differences
+from mdm_schedules.integrations.accelerate.work import Run
+from mdm_schedules.integrations.models import ModelAdapter, get_adapter
+from mdm_schedules.integrations.transformers.config import DEFAULTS, merge_options
+from mdm_schedules.integrations.transformers.generation import own_schedule
+from mdm_schedules.integrations.transformers.inputs import check_mask_token
 from mdm_schedules.registry import schedule_for_steps
 
 _ALSO = ("logits_processor", "callback")  # options of `generate` that no config holds
@@ -46,7 +46,8 @@ class DistributedOutput:
     """What a job did, on every process.
 
     Attributes:
-        records: a dict for each answer, in the order of the prompts; empty if they were written to `output_path`.
+        records: a dict for each answer, in the order of the prompts; empty if they were written to
+            `output_path`.
         prompts: prompts in all.
         done_before: prompts whose results were there already.
         skipped: prompts that this run skipped for an error, each with a record that tells it.
@@ -86,46 +87,61 @@ def generate_distributed(
     generation_config: Any = None,
     **options: Any,
 ) -> DistributedOutput:
-    """`generate` for many prompts, on all processes that `accelerate launch` or torchrun started, or on this one.
+    """`generate` for many prompts, on all processes that `accelerate launch` or torchrun started,
+    or on this one.
 
-    All processes must call it with the same arguments. Each prompt's seed comes from `seed` and the prompt's index, and
-    batches come from the prompts and `batch_size` alone, so the tokens are the same on any number of processes.
+    All processes must call it with the same arguments. Each prompt's seed comes from `seed` and the
+    prompt's index, and batches come from the prompts and `batch_size` alone, so the tokens are the
+    same on any number of processes.
 
-    A record is a dict: `index`; `id`, if the prompt has one; `sample`, with num_return_sequences above 1; with a
-    tokenizer `text` (prompt and answer) and `answer`; `tokens` (all, without padding), `prompt_length`, `nfe` (passes
-    in which this sequence got a token) and `seed`. Or `index`, `id` and `error`.
+    A record is a dict: `index`; `id`, if the prompt has one; `sample`, with num_return_sequences
+    above 1; with a tokenizer `text` (prompt and answer) and `answer`; `tokens` (all, without
+    padding), `prompt_length`, `nfe` (passes in which this sequence got a token) and `seed`. Or
+    `index`, `id` and `error`.
 
     Args:
-        model: as `generate` takes it, on this process's device (`PartialState().device`). A model that is spread over
-            several processes (FSDP, ZeRO-3, tensor parallel) is run by them together, on the same batches.
-        prompts: texts, or lists of token ids, or dicts with "prompt" and perhaps "id", in any iterable (a datasets
-            stream among them); or the path of a .jsonl file of those, or of a text file with a prompt on each line.
-            Blank lines of files do not count. An iterable is run through by each process, at most 2,048 at a time.
+        model: as `generate` takes it, on this process's device (`PartialState().device`). A model
+            that is spread over several processes (FSDP, ZeRO-3, tensor parallel) is run by them
+            together, on the same batches.
+        prompts: texts, or lists of token ids, or dicts with "prompt" and perhaps "id", in any
+            iterable (a datasets stream among them); or the path of a .jsonl file of those, or of a
+            text file with a prompt on each line. Blank lines of files do not count. An iterable is
+            run through by each process, at most 2,048 at a time.
         tokenizer: encodes texts and decodes results; may be None for token ids.
-        output_path: JSONL file to write, in a folder that all processes see; it appears when all is done. The
-            results up to then are in the folder `<output_path>.shards`, from which a repeated call goes on. None
-            keeps all records in memory and returns them.
+        output_path: JSONL file to write, in a folder that all processes see; it appears when all is
+            done. The results up to then are in the folder `<output_path>.shards`, from which a
+            repeated call goes on. None keeps all records in memory and returns them.
         batch_size: sequences of one pass are this many prompts times num_return_sequences.
-        on_error: "stop" at a prompt that cannot be read or is too long; "skip" writes a record with the error.
+        on_error: "stop" at a prompt that cannot be read or is too long; "skip" writes a record with
+            the error.
         overwrite: discard an existing output, or what there is of one.
         force_resume: go on from results of another model, schedule or options.
-        split: "dynamic" gives a batch to whichever process is free, "even" every so many-th batch to each.
+        split: "dynamic" gives a batch to whichever process is free, "even" every so many-th batch
+            to each.
         add_special_tokens: let the tokenizer add its special tokens to prompts.
         progress: show one bar for the whole job, on the main process.
         timeout: seconds without a sign of life after which a process is taken for dead, > 0.
         adapter: as in `generate`.
         generation_config: as in `generate`.
-        **options: options of `generate` (schedule, steps, max_new_tokens, remasking, temperature, ...); `seed` is an
-            int, or None for one from the operating system, which a repeated call finds in the folder again.
+        **options: options of `generate` (schedule, steps, max_new_tokens, remasking, temperature,
+            ...); `seed` is an int, or None for one from the operating system, which a repeated call
+            finds in the folder again.
 
     Raises:
-        MDMError: wrong arguments; a prompt, named by its line or index; files that belong to another call.
-        DistributedError: a process failed, with its traceback and the batch's prompts, or fell silent.
+        MDMError: wrong arguments; a prompt, named by its line or index; files that belong to
+            another call.
+        DistributedError: a process failed, with its traceback and the batch's prompts, or fell
+            silent.
     """
     start = time.monotonic()
-    for name, value, allowed in (("on_error", on_error, ("stop", "skip")), ("split", split, ("dynamic", "even"))):
+    for name, value, allowed in (
+        ("on_error", on_error, ("stop", "skip")),
+        ("split", split, ("dynamic", "even")),
+    ):
         if value not in allowed:
-            raise InvalidValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}")
+            raise InvalidValueError(
+                f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}"
+            )
     batch_size = check_int("batch_size", batch_size, 1, 1 << 20, "batch_size=8")
     timeout = check_real("timeout", timeout, 0, low_open=True)
     model = _unwrapped(model)
@@ -134,9 +150,15 @@ def generate_distributed(
     with Job(state.process_index, state.num_processes, timeout) as job, ExitStack() as stack:
         # what may be wrong on one machine only is found in here, where the others hear of it
         path = check_source(prompts)
-        output = None if output_path is None else stack.enter_context(closing(Output(local_path(output_path))))
+        output = (
+            None
+            if output_path is None
+            else stack.enter_context(closing(Output(local_path(output_path))))
+        )
         if output is not None and path is not None and output.path.resolve() == path.resolve():
-            raise InvalidValueError(f"output_path is the prompt file itself, {path}; name another file")
+            raise InvalidValueError(
+                f"output_path is the prompt file itself, {path}; name another file"
+            )
         options = _options(model, bound, tokenizer, generation_config, options)
         shows = progress and job.rank == 0
         total = count_prompts(prompts) if shows else None
@@ -144,8 +166,12 @@ def generate_distributed(
         lane = lane_of(model, job.rank, job.world)
         precision = _precision()
         special = {"add_special_tokens": add_special_tokens}
-        told = fingerprint(model, options["schedule"], {**options, **special}, tokenizer, precision, len(lane) > 1)
-        _compare_processes(job, {**told, "batch_size": batch_size, "on_error": on_error, "split": split})
+        told = fingerprint(
+            model, options["schedule"], {**options, **special}, tokenizer, precision, len(lane) > 1
+        )
+        _compare_processes(
+            job, {**told, "batch_size": batch_size, "on_error": on_error, "split": split}
+        )
         finished = _start(job, output, told, overwrite, force_resume)
         bar.initial = bar.n = finished.count
         job.tick = partial(_tick, bar, start) if shows else None
@@ -154,7 +180,11 @@ def generate_distributed(
                 job=job,
                 model=bound,
                 # a plan goes in place of the schedule
-                options={**options, "adapter": None, **({} if options["plan"] is None else {"schedule": None})},
+                options={
+                    **options,
+                    "adapter": None,
+                    **({} if options["plan"] is None else {"schedule": None}),
+                },
                 tokenizer=tokenizer,
                 encoder=_encoder(bound, tokenizer, add_special_tokens, options, on_error),
                 tickets=Tickets(job, lane, split == "even"),
@@ -164,7 +194,11 @@ def generate_distributed(
                 group=_grouping(bound, batch_size),
                 writes=job.rank == lane[0],
             )
-            count = run.check_complete(prompts) if finished.prompts is not None else run.work(prompts, output)
+            count = (
+                run.check_complete(prompts)
+                if finished.prompts is not None
+                else run.work(prompts, output)
+            )
         records = _finish(job, output, told, count, run)
         totals = {name: job.counted(name) for name in ("tokens", "nfe", "skipped")}
         if job.tick is not None:
@@ -173,17 +207,24 @@ def generate_distributed(
         done = count if finished.prompts is not None else finished.count
         where = None if output is None else str(output.path)
         spent = time.monotonic() - start
-        return DistributedOutput(records, count, done, seed=told["seed"], seconds=spent, output_path=where, **totals)
+        return DistributedOutput(
+            records, count, done, seed=told["seed"], seconds=spent, output_path=where, **totals
+        )
 
 
-def _options(model: Any, bound: ModelAdapter, tokenizer: Any, config: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _options(
+    model: Any, bound: ModelAdapter, tokenizer: Any, config: Any, given: dict[str, Any]
+) -> dict[str, Any]:
     """The options of `generate` with nothing left to a config."""
     for name in given:
         if name not in DEFAULTS and name not in _ALSO:
             raise InvalidTypeError(
-                f"generate_distributed has no option {name!r}.{did_you_mean(name, [*DEFAULTS, *_ALSO])}"
+                "generate_distributed has no option "
+                f"{name!r}.{did_you_mean(name, [*DEFAULTS, *_ALSO])}"
             )
-    options: dict[str, Any] = merge_options(given, config, getattr(model, "generation_config", None))
+    options: dict[str, Any] = merge_options(
+        given, config, getattr(model, "generation_config", None)
+    )
     chosen = own_schedule(model) if options["schedule"] is None else options["schedule"]
     options["schedule"] = schedule_for_steps(chosen, options["steps"])
     if options["seed"] is not None:
@@ -192,10 +233,16 @@ def _options(model: Any, bound: ModelAdapter, tokenizer: Any, config: Any, given
         options["mask_token_id"] = getattr(tokenizer, "mask_token_id", None)
     options["mask_token_id"] = check_mask_token(bound, options["mask_token_id"])
     new = options["max_new_tokens"]
-    options["max_new_tokens"] = None if new is None else check_int("max_new_tokens", new, 0, 1 << 20)
-    options["num_return_sequences"] = check_int("num_return_sequences", options["num_return_sequences"], 1, 1 << 20)
+    options["max_new_tokens"] = (
+        None if new is None else check_int("max_new_tokens", new, 0, 1 << 20)
+    )
+    options["num_return_sequences"] = check_int(
+        "num_return_sequences", options["num_return_sequences"], 1, 1 << 20
+    )
     if options["plan"] is not None and torch.as_tensor(options["plan"]).ndim != 1:
-        raise InvalidValueError("plan must be one list of tokens per step for all prompts, such as plan=[1, 2, 5]")
+        raise InvalidValueError(
+            "plan must be one list of tokens per step for all prompts, such as plan=[1, 2, 5]"
+        )
     return options
 
 
@@ -206,13 +253,19 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _state(bound: ModelAdapter) -> PartialState:
-    accelerated = torch.cuda.is_available() or (hasattr(torch, "accelerator") and torch.accelerator.is_available())
-    state = PartialState(cpu=bound.device.type == "cpu" if bound.device is not None else not accelerated)
+    accelerated = torch.cuda.is_available() or (
+        hasattr(torch, "accelerator") and torch.accelerator.is_available()
+    )
+    state = PartialState(
+        cpu=bound.device.type == "cpu" if bound.device is not None else not accelerated
+    )
     world = int(os.environ.get("WORLD_SIZE", 1))
     if state.num_processes == 1 and world > 1:
         raise DistributedError(
-            f"this is one of {world} processes, but accelerate takes it for the only one; on machines without a GPU "
-            "make PartialState(cpu=True), or Accelerator(cpu=True), before anything else of accelerate"
+            f"this is one of {world} processes, but accelerate takes it for the only one; on "
+            "machines without a GPU "
+            "make PartialState(cpu=True), or Accelerator(cpu=True), before anything else of "
+            "accelerate"
         )
     return state
 
@@ -244,7 +297,9 @@ def _grouping(bound: ModelAdapter, batch_size: int) -> Callable[[int], int]:
     return (lambda length: 0) if block is None else (lambda length: length % block)
 
 
-def _encoder(bound: ModelAdapter, tokenizer: Any, special: bool, options: dict[str, Any], on_error: str) -> Encoder:
+def _encoder(
+    bound: ModelAdapter, tokenizer: Any, special: bool, options: dict[str, Any], on_error: str
+) -> Encoder:
     return Encoder(
         tokenizer,
         special,
@@ -262,11 +317,15 @@ def _compare_processes(job: Job, told: dict[str, Any]) -> None:
     every = job.share("fingerprint", told)
     for rank, other in enumerate(every):
         if unlike := differences(every[0], other):
-            text = unlike.replace(" was ", " is ").replace(", now ", f" in process 0, and in process {rank} ")
+            text = unlike.replace(" was ", " is ").replace(
+                ", now ", f" in process 0, and in process {rank} "
+            )
             raise DistributedError(f"the processes were given different arguments: {text}")
 
 
-def _start(job: Job, output: Output | None, told: dict[str, Any], overwrite: bool, force: bool) -> Finished:
+def _start(
+    job: Job, output: Output | None, told: dict[str, Any], overwrite: bool, force: bool
+) -> Finished:
     """The seed and what is done, as the main process finds it."""
     if job.rank == 0:
         finished = Finished()
@@ -284,15 +343,22 @@ def _start(job: Job, output: Output | None, told: dict[str, Any], overwrite: boo
 def _tick(bar: Any, start: float, job: Job) -> None:
     """Bring the progress bar up to date with all processes."""
     tokens = job.counted("tokens")
-    bar.set_postfix_str(f"{tokens / max(1e-9, time.monotonic() - start):.0f} tokens/s, NFE {job.counted('nfe')}", False)
+    bar.set_postfix_str(
+        f"{tokens / max(1e-9, time.monotonic() - start):.0f} tokens/s, NFE {job.counted('nfe')}",
+        False,
+    )
     bar.update(job.counted("prompts") + bar.initial - bar.n)
 
 
-def _finish(job: Job, output: Output | None, told: dict[str, Any], count: int, run: Run) -> list[dict[str, Any]]:
+def _finish(
+    job: Job, output: Output | None, told: dict[str, Any], count: int, run: Run
+) -> list[dict[str, Any]]:
     """Wait for all processes; merge on the main one, or gather the records on each."""
     counts = job.share("finished", count)
     if len(set(counts)) > 1:
-        raise DistributedError(f"the processes read different numbers of prompts, {counts}; give all of them to each")
+        raise DistributedError(
+            f"the processes read different numbers of prompts, {counts}; give all of them to each"
+        )
     if output is None:
         records = gather_object(run.records) if job.world > 1 else run.records
         return sorted(records, key=lambda record: (record["index"], record.get("sample", 0)))

@@ -1,6 +1,8 @@
-"""What the processes of one job tell each other, through the key-value store that torch.distributed starts with.
+"""What the processes of one job tell each other, through the key-value store that torch.distributed
+starts with.
 
-No collective operation is used: when a process dies, the others stop `timeout` seconds later, after their batch.
+No collective operation is used: when a process dies, the others stop `timeout` seconds later, after
+their batch.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from mdm_schedules.errors import DistributedError, MDMError
 
 POLL = 0.02  # seconds between two looks at the store
 BEAT = 1.0  # seconds between two signs of life
-START = 600.0  # seconds that a process may come later than the first, which may still be loading its model
+# seconds that a process may come later than the first, which may still be loading its model
+START = 600.0
 LINGER = 5.0  # seconds
 _jobs = itertools.count()  # every process starts its jobs in the same order, which numbers them
 
@@ -67,7 +70,8 @@ def _shared_store() -> Any:
 
 
 class Job:
-    """One call of `generate_distributed` on all its processes; a context that reports its own failure to the others.
+    """One call of `generate_distributed` on all its processes; a context that reports its own
+    failure to the others.
 
     Args:
         rank: of this process.
@@ -82,7 +86,8 @@ class Job:
         self.rank, self.world, self.timeout = rank, world, timeout
         self.tick: Callable[[Job], None] | None = None
         self.store = _shared_store() if world > 1 else LocalStore()
-        self.seen = (0, 0.0)  # the last sign of life of the process that this one watches, and when it was new
+        # the last sign of life of the process that this one watches, and when it was new
+        self.seen = (0, 0.0)
         self.failed: set[int] = set()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._beat, daemon=True)
@@ -105,34 +110,50 @@ class Job:
                     self._watch((self.rank + 1) % self.world)
                 if self.tick is not None:
                     self.tick(self)
-            except Exception:  # without the store the next call of the main thread fails, and says so
+            # without the store the next call of the main thread fails, and says so
+            except Exception:
                 return
             if self.over.wait(BEAT):
                 return
 
     def _watch(self, rank: int) -> None:
-        """Report another process if it has been silent for long. Each watches the next one, so that all are watched."""
+        """Report another process if it has been silent for long. Each watches the next one, so
+        that all are watched.
+        """
         beat, now = self.store.add(f"beat/{rank}", 0), time.monotonic()
         if beat != self.seen[0]:
             self.seen = beat, now
         elif beat and now - self.seen[1] > self.timeout and not self.store.check([f"left/{rank}"]):
             text = f"it has given no sign of life for {self.timeout:g} seconds"
-            text += "; what is finished is kept where there is an output_path, and the same call does the rest"
+            text += (
+                "; what is finished is kept where there is an output_path, and the same call does "
+                "the rest"
+            )
             self._report(rank, DistributedError(text))
 
     def _ask(self, what: str, *args: Any) -> Any:
         try:
             return getattr(self.store, what)(*args)
         except RuntimeError as error:  # torch's errors of the store are all below it
-            raise DistributedError(f"process {self.rank} lost contact with the other processes: {error}") from error
+            raise DistributedError(
+                f"process {self.rank} lost contact with the other processes: {error}"
+            ) from error
 
     def _fail(self, error: BaseException) -> None:
-        """Tell the others; the main process, which may hold the store, stays a little so that they can learn it."""
+        """Tell the others; the main process, which may hold the store, stays a little so that they
+        can learn it.
+        """
         try:
-            if not hasattr(error, "remote") and not self._report(self.rank, error) and isinstance(error, MDMError):
+            if (
+                not hasattr(error, "remote")
+                and not self._report(self.rank, error)
+                and isinstance(error, MDMError)
+            ):
                 error.remote = True  # type: ignore[attr-defined]  # another process was first
             self.store.set(f"left/{self.rank}", "")
-            end = time.monotonic() + (LINGER if self.rank == 0 and isinstance(error, Exception) else 0)
+            end = time.monotonic() + (
+                LINGER if self.rank == 0 and isinstance(error, Exception) else 0
+            )
             others = [f"left/{rank}" for rank in range(self.world) if rank not in self.failed]
             while time.monotonic() < end and not self.store.check(others):
                 time.sleep(POLL)
@@ -144,12 +165,18 @@ class Job:
         if self.store.add("failures", 1) > 1:
             return False
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        report = {"rank": rank, "teller": self.rank, "kind": type(error).__name__, "message": str(error)}
+        report = {
+            "rank": rank,
+            "teller": self.rank,
+            "kind": type(error).__name__,
+            "message": str(error),
+        }
         self.store.set("failure", json.dumps({**report, "traceback": text}))
         return True
 
     def check(self) -> None:
-        """Raise what a process failed with: the same class if it is ours, and the traceback of that process.
+        """Raise what a process failed with: the same class if it is ours, and the traceback of that
+        process.
 
         Its attribute `remote` says whether another process is the one to tell the user.
         """
@@ -160,18 +187,24 @@ class Job:
         kind: Any = getattr(errors, failure["kind"], None)
         known = isinstance(kind, type) and issubclass(kind, MDMError)
         text = failure["message"] if known else f"{failure['kind']}: {failure['message']}"
-        error: Any = (kind if known else DistributedError)(f"process {failure['rank']} failed: {text}")
+        error: Any = (kind if known else DistributedError)(
+            f"process {failure['rank']} failed: {text}"
+        )
         error.remote = failure["teller"] != self.rank
         raise error from DistributedError(f"in process {failure['rank']}:\n{failure['traceback']}")
 
     def _wait(self, name: str, ranks: list[int]) -> None:
-        """Wait until the ranks have set `name`, or one has failed, or has not even begun for long."""
+        """Wait until the ranks have set `name`, or one has failed, or has not even begun for
+        long.
+        """
         start = time.monotonic()
         for rank in ranks:
             while not self._ask("check", [f"{name}/{rank}"]):
                 self.check()
                 if time.monotonic() - start > START and not self._ask("add", f"beat/{rank}", 0):
-                    raise DistributedError(f"process {rank} has not called generate_distributed for {START:g} seconds")
+                    raise DistributedError(
+                        f"process {rank} has not called generate_distributed for {START:g} seconds"
+                    )
                 time.sleep(POLL)
 
     def share(self, name: str, value: Any) -> list[Any]:
@@ -213,8 +246,9 @@ class Job:
 class Tickets:
     """Numbers of the batches that this process does, in rising order.
 
-    A *lane* is the processes that hold one model together and must run each pass together: a single one, where each
-    has a whole model. A lane takes the next number when it is free; or, if `even`, every so many-th is its own.
+    A *lane* is the processes that hold one model together and must run each pass together: a single
+    one, where each has a whole model. A lane takes the next number when it is free; or, if `even`,
+    every so many-th is its own.
     """
 
     def __init__(self, job: Job, lane: list[int], even: bool) -> None:
@@ -240,7 +274,9 @@ class Tickets:
 
 
 def lane_of(model: Any, rank: int, world: int) -> list[int]:
-    """The ranks that must run each pass of `model` together: those over which its weights are spread."""
+    """The ranks that must run each pass of `model` together: those over which its weights are
+    spread.
+    """
     module = getattr(model, "_orig_mod", model)
     if world == 1 or not isinstance(module, torch.nn.Module):
         return [rank]
@@ -249,10 +285,16 @@ def lane_of(model: Any, rank: int, world: int) -> list[int]:
 
     parameters = list(module.parameters())
     together = any(isinstance(part, FullyShardedDataParallel) for part in module.modules())
-    together = together or any(hasattr(parameter, "ds_id") for parameter in parameters)  # DeepSpeed ZeRO-3
+    # DeepSpeed ZeRO-3
+    together = together or any(hasattr(parameter, "ds_id") for parameter in parameters)
     if together:
         return list(range(world))
-    ranks = {int(r) for p in parameters if isinstance(p, DTensor) for r in p.device_mesh.mesh.flatten().tolist()}
+    ranks = {
+        int(r)
+        for p in parameters
+        if isinstance(p, DTensor)
+        for r in p.device_mesh.mesh.flatten().tolist()
+    }
     mesh = getattr(module, "_device_mesh", None)  # transformers' tensor parallelism
     if not ranks and mesh is not None:
         ranks = {int(r) for r in mesh.mesh.flatten().tolist()}

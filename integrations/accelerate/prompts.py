@@ -1,7 +1,9 @@
-"""Prompts from lists, files and streams of unknown length, in windows that are sorted by length and cut into batches.
+"""Prompts from lists, files and streams of unknown length, in windows that are sorted by length and
+cut into batches.
 
-A window and its batches depend on the prompts and the batch size alone, never on the number of processes or on what was
-done before a restart; so the model sees the same batches whatever runs them, even one that is not batch-invariant.
+A window and its batches depend on the prompts and the batch size alone, never on the number of
+processes or on what was done before a restart; so the model sees the same batches whatever runs
+them, even one that is not batch-invariant.
 """
 
 from __future__ import annotations
@@ -19,7 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, StorageError, shown
+from mdm_schedules.errors import (
+    FormatError,
+    InvalidTypeError,
+    InvalidValueError,
+    StorageError,
+    shown,
+)
 from mdm_schedules.hub.files import local_path
 
 WINDOW = 2048  # prompts that are sorted by length together, and at most held at once
@@ -55,7 +63,8 @@ class Prompt:
 class Window:
     """Up to `WINDOW` prompts in a row.
 
-    `digest` sums up all prompts up to the end of the window, so that one changed before shows in every later window.
+    `digest` sums up all prompts up to the end of the window, so that one changed before shows in
+    every later window.
     """
 
     number: int
@@ -64,10 +73,14 @@ class Window:
 
 
 def windows(source: Any) -> Iterator[Window]:
-    """All prompts of a path, or of an iterable of text, ids, or mappings with "prompt" and perhaps "id"."""
+    """All prompts of a path, or of an iterable of text, ids, or mappings with "prompt" and perhaps
+    "id".
+    """
     digest, number, prompts = hashlib.blake2b(digest_size=8), 0, []
     for prompt in _prompts(source):
-        content = prompt.content.tobytes() if isinstance(prompt.content, np.ndarray) else prompt.content
+        content = (
+            prompt.content.tobytes() if isinstance(prompt.content, np.ndarray) else prompt.content
+        )
         entry = repr((prompt.id, content, prompt.error)).encode("utf-8", "backslashreplace")
         digest.update(len(entry).to_bytes(8, "little") + entry)
         prompts.append(prompt)
@@ -84,12 +97,16 @@ def check_source(source: Any) -> Path | None:
         path = local_path(source)
         if not path.is_file():
             what = "is not a file" if path.exists() else "does not exist"
-            raise StorageError(f"the prompt file {shown(str(path))} {what}; for a single prompt give a list of one")
+            raise StorageError(
+                f"the prompt file {shown(str(path))} {what}; for a single prompt give a list of one"
+            )
         return path
     if isinstance(source, Mapping | torch.Tensor | bytes) or not isinstance(source, Iterable):
         raise InvalidTypeError(
-            "prompts must be a list of texts or of token-id lists, an iterable of those, or the path of a JSONL or "
-            f"text file, got {type(source).__name__}; for example generate_distributed(model, [[5, 6, 7]], ...)"
+            "prompts must be a list of texts or of token-id lists, an iterable of those, or the "
+            "path of a JSONL or "
+            f"text file, got {type(source).__name__}; for example generate_distributed(model, [[5, "
+            "6, 7]], ...)"
         )
     return None
 
@@ -108,7 +125,9 @@ def _prompts(source: Any) -> Iterator[Prompt]:
         for index, item in enumerate(source):
             yield _prompt(index, f"prompt {index}", lambda item=item: item)  # type: ignore[misc]
         return
-    parse: Callable[[bytes], Any] = json.loads if path.suffix in (".jsonl", ".json", ".ndjson") else bytes.decode
+    parse: Callable[[bytes], Any] = (
+        json.loads if path.suffix in (".jsonl", ".json", ".ndjson") else bytes.decode
+    )
     for index, (number, line) in enumerate(_lines(path)):
         yield _prompt(index, f"line {number} of {path.name}", lambda line=line: parse(line))  # type: ignore[misc]
 
@@ -131,10 +150,14 @@ def _prompt(index: int, where: str, read: Callable[[], Any]) -> Prompt:
         item, name = read(), None
         if isinstance(item, Mapping):
             name = item.get("id")
-            if not isinstance(name, str | int | float | None) or (isinstance(name, float) and not math.isfinite(name)):
+            if not isinstance(name, str | int | float | None) or (
+                isinstance(name, float) and not math.isfinite(name)
+            ):
                 raise InvalidTypeError(f'"id" must be text or a number, got {shown(name)}')
             if "prompt" not in item:
-                raise InvalidTypeError(f'"prompt" is missing; there are {shown(sorted(map(str, item)))}')
+                raise InvalidTypeError(
+                    f'"prompt" is missing; there are {shown(sorted(map(str, item)))}'
+                )
             item = item["prompt"]
         return Prompt(index, where, item if isinstance(item, str) else _token_ids(item), name)
     except UnicodeDecodeError as error:
@@ -149,7 +172,9 @@ def _prompt(index: int, where: str, read: Callable[[], Any]) -> Prompt:
 
 
 def _token_ids(item: Any) -> Ids:
-    trouble = InvalidTypeError(f"a prompt must be text or a flat list of token ids, got {shown(item)}")
+    trouble = InvalidTypeError(
+        f"a prompt must be text or a flat list of token ids, got {shown(item)}"
+    )
     if isinstance(item, torch.Tensor):
         item = item.cpu().numpy()
     if not isinstance(item, list | tuple | np.ndarray):
@@ -196,13 +221,20 @@ class Encoder:
         """
         texts = [prompt.content for prompt in prompts if isinstance(prompt.content, str)]
         if texts and self.tokenizer is None:
-            raise InvalidTypeError("prompts of text need a tokenizer: generate_distributed(..., tokenizer=tokenizer)")
+            raise InvalidTypeError(
+                "prompts of text need a tokenizer: generate_distributed(..., tokenizer=tokenizer)"
+            )
         coded = iter(self._tokenize(texts)) if texts else iter(())
-        return [self._checked(p, next(coded) if isinstance(p.content, str) else p.content) for p in prompts]
+        return [
+            self._checked(p, next(coded) if isinstance(p.content, str) else p.content)
+            for p in prompts
+        ]
 
     def _tokenize(self, texts: list[str]) -> list[Any]:
         def code(some: list[str]) -> list[Any]:
-            return list(self.tokenizer(some, add_special_tokens=self.special, verbose=False)["input_ids"])
+            return list(
+                self.tokenizer(some, add_special_tokens=self.special, verbose=False)["input_ids"]
+            )
 
         try:
             return code(texts)
@@ -231,10 +263,17 @@ class Encoder:
     def _trouble(self, ids: Ids) -> str | None:
         size = len(ids) + self.new
         if self.max_length is not None and size > self.max_length:
-            return f"prompt and answer take {size} tokens, but the model has positions for {self.max_length}"
-        if len(ids) and (ids.min() < 0 or (self.vocab_size is not None and ids.max() >= self.vocab_size)):
+            return (
+                f"prompt and answer take {size} tokens, but the model has positions for "
+                f"{self.max_length}"
+            )
+        if len(ids) and (
+            ids.min() < 0 or (self.vocab_size is not None and ids.max() >= self.vocab_size)
+        ):
             wrong, bound = int(ids.min() if ids.min() < 0 else ids.max()), self.vocab_size
-            return f"token id {wrong} lies outside the vocabulary" + (f", [0, {bound - 1}]" if bound else "")
+            return f"token id {wrong} lies outside the vocabulary" + (
+                f", [0, {bound - 1}]" if bound else ""
+            )
         masks = bool((ids == self.mask).any())
         if masks and not self.infill:
             return "it holds the mask token, which infill=False refuses"
@@ -244,7 +283,8 @@ class Encoder:
 
 
 def cut(prompts: list[Prompt], batch_size: int, group: Callable[[int], int]) -> list[list[Prompt]]:
-    """Batches of at most `batch_size` encoded prompts of about the same length; those with errors by themselves.
+    """Batches of at most `batch_size` encoded prompts of about the same length; those with errors
+    by themselves.
 
     `group` maps a length to a number; prompts with different numbers never share a batch.
     """
@@ -254,4 +294,8 @@ def cut(prompts: list[Prompt], batch_size: int, group: Callable[[int], int]) -> 
 
     ordered = sorted(prompts, key=lambda prompt: (key(prompt), len(prompt.ids), prompt.index))
     groups = [list(members) for _, members in groupby(ordered, key)]
-    return [members[i : i + batch_size] for members in groups for i in range(0, len(members), batch_size)]
+    return [
+        members[i : i + batch_size]
+        for members in groups
+        for i in range(0, len(members), batch_size)
+    ]

@@ -1,11 +1,14 @@
-"""Results on disk: a shard for each process while the job runs, then one JSONL file in the order of the prompts.
+"""Results on disk: a shard for each process while the job runs, then one JSONL file in the order of
+the prompts.
 
-    out.jsonl.shards/run.json            what makes the results: model, schedule, options, seed (`fingerprint`)
-    out.jsonl.shards/rank-00003.jsonl    records of finished batches, each batch closed by a {"batch": ...} line
-    out.jsonl                            at the end, atomically; the folder goes
-    out.jsonl.run.json                   run.json with the number of prompts, by which a repeated call knows its output
+    out.jsonl.shards/run.json            what makes the results: model, schedule, options, seed
+    (`fingerprint`) out.jsonl.shards/rank-00003.jsonl    records of finished batches, each batch
+    closed by a {"batch": ...} line out.jsonl                            at the end, atomically; the
+    folder goes out.jsonl.run.json                   run.json with the number of prompts, by which a
+    repeated call knows its output
 
-A batch is written in one piece and counts once its closing line is whole; what follows the last such line is cut off.
+A batch is written in one piece and counts once its closing line is whole; what follows the last
+such line is cut off.
 """
 
 from __future__ import annotations
@@ -94,11 +97,16 @@ class Output:
         return self.folder / f"rank-{rank:05d}.jsonl"
 
     def start(self, fingerprint: dict[str, Any], overwrite: bool, force: bool) -> Finished:
-        """Make the folder, or take up what is there. `fingerprint["seed"]` None becomes the seed that was used."""
-        other = self.path.exists() and not self.path.is_file()  # a folder, or a device, which overwrite would remove
+        """Make the folder, or take up what is there. `fingerprint["seed"]` None becomes the seed
+        that was used.
+        """
+        # a folder, or a device, which overwrite would remove
+        other = self.path.exists() and not self.path.is_file()
         if other or not self.path.parent.is_dir():
             what = "is no file" if other else f"lies in {self.path.parent}, which does not exist"
-            raise StorageError(f"output_path {self.path} {what}; name a file in a folder that exists")
+            raise StorageError(
+                f"output_path {self.path} {what}; name a file in a folder that exists"
+            )
         if self.path.exists() and not overwrite:
             return self._complete(fingerprint)
         try:
@@ -109,7 +117,8 @@ class Output:
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"cannot write {self.folder}: {error.strerror or error}") from error
-        for file in (self.path, self.note, self.run):  # what a process left that was killed while it wrote
+        # what a process left that was killed while it wrote
+        for file in (self.path, self.note, self.run):
             for litter in file.parent.glob(f".{escape(file.name)}.????????.tmp"):
                 litter.unlink(missing_ok=True)
         if not self.run.exists():
@@ -126,18 +135,27 @@ class Output:
 
     def _complete(self, fingerprint: dict[str, Any]) -> Finished:
         if not self.note.exists():
-            raise StorageError(f"{self.path} exists and is no finished output of this call; overwrite=True replaces it")
+            raise StorageError(
+                f"{self.path} exists and is no finished output of this call; "
+                "overwrite=True replaces it"
+            )
         stored = self._read(self.note)
         _compare(stored, fingerprint, False, f"the finished output {self.path}")
         if self.path.stat().st_size != stored.get("bytes"):
-            raise StorageError(f"{self.path} was changed after it was written; overwrite=True replaces it")
+            raise StorageError(
+                f"{self.path} was changed after it was written; overwrite=True replaces it"
+            )
         shutil.rmtree(self.folder, ignore_errors=True)  # of a process killed after it had renamed
-        return Finished(digests={int(k): v for k, v in stored["digests"].items()}, prompts=stored["prompts"])
+        return Finished(
+            digests={int(k): v for k, v in stored["digests"].items()}, prompts=stored["prompts"]
+        )
 
     def _lock_folder(self) -> None:
         self.lock = open(self.folder / "lock", "ab")  # noqa: SIM115 - held until the end
         if not _lock(self.lock.fileno()):
-            raise StorageError(f"another run is writing to {self.folder}; wait for it, or end its processes")
+            raise StorageError(
+                f"another run is writing to {self.folder}; wait for it, or end its processes"
+            )
 
     def _write(self, file: Path, fingerprint: dict[str, Any], **more: Any) -> None:
         text = json.dumps({"format": FORMAT, "fingerprint": fingerprint, **more}, indent=2) + "\n"
@@ -147,11 +165,15 @@ class Output:
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
             if stored["format"] != FORMAT or not isinstance(stored["fingerprint"], dict):
-                raise FormatError(f"{file} has format {shown(stored['format'])}; this library reads {FORMAT}")
+                raise FormatError(
+                    f"{file} has format {shown(stored['format'])}; this library reads {FORMAT}"
+                )
         except OSError as error:
             raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FormatError(f"{file} is no description of a run ({error}); overwrite=True starts anew") from error
+            raise FormatError(
+                f"{file} is no description of a run ({error}); overwrite=True starts anew"
+            ) from error
         return stored  # type: ignore[no-any-return]
 
     def _shards(self) -> list[Path]:
@@ -164,11 +186,16 @@ class Output:
         for number, shard in enumerate(self._shards()):
             with open(shard, "rb+") as file:
                 if mend and not _lock(file.fileno()):
-                    raise StorageError(f"a process of an earlier run still writes to {shard}; wait for it, or end it")
+                    raise StorageError(
+                        f"a process of an earlier run still writes to {shard}; wait "
+                        "for it, or end it"
+                    )
                 end = 0
                 for window, digest, records, after in _batches(file):
                     if digests.setdefault(window, digest) != digest:
-                        raise FormatError(f"{self.folder} mixes different prompts; overwrite=True starts anew")
+                        raise FormatError(
+                            f"{self.folder} mixes different prompts; overwrite=True starts anew"
+                        )
                     highest = max(index for index, _ in records)
                     if highest >= len(places):
                         places.extend([-1] * (highest + 1 - len(places)))
@@ -179,7 +206,11 @@ class Output:
                 if mend and torn:
                     file.truncate(end)
                     log.warning("cut %d bytes of an unfinished batch from %s", torn, shard)
-        bits = np.packbits(np.frombuffer(places, dtype=np.int64) >= 0, bitorder="little") if places else np.zeros(0)
+        bits = (
+            np.packbits(np.frombuffer(places, dtype=np.int64) >= 0, bitorder="little")
+            if places
+            else np.zeros(0)
+        )
         return Finished(bits.astype(np.uint8).tobytes(), digests), places
 
     def check_shared(self, world: int) -> None:
@@ -190,7 +221,8 @@ class Output:
                 time.sleep(0.1)
                 continue
             raise StorageError(
-                f"the files of processes {missing} do not appear in {self.folder}; on several machines output_path "
+                f"the files of processes {missing} do not appear in {self.folder}; on several "
+                "machines output_path "
                 "must lie on a shared disk"
             )
 
@@ -200,7 +232,8 @@ class Output:
         missing = prompts - sum(place >= 0 for place in places[:prompts])
         if missing or len(places) > prompts:
             raise StorageError(
-                f"{self.folder} holds results of {prompts - missing} of {prompts} prompts, and of {len(places)} at the "
+                f"{self.folder} holds results of {prompts - missing} of {prompts} prompts, and of "
+                f"{len(places)} at the "
                 "most; on several machines output_path must lie on a shared disk"
             )
 
@@ -218,8 +251,11 @@ class Output:
             finally:
                 for file in files:
                     file.close()
-            # before the output has its name: a process killed in between merges again, one killed after is done
-            self._write(self.note, fingerprint, prompts=prompts, digests=finished.digests, bytes=size)
+            # before the output has its name: a process killed in between merges again, one killed
+            # after is done
+            self._write(
+                self.note, fingerprint, prompts=prompts, digests=finished.digests, bytes=size
+            )
 
         write_atomically(self.path, merge)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -231,7 +267,9 @@ class Output:
 
 
 def _batches(file: IO[bytes]) -> Iterator[tuple[int, str, list[tuple[int, int]], int]]:
-    """Whole batches from the start: window, digest, (index, offset) of the records, and the offset of the end."""
+    """Whole batches from the start: window, digest, (index, offset) of the records, and the offset
+    of the end.
+    """
     records: list[tuple[int, int]] = []
     offset = 0
     for line in file:
@@ -262,7 +300,8 @@ class Shard:
             self.handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise StorageError(
-                f"cannot write {path}: {error.strerror or error}; on several machines output_path must lie on a shared "
+                f"cannot write {path}: {error.strerror or error}; on several machines output_path "
+                "must lie on a shared "
                 "disk"
             ) from error
         if not _lock(self.handle):
@@ -283,7 +322,8 @@ class Shard:
             with suppress(OSError):
                 os.ftruncate(self.handle, good)
             raise StorageError(
-                f"cannot write {self.path}: {error.strerror or error}; finished batches are kept, so make room and "
+                f"cannot write {self.path}: {error.strerror or error}; finished batches are kept, "
+                "so make room and "
                 "call again"
             ) from error
 
@@ -307,17 +347,25 @@ def _lock(handle: int) -> bool:
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
-        return {k: v for key in value for k, v in _flat(value[key], f"{name}.{key}" if name else key).items()}
+        return {
+            k: v
+            for key in value
+            for k, v in _flat(value[key], f"{name}.{key}" if name else key).items()
+        }
     return {name: value}
 
 
 def _compare(stored: dict[str, Any], fingerprint: dict[str, Any], force: bool, what: str) -> None:
-    """Refuse results of another model, schedule or option; take over the seed where none is given."""
+    """Refuse results of another model, schedule or option; take over the seed where none is
+    given.
+    """
     if fingerprint["seed"] is None:
         fingerprint["seed"] = stored["fingerprint"].get("seed")
     told = differences(stored["fingerprint"], fingerprint)
     if told and not force:
-        remedy = "overwrite=True starts anew" + ("" if "finished output" in what else ", force_resume=True goes on")
+        remedy = "overwrite=True starts anew" + (
+            "" if "finished output" in what else ", force_resume=True goes on"
+        )
         raise InvalidValueError(f"{what} was made with other settings: {told}; {remedy}")
 
 
@@ -325,4 +373,6 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> str:
     """'name: this, now that; ...' of two fingerprints; empty if they are equal."""
     old, new = _flat(one), _flat(other)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return "; ".join(f"{name} was {shown(old.get(name))}, now {shown(new.get(name))}" for name in names[:4])
+    return "; ".join(
+        f"{name} was {shown(old.get(name))}, now {shown(new.get(name))}" for name in names[:4]
+    )

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from mdm_schedules.errors import DistributedError, InvalidValueError, MDMError
 from mdm_schedules.integrations.accelerate.job import Job, Tickets
 from mdm_schedules.integrations.accelerate.prompts import Encoder, Prompt, Window, cut, windows
 from mdm_schedules.integrations.accelerate.shards import Finished, Output, Shard
 from mdm_schedules.integrations.models import ModelAdapter
 from mdm_schedules.integrations.transformers.generation import generate
-
-from mdm_schedules.errors import DistributedError, InvalidValueError, MDMError
 from mdm_schedules.sampling.noise import derive_seeds
 
 
@@ -83,7 +83,8 @@ class Run:
             self._check_stream(window)
         if count != self.finished.prompts:
             raise InvalidValueError(
-                f"the finished output is that of {self.finished.prompts} prompts, but now there are {count}; "
+                f"the finished output is that of {self.finished.prompts} prompts, but now there "
+                f"are {count}; "
                 "overwrite=True starts anew"
             )
         return count
@@ -92,12 +93,14 @@ class Run:
         first, last = window.prompts[0].index, window.prompts[-1].index
         if self.finished.digests.get(window.number, window.digest) != window.digest:
             raise InvalidValueError(
-                f"prompts up to {last} are not those of the results that are there: one of them, or their number, "
+                f"prompts up to {last} are not those of the results that are there: one of them, "
+                "or their number, "
                 "has changed; overwrite=True starts anew"
             )
         if not self.job.agree(f"window{window.number}", window.digest):
             raise DistributedError(
-                f"the processes read different prompts, from {first} to {last} or before; each must be given them all"
+                f"the processes read different prompts, from {first} to {last} or before; each "
+                "must be given them all"
             )
 
     @contextmanager
@@ -115,11 +118,15 @@ class Run:
     def _batch(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
         """The records of a batch, and what it adds to the counters of the job."""
         if batch[0].error is not None:
-            return [_head(prompt) | {"error": prompt.error} for prompt in batch], {"skipped": len(batch)}
+            return [_head(prompt) | {"error": prompt.error} for prompt in batch], {
+                "skipped": len(batch)
+            }
         try:
             return self._generate(batch)
         except Exception as error:
-            where = ", ".join(prompt.where for prompt in batch[:8]) + (", ..." if len(batch) > 8 else "")
+            where = ", ".join(prompt.where for prompt in batch[:8]) + (
+                ", ..." if len(batch) > 8 else ""
+            )
             kind = type(error) if isinstance(error, MDMError) else DistributedError
             text = str(error) if isinstance(error, MDMError) else f"{type(error).__name__}: {error}"
             raise kind(f"{text} (process {self.job.rank}, in the batch of {where})") from error
@@ -145,11 +152,20 @@ class Run:
                 record["sample"] = row % copies
             if self.tokenizer is not None:
                 record["text"] = self.tokenizer.decode(ids, skip_special_tokens=True)
-                record["answer"] = self.tokenizer.decode(ids[len(prompt.ids) :], skip_special_tokens=True)
-            about = {"tokens": ids, "prompt_length": len(prompt.ids), "nfe": passes[row], "seed": seeds[row]}
+                record["answer"] = self.tokenizer.decode(
+                    ids[len(prompt.ids) :], skip_special_tokens=True
+                )
+            about = {
+                "tokens": ids,
+                "prompt_length": len(prompt.ids),
+                "nfe": passes[row],
+                "seed": seeds[row],
+            }
             records.append(record | about)
         return records, {"tokens": int(out.plan.sum()), "nfe": out.nfe}
 
 
 def _head(prompt: Prompt) -> dict[str, Any]:
-    return {"index": prompt.index} if prompt.id is None else {"index": prompt.index, "id": prompt.id}
+    return (
+        {"index": prompt.index} if prompt.id is None else {"index": prompt.index, "id": prompt.id}
+    )

@@ -10,18 +10,26 @@ import torch
 from diffusers import BlockRefinementScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
+
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    check_int,
+    check_real,
+    did_you_mean,
+    shown,
+)
 from mdm_schedules.integrations.diffusers.config import ScheduleConfigMixin, read_cached
 from mdm_schedules.integrations.diffusers.draw import draw_tokens, race_noise
-
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real, did_you_mean, shown
 from mdm_schedules.plan import MAX_STEPS, check_plan
 from mdm_schedules.schedules import Schedule
 
 EVEN = "even"
 METHODS = ("auto", "greedy", "multinomial")
 
-# The contract proposed in diffusers pull request 14741: timesteps are times in (0, 1], outputs share one class, and
-# how logits are shaped is in the scheduler's config. None where the installed diffusers does not have it.
+# The contract proposed in diffusers pull request 14741: timesteps are times in (0, 1], outputs
+# share one class, and how logits are shaped is in the scheduler's config. None where the installed
+# diffusers does not have it.
 _Contract = getattr(scheduling_utils, "DiscreteSchedulerOutput", None)
 
 
@@ -33,7 +41,8 @@ class BlockMaskedDiffusionSchedulerOutput(BaseOutput):  # type: ignore[misc]
         prev_sample: LongTensor [B, L], the block after the step.
         transfer_index: bool [B, L], masks that were filled.
         editing_transfer_index: bool [B, L], tokens that were replaced.
-        sampled_tokens: LongTensor [B, L], the drawn tokens; the block's own where nothing had to be drawn.
+        sampled_tokens: LongTensor [B, L], the drawn tokens; the block's own where nothing had to be
+            drawn.
         sampled_probs: float32 [B, L], their probabilities; 0 where nothing had to be drawn.
         pred_logits: the model_output.
     """
@@ -47,11 +56,16 @@ class BlockMaskedDiffusionSchedulerOutput(BaseOutput):  # type: ignore[misc]
 
 
 def _output_class() -> Any:
-    """Our output, as a DiscreteSchedulerOutput where diffusers has one; None in what only that one knows."""
+    """Our output, as a DiscreteSchedulerOutput where diffusers has one; None in what only that one
+    knows.
+    """
     if _Contract is None:
         return BlockMaskedDiffusionSchedulerOutput
     names = dict.fromkeys(
-        [*(f.name for f in fields(BlockMaskedDiffusionSchedulerOutput)), *(f.name for f in fields(_Contract))]
+        [
+            *(f.name for f in fields(BlockMaskedDiffusionSchedulerOutput)),
+            *(f.name for f in fields(_Contract)),
+        ]
     )
     columns: list[Any] = [(name, Any, field(default=None)) for name in names]
     return make_dataclass(BlockMaskedDiffusionSchedulerOutput.__name__, columns, bases=(_Contract,))
@@ -63,26 +77,33 @@ _Output = _output_class()
 class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementScheduler):  # type: ignore[misc]
     """Drop-in for diffusers' BlockRefinementScheduler in LLaDA2Pipeline.
 
-        pipe.scheduler = BlockMaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="beta(a=0.9, b=0.3)")
+        pipe.scheduler = BlockMaskedDiffusionScheduler.from_config(pipe.scheduler.config,
+        schedule="beta(a=0.9, b=0.3)")
 
-    A step fills the schedule's number of masks in every row of the block, the most probable first, besides all those
-    above `threshold`; tokens that are no masks are replaced above `editing_threshold`. LLaDA2Pipeline passes its own
-    thresholds (0.7 and 0.5) to every step, which override the config: call it with `threshold=1.1,
-    editing_threshold=None` for the schedule alone.
+    A step fills the schedule's number of masks in every row of the block, the most probable first,
+    besides all those above `threshold`; tokens that are no masks are replaced above
+    `editing_threshold`. LLaDA2Pipeline passes its own thresholds (0.7 and 0.5) to every step, which
+    override the config: call it with `threshold=1.1, editing_threshold=None` for the schedule
+    alone.
 
-    With schedule "even" it gives BlockRefinementScheduler's tokens for the same generator, bit for bit, except that
-    the mask token is never drawn and that a prompt that holds an EOS no longer keeps its row from stopping early.
+    With schedule "even" it gives BlockRefinementScheduler's tokens for the same generator, bit for
+    bit, except that the mask token is never drawn and that a prompt that holds an EOS no longer
+    keeps its row from stopping early.
 
     Args:
         block_length: tokens of a block.
         num_inference_steps: forward passes for a block.
-        threshold: fill every mask whose token is more probable than this; above 1 leaves it to the schedule.
-        editing_threshold: replace tokens that another one is more probable than this for; None or 0 does not.
+        threshold: fill every mask whose token is more probable than this; above 1 leaves it to the
+            schedule.
+        editing_threshold: replace tokens that another one is more probable than this for; None or 0
+            does not.
         minimal_topk: as in diffusers, read by the pipeline only: it bounds the number of passes.
-        schedule: "even" (as many in each step, the remainder first), or a name, spec, folder or Schedule.
+        schedule: "even" (as many in each step, the remainder first), or a name, spec, folder or
+            Schedule.
 
     Raises:
-        MDMError: an unknown schedule, or one that cannot be written into a config; a number out of range.
+        MDMError: an unknown schedule, or one that cannot be written into a config; a number out of
+            range.
     """
 
     _own_names = (EVEN,)
@@ -117,7 +138,9 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         return None if self.config.schedule == EVEN else read_cached(self.config.schedule)
 
     def get_num_transfer_tokens(self, block_length: int, num_inference_steps: int) -> torch.Tensor:
-        """How many masks of a block each step fills: LongTensor [num_inference_steps], summing to `block_length`."""
+        """How many masks of a block each step fills: LongTensor [num_inference_steps], summing to
+        `block_length`.
+        """
         if self.schedule is None:
             return super().get_num_transfer_tokens(block_length, num_inference_steps)  # type: ignore[no-any-return]
         return self.schedule.plan(block_length, num_inference_steps)
@@ -131,14 +154,19 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         sigmas: Any = None,
         mu: Any = None,
     ) -> None:
-        """Plan a block of `block_length` tokens (None: that of the config) in `num_inference_steps` passes.
+        """Plan a block of `block_length` tokens (None: that of the config) in `num_inference_steps`
+        passes.
 
         `sigmas` and `mu` are given by pipelines of continuous latents, which are refused.
         """
         if sigmas is not None or mu is not None:
             raise self._continuous()
-        steps = check_int("num_inference_steps", num_inference_steps, 1, MAX_STEPS, example="set_timesteps(32)")
-        length = check_int("block_length", self.config.block_length if block_length is None else block_length, 1)
+        steps = check_int(
+            "num_inference_steps", num_inference_steps, 1, MAX_STEPS, example="set_timesteps(32)"
+        )
+        length = check_int(
+            "block_length", self.config.block_length if block_length is None else block_length, 1
+        )
         quotas = check_plan(self.get_num_transfer_tokens(length, steps), torch.tensor([length]))[0]
         self._quotas, self._planned = quotas.tolist(), length
         self.num_inference_steps = steps
@@ -147,18 +175,24 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             self.timesteps = (self.timesteps + 1) / steps
 
     def _index(self, timestep: Any) -> int:
-        """The number of a step in its block: an integer is one, a float in (0, 1] is a time that counts down."""
+        """The number of a step in its block: an integer is one, a float in (0, 1] is a time that
+        counts down.
+        """
         if not self._quotas:
             raise InvalidValueError(
-                "no timesteps are set; call scheduler.set_timesteps(num_inference_steps, block_length=...) first"
+                "no timesteps are set; call scheduler.set_timesteps(num_inference_steps, "
+                "block_length=...) first"
             )
         steps = len(self._quotas)
-        if isinstance(timestep, float) or (isinstance(timestep, torch.Tensor) and timestep.is_floating_point()):
+        if isinstance(timestep, float) or (
+            isinstance(timestep, torch.Tensor) and timestep.is_floating_point()
+        ):
             time = check_real("timestep", float(timestep), 0, 1, low_open=True)
             index = round((1 - time) * steps)
             if abs(index / steps + time - 1) > 1e-4 / steps or index >= steps:
                 raise InvalidValueError(
-                    f"timestep must be one of scheduler.timesteps, k/{steps} for k = 1 to {steps}; got {time}"
+                    f"timestep must be one of scheduler.timesteps, k/{steps} for k = 1 to {steps}; "
+                    f"got {time}"
                 )
             return index
         return check_int("timestep", timestep, 0)
@@ -188,11 +222,14 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
 
         Args:
             model_output: logits [B, L, V] of the block.
-            timestep: number of the step in its block, from 0; or one of `timesteps` where those are floats.
+            timestep: number of the step in its block, from 0; or one of `timesteps` where those are
+                floats.
             sample: LongTensor [B, L], the block with its masks; never changed.
-            mask_token_id: the id of masks; None is DiffusionGemma's uniform corruption, which only "even" serves.
+            mask_token_id: the id of masks; None is DiffusionGemma's uniform corruption, which only
+                "even" serves.
             temperature: 0 takes the most probable token. None takes the config's, else 0.
-            top_p, top_k: filters of what is drawn; as everywhere in this class, a probability is read after them.
+            top_p, top_k: filters of what is drawn; as everywhere in this class, a probability is
+                read after them.
             sampling_method: auto, greedy or multinomial; greedy ignores the temperature.
             threshold, editing_threshold: see the class; None takes the config's.
             minimal_topk: ignored, as in diffusers.
@@ -204,11 +241,13 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             BlockMaskedDiffusionSchedulerOutput.
 
         Raises:
-            MDMError: no timesteps, a timestep that was not set, a block that the plan would leave masks in, or tensors
-                that are not logits and tokens.
+            MDMError: no timesteps, a timestep that was not set, a block that the plan would leave
+                masks in, or tensors that are not logits and tokens.
         """
         if not isinstance(sample, torch.Tensor) or sample.is_floating_point():
-            raise self._continuous(f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: ")
+            raise self._continuous(
+                f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: "
+            )
         index = self._index(timestep)
         mask = self._setting("mask_token_id", mask_token_id)
         settings = {
@@ -223,11 +262,14 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         if mask is None:
             if self.schedule is not None:
                 raise InvalidValueError(
-                    "without mask_token_id the block is corrupted by random tokens (DiffusionGemma), and there are no "
-                    "masks to schedule; use diffusers' BlockRefinementScheduler, or pass mask_token_id"
+                    "without mask_token_id the block is corrupted by random tokens "
+                    "(DiffusionGemma), and there are no "
+                    "masks to schedule; use diffusers' BlockRefinementScheduler, or pass "
+                    "mask_token_id"
                 )
             return super().step(
-                model_output, index, sample, **settings, threshold=threshold, editing_threshold=editing_threshold,
+                model_output, index, sample, **settings, threshold=threshold,
+                editing_threshold=editing_threshold,
                 generator=generator, return_dict=return_dict,
             )  # fmt: skip
         self._check_block(model_output, sample)
@@ -235,7 +277,8 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         masked = sample == mask
         if index >= len(self._quotas) and bool(masked.any()):
             raise InvalidValueError(
-                f"timestep {index} was not set, and masks are left: the plan ends with {len(self._quotas) - 1}; "
+                f"timestep {index} was not set, and masks are left: the plan ends with "
+                f"{len(self._quotas) - 1}; "
                 "call set_timesteps with more steps, or begin each block at step 0"
             )
         editable = torch.zeros_like(masked)
@@ -260,15 +303,19 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
 
     def _check_block(self, model_output: Any, sample: Any) -> None:
         if sample.ndim != 2:
-            raise InvalidTypeError(f"sample must be token ids [batch, block_length], got {shown(sample)}")
+            raise InvalidTypeError(
+                f"sample must be token ids [batch, block_length], got {shown(sample)}"
+            )
         if not isinstance(model_output, torch.Tensor) or model_output.shape[:-1] != sample.shape:
             shape = tuple(getattr(model_output, "shape", ()))
             raise InvalidValueError(
-                f"model_output must be logits [{sample.shape[0]}, {sample.shape[1]}, vocabulary], got {shape}"
+                f"model_output must be logits [{sample.shape[0]}, {sample.shape[1]}, vocabulary], "
+                f"got {shape}"
             )
         if sample.shape[1] > self._planned:
             raise InvalidValueError(
-                f"the block has {sample.shape[1]} tokens, but the plan reveals {self._planned} and would leave masks; "
+                f"the block has {sample.shape[1]} tokens, but the plan reveals {self._planned} and "
+                "would leave masks; "
                 f"call set_timesteps({self.num_inference_steps}, block_length={sample.shape[1]})"
             )
 
@@ -285,7 +332,8 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if sampling_method not in METHODS:
             raise InvalidValueError(
-                f"no sampling_method is {shown(sampling_method)}.{did_you_mean(sampling_method, METHODS)}"
+                "no sampling_method is "
+                f"{shown(sampling_method)}.{did_you_mean(sampling_method, METHODS)}"
             )
         check_real("temperature", temperature, 0)
         if temperature == 0 or sampling_method == "greedy":
@@ -294,10 +342,14 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             check_real("top_p", top_p, 0, low_open=True)
 
         def shape(scores: torch.Tensor) -> torch.Tensor:
-            scores = self._top_k_filtering(scores if temperature == 1 else scores / temperature, top_k)
+            scores = self._top_k_filtering(
+                scores if temperature == 1 else scores / temperature, top_k
+            )
             return self._top_p_filtering(scores, top_p).float()  # type: ignore[no-any-return]
 
-        return draw_tokens(logits, wanted, mask, race_noise(logits, generator, torch.float32), shape)  # type: ignore[no-any-return]
+        return draw_tokens(
+            logits, wanted, mask, race_noise(logits, generator, torch.float32), shape
+        )  # type: ignore[no-any-return]
 
     @staticmethod
     def check_eos_finished(
@@ -309,10 +361,12 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         mask_token_id: int,
         prompt_length: int,
     ) -> torch.Tensor:
-        """Which rows are finished: those that have just committed an EOS, with no mask left of their first one.
+        """Which rows are finished: those that have just committed an EOS, with no mask left of
+        their first one.
 
         Args:
-            cur_x: LongTensor [B, T], prompt and answer so far; an EOS inside the prompt does not count.
+            cur_x: LongTensor [B, T], prompt and answer so far; an EOS inside the prompt does not
+                count.
             sampled_tokens: LongTensor [B, L], the drawn tokens of the block.
             final_transfer: bool [B, L], those that were written.
             finished: bool [B], as it was.

@@ -1,4 +1,6 @@
-"""A schedule in a scheduler's config, as the text that `get_schedule` reads back, so that it goes where configs go."""
+"""A schedule in a scheduler's config, as the text that `get_schedule` reads back, so that it goes
+where configs go.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +18,45 @@ read_cached = lru_cache(maxsize=64)(read_spec)
 
 
 class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
-    """Keeps `schedule` in the config across save, load, and `from_config` from and to diffusers' own classes."""
+    """Keeps `schedule` in the config across save, load, and `from_config` from and to diffusers'
+    own classes.
+    """
 
     _own_names: tuple[str, ...] = ()  # values of `schedule` that are no registered names
     _needed: str  # what every config of this kind of scheduler has
     _for: str  # the pipelines it is for
 
     @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+    def from_config(
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
         """As in diffusers; a `schedule` given here replaces that of the config."""
         if isinstance(config, dict):
             if config.get(cls._needed) is None and cls._needed not in kwargs:
                 raise cls._continuous(f"the config has no {cls._needed}: ")
-            # given by name, since diffusers leaves out what it takes for a default: positional arguments, and what a
-            # pipeline wrote into the config later (AmusedInpaintPipeline does)
+            # given by name, since diffusers leaves out what it takes for a default: positional
+            # arguments, and what a pipeline wrote into the config later (AmusedInpaintPipeline
+            # does)
             for key in inspect.signature(cls.__init__).parameters.keys() & config.keys():
                 value = config[key]
-                # a config may come from a file of somebody else: its text is a spec, never a path or a repository
-                own_spec = key == "schedule" and isinstance(value, str) and value not in cls._own_names
-                kwargs.setdefault(key, read_spec(value) if own_spec and key not in kwargs else value)
+                # a config may come from a file of somebody else: its text is a spec, never a path
+                # or a repository
+                own_spec = (
+                    key == "schedule" and isinstance(value, str) and value not in cls._own_names
+                )
+                kwargs.setdefault(
+                    key, read_spec(value) if own_spec and key not in kwargs else value
+                )
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
     def _continuous(cls, what: str = "") -> InvalidTypeError:
-        """The error where something is only asked for, or given, by pipelines of continuous latents."""
+        """The error where something is only asked for, or given, by pipelines of continuous
+        latents.
+        """
         return InvalidTypeError(
-            f"{what}this pipeline denoises continuous latents, which have no mask token; keep the scheduler it came "
+            f"{what}this pipeline denoises continuous latents, which have no mask token; keep the "
+            "scheduler it came "
             f"with. {cls.__name__} is for {cls._for}"
         )
 
@@ -64,7 +79,8 @@ def as_text(schedule: Schedule) -> str:
             raise FormatError(f"{shown(text)} does not give it back")
     except MDMError as error:
         raise FormatError(
-            f"{shown(schedule)} cannot be kept in a scheduler's config: {error} Register its class by an entry point "
+            f"{shown(schedule)} cannot be kept in a scheduler's config: {error} Register its class "
+            "by an entry point "
             "or mdm_schedules.register_schedule, and give it parameters that can be written as text"
         ) from error
     return text

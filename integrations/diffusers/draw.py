@@ -1,4 +1,6 @@
-"""Tokens for the wanted positions only, equal to what torch.argmax and torch.multinomial would give for all of them."""
+"""Tokens for the wanted positions only, equal to what torch.argmax and torch.multinomial would
+give for all of them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def draw_tokens(
         shape: wanted logits [r, V] -> the logits whose softmax the token is drawn from.
 
     Returns:
-        tokens [R], and their probabilities [R] with the mask token counted in, as diffusers' schedulers have it.
+        tokens [R], and their probabilities [R] with the mask token counted in, as diffusers'
+        schedulers have it.
 
     Raises:
         InvalidValueError: logits with NaN or +inf at a wanted position.
@@ -46,7 +49,8 @@ def draw_tokens(
         return held[name][:count]
 
     def take(name: str, table: torch.Tensor, part: slice | torch.Tensor) -> torch.Tensor:
-        if isinstance(part, slice) and len(rows) == wanted.numel():  # all rows in their order: a view will do
+        # all rows in their order: a view will do
+        if isinstance(part, slice) and len(rows) == wanted.numel():
             return table[part]
         chosen = rows[part].to(table.device)
         return torch.index_select(table, 0, chosen, out=buffer(name, table, len(chosen)))
@@ -67,24 +71,36 @@ def draw_tokens(
         tokens[part] = best
         confidence[part] = probs.gather(1, best[:, None])[:, 0].float()
 
-    hidden = torch.tensor([mask_token_id] if mask_token_id < vocabulary else [], dtype=torch.long, device=logits.device)
+    hidden = torch.tensor(
+        [mask_token_id] if mask_token_id < vocabulary else [],
+        dtype=torch.long,
+        device=logits.device,
+    )
     tokens, confidence = torch.empty_like(rows), torch.empty(len(rows), device=rows.device)
     for start in range(0, len(rows), size):
         draw(slice(start, start + size))
-    # logits are not copied only to keep out a token that is hardly ever on top; a race has kept it out already
+    # logits are not copied only to keep out a token that is hardly ever on top; a race has kept it
+    # out already
     for again in (tokens == mask_token_id).nonzero()[:, 0].split(size):
         if len(again):
             draw(again, without_mask=True)
     if bool(confidence.isnan().any()):
-        raise InvalidValueError("the model gave logits with NaN or +inf; look at its dtype and its inputs")
+        raise InvalidValueError(
+            "the model gave logits with NaN or +inf; look at its dtype and its inputs"
+        )
     return tokens, confidence
 
 
-def race_noise(logits: torch.Tensor, generator: torch.Generator | None, dtype: torch.dtype) -> torch.Tensor:
-    """What torch.multinomial draws for one token per row of `logits` [B, L, V]: exponential numbers [B * L, V].
+def race_noise(
+    logits: torch.Tensor, generator: torch.Generator | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """What torch.multinomial draws for one token per row of `logits` [B, L, V]: exponential numbers
+    [B * L, V].
 
     All rows, in one call: the generator then stands where diffusers' schedulers would leave it.
     """
     device = logits.device if generator is None else generator.device
-    noise = torch.empty(logits.shape[0] * logits.shape[1], logits.shape[2], dtype=dtype, device=device)
+    noise = torch.empty(
+        logits.shape[0] * logits.shape[1], logits.shape[2], dtype=dtype, device=device
+    )
     return noise.exponential_(generator=generator)

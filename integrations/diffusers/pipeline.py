@@ -1,4 +1,6 @@
-"""A diffusers pipeline, text in and text out, for every model that `mdm_schedules.generate` can drive."""
+"""A diffusers pipeline, text in and text out, for every model that `mdm_schedules.generate` can
+drive.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, did_you_mean, shown
 from mdm_schedules.integrations.diffusers.tokens import MaskedDiffusionScheduler
 from mdm_schedules.integrations.models import get_adapter
 from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, generate
-
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, did_you_mean, shown
 from mdm_schedules.registry import get_schedule
 from mdm_schedules.sampling import StepInfo
 from mdm_schedules.schedules import Schedule
@@ -24,7 +26,17 @@ DOWNLOAD_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force
 TENSOR_INPUTS = ["tokens", "revealed"]
 OUTPUT_TYPES = ("text", "seq")
 # what __call__ gives to generate itself
-_TAKEN = {"model", "input_ids", "attention_mask", "schedule", "steps", "mask_token_id", "callback", "progress", "rest"}
+_TAKEN = {
+    "model",
+    "input_ids",
+    "attention_mask",
+    "schedule",
+    "steps",
+    "mask_token_id",
+    "callback",
+    "progress",
+    "rest",
+}
 OPTIONS = sorted(set(inspect.signature(generate).parameters) - _TAKEN)
 
 
@@ -33,8 +45,8 @@ class MaskedDiffusionPipelineOutput(BaseOutput):  # type: ignore[misc]
     """What the pipeline returns.
 
     Attributes:
-        sequences: LongTensor [B, max_new_tokens], the answers; with the prompts before them, [B, P + max_new_tokens],
-            where prompts held masks.
+        sequences: LongTensor [B, max_new_tokens], the answers; with the prompts before them, [B, P
+            + max_new_tokens], where prompts held masks.
         texts: the sequences as text, each up to its first EOS; None for output_type="seq".
         nfe: forward passes spent.
     """
@@ -45,10 +57,12 @@ class MaskedDiffusionPipelineOutput(BaseOutput):  # type: ignore[misc]
 
 
 class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Writes text with a masked diffusion language model (LLaDA, Dream, MDLM, BERT- and ESM-like models).
+    """Writes text with a masked diffusion language model (LLaDA, Dream, MDLM, BERT- and ESM-like
+    models).
 
-        pipe = MaskedDiffusionPipeline.from_pretrained(model_id, schedule="beta(a=0.9, b=0.3)").to("cuda")
-        pipe("Once upon a time", max_new_tokens=64, num_inference_steps=16).texts[0]
+        pipe = MaskedDiffusionPipeline.from_pretrained(model_id, schedule="beta(a=0.9,
+        b=0.3)").to("cuda") pipe("Once upon a time", max_new_tokens=64,
+        num_inference_steps=16).texts[0]
 
     The schedule is that of `pipe.scheduler`, changed as everywhere in diffusers:
     `pipe.scheduler = MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="sine")`.
@@ -67,7 +81,9 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     _optional_components = ["tokenizer"]  # noqa: RUF012 - as diffusers declares it
     _callback_tensor_inputs = TENSOR_INPUTS
 
-    def __init__(self, model: Any, scheduler: MaskedDiffusionScheduler, tokenizer: Any | None = None) -> None:
+    def __init__(
+        self, model: Any, scheduler: MaskedDiffusionScheduler, tokenizer: Any | None = None
+    ) -> None:
         super().__init__()
         get_adapter(model)
         self.register_modules(model=model, scheduler=scheduler, tokenizer=tokenizer)  # type: ignore[attr-defined]
@@ -80,21 +96,31 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Args:
             path: folder or Hub id of a model with its tokenizer, or of a saved pipeline.
-            schedule: name, spec, folder or Schedule; None takes what was saved with pipeline or model, else linear.
-            **kwargs: `model`, `tokenizer` or `scheduler` to use instead of loading them; the rest goes to the model's
-                loader (dtype, torch_dtype, device_map, revision, token, trust_remote_code, ...).
+            schedule: name, spec, folder or Schedule; None takes what was saved with pipeline or
+                model, else linear.
+            **kwargs: `model`, `tokenizer` or `scheduler` to use instead of loading them; the rest
+                goes to the model's loader (dtype, torch_dtype, device_map, revision, token,
+                trust_remote_code, ...).
 
         Raises:
             MDMError: no masked language model there, or no mask token in its config or tokenizer.
         """
         from transformers import AutoTokenizer
 
-        parts = {name: kwargs.pop(name) for name in ("model", "tokenizer", "scheduler") if name in kwargs}
-        shared = {name: kwargs[name] for name in (*DOWNLOAD_OPTIONS, "trust_remote_code") if name in kwargs}
+        parts = {
+            name: kwargs.pop(name) for name in ("model", "tokenizer", "scheduler") if name in kwargs
+        }
+        shared = {
+            name: kwargs[name]
+            for name in (*DOWNLOAD_OPTIONS, "trust_remote_code")
+            if name in kwargs
+        }
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
 
-        saved = _saved_pipeline(path, {name: shared[name] for name in DOWNLOAD_OPTIONS if name in shared})
+        saved = _saved_pipeline(
+            path, {name: shared[name] for name in DOWNLOAD_OPTIONS if name in shared}
+        )
 
         def place(part: str) -> str | os.PathLike[str]:
             return path if saved is None else os.path.join(saved, part)
@@ -105,17 +131,23 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         if schedule is not None:
             schedule = get_schedule(schedule)
             if scheduler is not None:
-                scheduler = MaskedDiffusionScheduler.from_config(scheduler.config, schedule=schedule)
+                scheduler = MaskedDiffusionScheduler.from_config(
+                    scheduler.config, schedule=schedule
+                )
         model = parts.get("model")
         if model is None:
-            # the scheduler's goes before one that the model carries, which is then not even looked for
+            # the scheduler's goes before one that the model carries, which is then not even looked
+            # for
             used = getattr(scheduler, "schedule", None) if schedule is None else schedule
-            model = AutoModelForMaskedDiffusion.from_pretrained(place("model"), schedule=used, **kwargs)
+            model = AutoModelForMaskedDiffusion.from_pretrained(
+                place("model"), schedule=used, **kwargs
+            )
         if "tokenizer" not in parts:
             parts["tokenizer"] = AutoTokenizer.from_pretrained(place("tokenizer"), **shared)
         if scheduler is None:
             scheduler = MaskedDiffusionScheduler(
-                mask_token_id=_mask_token(model, parts["tokenizer"]), schedule=schedule or _saved_schedule(model)
+                mask_token_id=_mask_token(model, parts["tokenizer"]),
+                schedule=schedule or _saved_schedule(model),
             )
         return cls(model, scheduler, parts["tokenizer"])
 
@@ -140,19 +172,25 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Args:
             prompt: a text or several; put into the tokenizer's chat template where it has one.
-            messages: a conversation [{"role": ..., "content": ...}, ...] or several, in place of prompts.
-            input_ids: LongTensor [B, P] in place of prompts, padded on the left, with its `attention_mask`.
+            messages: a conversation [{"role": ..., "content": ...}, ...] or several, in place of
+                prompts.
+            input_ids: LongTensor [B, P] in place of prompts, padded on the left, with its
+                `attention_mask`.
             attention_mask: [B, P], 0 on padding.
             num_inference_steps: forward passes in all; None is one per token.
             generator: seeds the noise; one for the batch, or one per row.
             use_chat_template: False takes the prompt as it is.
-            add_special_tokens: False keeps the tokenizer from adding its own, such as [CLS] and [SEP], to a prompt.
+            add_special_tokens: False keeps the tokenizer from adding its own, such as [CLS] and
+                [SEP], to a prompt.
             output_type: "text", or "seq" for token ids only.
             return_dict: False returns the tuple (sequences, texts, nfe).
-            callback_on_step_end: called as (pipeline, step, timestep, tensors) after each pass; step counts from 0,
-                timestep down to 0. What it returns is not used: the tensors are copies, for reading.
-            callback_on_step_end_tensor_inputs: of "tokens" LongTensor [B, L] and "revealed" bool [B, L].
-            **options: for `mdm_schedules.generate`: max_new_tokens, block_length, remasking, temperature, top_k, ...
+            callback_on_step_end: called as (pipeline, step, timestep, tensors) after each pass;
+                step counts from 0, timestep down to 0. What it returns is not used: the tensors are
+                copies, for reading.
+            callback_on_step_end_tensor_inputs: of "tokens" LongTensor [B, L] and "revealed" bool
+                [B, L].
+            **options: for `mdm_schedules.generate`: max_new_tokens, block_length, remasking,
+                temperature, top_k, ...
 
         Returns:
             MaskedDiffusionPipelineOutput.
@@ -162,7 +200,9 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         self._check_inputs(output_type, callback_on_step_end_tensor_inputs, options)
         if input_ids is None:
-            input_ids, attention_mask = self._encode(prompt, messages, use_chat_template, add_special_tokens)
+            input_ids, attention_mask = self._encode(
+                prompt, messages, use_chat_template, add_special_tokens
+            )
         elif prompt is not None or messages is not None:
             raise InvalidValueError("give one of prompt, messages and input_ids")
         if generator is not None:
@@ -203,28 +243,42 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             return sequences, texts, out.nfe
         return MaskedDiffusionPipelineOutput(sequences, texts, out.nfe)
 
-    def _check_inputs(self, output_type: str, tensor_inputs: Sequence[str], options: dict[str, Any]) -> None:
+    def _check_inputs(
+        self, output_type: str, tensor_inputs: Sequence[str], options: dict[str, Any]
+    ) -> None:
         if not isinstance(self.scheduler, MaskedDiffusionScheduler):
             raise InvalidTypeError(
-                f"pipe.scheduler must be a MaskedDiffusionScheduler, got {type(self.scheduler).__name__}; write "
-                "pipe.scheduler = MaskedDiffusionScheduler(mask_token_id=tokenizer.mask_token_id, schedule='linear')"
+                "pipe.scheduler must be a MaskedDiffusionScheduler, got "
+                f"{type(self.scheduler).__name__}; write "
+                "pipe.scheduler = MaskedDiffusionScheduler(mask_token_id=tokenizer.mask_token_id, "
+                "schedule='linear')"
             )
         if output_type not in OUTPUT_TYPES:
             raise InvalidValueError(
-                f"no output_type is {shown(output_type)}.{did_you_mean(str(output_type), OUTPUT_TYPES)}"
+                "no output_type is "
+                f"{shown(output_type)}.{did_you_mean(str(output_type), OUTPUT_TYPES)}"
             )
         if output_type == "text" and self.tokenizer is None:
-            raise InvalidValueError("output_type='text' needs a tokenizer; without one, pass output_type='seq'")
+            raise InvalidValueError(
+                "output_type='text' needs a tokenizer; without one, pass output_type='seq'"
+            )
         for name in tensor_inputs:
             if name not in TENSOR_INPUTS:
                 raise InvalidValueError(
-                    f"a callback cannot be given {shown(name)}.{did_you_mean(str(name), TENSOR_INPUTS)}"
+                    "a callback cannot be given "
+                    f"{shown(name)}.{did_you_mean(str(name), TENSOR_INPUTS)}"
                 )
         for name in options:
             if name not in OPTIONS:
-                given = {"schedule": " It belongs to pipe.scheduler.", "steps": " It is num_inference_steps here."}
+                given = {
+                    "schedule": " It belongs to pipe.scheduler.",
+                    "steps": " It is num_inference_steps here.",
+                }
                 hint = given.get(
-                    name, did_you_mean(name, [*OPTIONS, *inspect.signature(type(self).__call__).parameters])
+                    name,
+                    did_you_mean(
+                        name, [*OPTIONS, *inspect.signature(type(self).__call__).parameters]
+                    ),
                 )
                 raise InvalidTypeError(f"the pipeline takes no argument {name!r}.{hint}")
 
@@ -233,31 +287,44 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts as [B, P], padded on the left, and the mask of what is no padding."""
         if (prompt is None) == (messages is None):
-            raise InvalidValueError("give one of prompt, messages and input_ids; for example pipe('Once upon a time')")
+            raise InvalidValueError(
+                "give one of prompt, messages and input_ids; for example pipe('Once upon a time')"
+            )
         if self.tokenizer is None:
             raise InvalidValueError("the pipeline has no tokenizer; pass input_ids")
         if prompt is not None:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt)
             if not prompts or not all(isinstance(text, str) for text in prompts):
-                raise InvalidTypeError(f"prompt must be a text or a list of texts, got {shown(prompt)}")
+                raise InvalidTypeError(
+                    f"prompt must be a text or a list of texts, got {shown(prompt)}"
+                )
             if use_chat_template and getattr(self.tokenizer, "chat_template", None):
                 messages = [[{"role": "user", "content": text}] for text in prompts]
         if messages is not None:
             if not messages:
                 raise InvalidValueError("messages must hold at least one message")
             if not getattr(self.tokenizer, "chat_template", None):
-                raise InvalidValueError("the tokenizer has no chat template; pass a prompt instead of messages")
+                raise InvalidValueError(
+                    "the tokenizer has no chat template; pass a prompt instead of messages"
+                )
             chats = [messages] if isinstance(messages[0], dict) else list(messages)
-            prompts = [self.tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
+            prompts = [
+                self.tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False)
+                for c in chats
+            ]
             add_special_tokens = False  # the template has written them
         rows = self.tokenizer(prompts, add_special_tokens=add_special_tokens).input_ids
         # by hand, since many of these tokenizers have no pad token, and pad on the right
         width, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], dtype=torch.long)
-        own = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
+        own = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long
+        )
         return ids, own
 
-    def _decode(self, sequences: torch.Tensor, attention_mask: torch.Tensor | None, infilled: bool) -> list[str]:
+    def _decode(
+        self, sequences: torch.Tensor, attention_mask: torch.Tensor | None, infilled: bool
+    ) -> list[str]:
         rows = sequences.tolist()
         if infilled and attention_mask is not None:
             copies = len(rows) // len(attention_mask)  # answers to one prompt are neighbours
@@ -270,16 +337,23 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 
 def _saved_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
-    """The local folder of a saved pipeline, downloaded if need be; None if `path` holds a model instead."""
+    """The local folder of a saved pipeline, downloaded if need be; None if `path` holds a model
+    instead.
+    """
     if os.path.isdir(path):
-        return str(path) if os.path.isfile(os.path.join(path, DiffusionPipeline.config_name)) else None
+        return (
+            str(path) if os.path.isfile(os.path.join(path, DiffusionPipeline.config_name)) else None
+        )
     from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
         hf_hub_download(str(path), DiffusionPipeline.config_name, **options)
-    except (OSError, ValueError):  # not there, or no such repository, which the model's loader says better
+    # not there, or no such repository, which the model's loader says better
+    except (OSError, ValueError):
         return None
-    return snapshot_download(str(path), allow_patterns=["model/*", "tokenizer/*", "scheduler/*"], **options)  # type: ignore[no-any-return]
+    return snapshot_download(
+        str(path), allow_patterns=["model/*", "tokenizer/*", "scheduler/*"], **options
+    )  # type: ignore[no-any-return]
 
 
 def _mask_token(model: Any, tokenizer: Any) -> int:
@@ -302,6 +376,10 @@ def _seeds(generator: Any) -> int | list[int]:
     if isinstance(generator, torch.Generator):
         number = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
         return int(number)
-    if not isinstance(generator, Sequence) or not all(isinstance(one, torch.Generator) for one in generator):
-        raise InvalidTypeError(f"generator must be a torch.Generator or one per row, got {shown(generator)}")
+    if not isinstance(generator, Sequence) or not all(
+        isinstance(one, torch.Generator) for one in generator
+    ):
+        raise InvalidTypeError(
+            f"generator must be a torch.Generator or one per row, got {shown(generator)}"
+        )
     return [_seeds(one) for one in generator]  # type: ignore[misc]

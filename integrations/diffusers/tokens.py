@@ -9,29 +9,45 @@ from typing import Any
 import torch
 from diffusers import AmusedScheduler
 from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_amused import AmusedSchedulerOutput, gumbel_noise, mask_by_random_topk
+from diffusers.schedulers.scheduling_amused import (
+    AmusedSchedulerOutput,
+    gumbel_noise,
+    mask_by_random_topk,
+)
+
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MDMError,
+    check_int,
+    check_real,
+    shown,
+)
 from mdm_schedules.integrations.diffusers.config import ScheduleConfigMixin, read_cached
 from mdm_schedules.integrations.diffusers.draw import draw_tokens, race_noise
-
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, check_int, check_real, shown
 from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.registry import read_spec
 from mdm_schedules.schedules import Cosine, Linear, Schedule
 
 
 class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: ignore[misc]
-    """Drop-in for diffusers' AmusedScheduler in AmusedPipeline, AmusedImg2ImgPipeline and AmusedInpaintPipeline.
+    """Drop-in for diffusers' AmusedScheduler in AmusedPipeline, AmusedImg2ImgPipeline and
+    AmusedInpaintPipeline.
 
-        pipe.scheduler = MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="beta(a=0.9, b=0.3)")
+        pipe.scheduler = MaskedDiffusionScheduler.from_config(pipe.scheduler.config,
+        schedule="beta(a=0.9, b=0.3)")
 
-    With "cosine" and "linear" it gives AmusedScheduler's tokens for the same generator, bit for bit. Every other
-    schedule reveals what `schedule.plan` says. The mask token is never drawn (AmusedScheduler may draw it where it
-    lies inside the vocabulary). Probabilities are read in the dtype of the logits, as there.
+    With "cosine" and "linear" it gives AmusedScheduler's tokens for the same generator, bit for
+    bit. Every other schedule reveals what `schedule.plan` says. The mask token is never drawn
+    (AmusedScheduler may draw it where it lies inside the vocabulary). Probabilities are read in the
+    dtype of the logits, as there.
 
     Args:
         mask_token_id: the id of masked positions.
-        schedule: name, spec, folder or Schedule; None follows `masking_schedule`, which AmusedInpaintPipeline sets.
-        masking_schedule: AmusedScheduler's name for its schedule, kept so that configs go both ways.
+        schedule: name, spec, folder or Schedule; None follows `masking_schedule`, which
+            AmusedInpaintPipeline sets.
+        masking_schedule: AmusedScheduler's name for its schedule, kept so that configs go both
+            ways.
 
     Raises:
         MDMError: an unknown schedule, or one that cannot be written into a config.
@@ -42,7 +58,10 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
-        self, mask_token_id: int, schedule: str | Schedule | None = None, masking_schedule: str = "cosine"
+        self,
+        mask_token_id: int,
+        schedule: str | Schedule | None = None,
+        masking_schedule: str = "cosine",
     ) -> None:
         check_int("mask_token_id", mask_token_id, 0)
         read_spec(masking_schedule)
@@ -63,21 +82,27 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         sigmas: Any = None,
         mu: Any = None,
     ) -> None:
-        """Make `timesteps`, num_inference_steps - 1 down to 0, and the temperatures of the position noise.
+        """Make `timesteps`, num_inference_steps - 1 down to 0, and the temperatures of the position
+        noise.
 
         Args:
             num_inference_steps: forward passes, at least 1.
-            temperature: from the first to the last step, or the first alone, which then falls to 0.01; each >= 0.
+            temperature: from the first to the last step, or the first alone, which then falls to
+                0.01; each >= 0.
             device: where the tensors go.
             sigmas: given by pipelines of continuous latents, which are refused.
             mu: as `sigmas`.
         """
         if sigmas is not None or mu is not None:
             raise self._continuous()
-        steps = check_int("num_inference_steps", num_inference_steps, 1, MAX_STEPS, example="set_timesteps(12)")
+        steps = check_int(
+            "num_inference_steps", num_inference_steps, 1, MAX_STEPS, example="set_timesteps(12)"
+        )
         ends = temperature if isinstance(temperature, tuple | list) else [temperature]
         if not 1 <= len(ends) <= 2:
-            raise InvalidValueError(f"temperature must be a number or a pair of them, got {shown(temperature)}")
+            raise InvalidValueError(
+                f"temperature must be a number or a pair of them, got {shown(temperature)}"
+            )
         for end in ends:
             check_real("temperature", end, 0)
         super().set_timesteps(steps, temperature if len(ends) == 2 else ends[0], device)
@@ -85,7 +110,9 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
     def _index(self, timestep: Any) -> int:
         """The number of a step, from 0; its timestep counts down to 0."""
         if self.timesteps is None:
-            raise InvalidValueError("no timesteps are set; call scheduler.set_timesteps(num_inference_steps) first")
+            raise InvalidValueError(
+                "no timesteps are set; call scheduler.set_timesteps(num_inference_steps) first"
+            )
         last = len(self.timesteps) - 1
         try:
             number = check_int("timestep", timestep, 0, last)
@@ -94,23 +121,31 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         return last - number
 
     def _ratio(self, index: int) -> torch.Tensor:
-        """Generation time after a step, as a float32 scalar, computed where and how AmusedScheduler does."""
+        """Generation time after a step, as a float32 scalar, computed where and how
+        AmusedScheduler does.
+        """
         steps = len(self.timesteps)
         return torch.full((), index + 1, device=self.timesteps.device) / steps
 
     def _masked(self, ratio: torch.Tensor) -> torch.Tensor:
-        """Expected fraction of tokens still masked; for its two schedules in AmusedScheduler's own float32."""
+        """Expected fraction of tokens still masked; for its two schedules in AmusedScheduler's own
+        float32.
+        """
         if isinstance(self.schedule, Cosine):
             return torch.cos(ratio * math.pi / 2)
         return 1 - (ratio if isinstance(self.schedule, Linear) else self.schedule.alpha(ratio))
 
     def _left(self, index: int, tokens: int, start: Any, masked: torch.Tensor) -> torch.Tensor:
-        """Tokens of each row [B, 1] that stay masked after a step, from how many are `masked` [B, 1] before it."""
+        """Tokens of each row [B, 1] that stay masked after a step, from how many are `masked` [B,
+        1] before it.
+        """
         if isinstance(self.schedule, Cosine | Linear):
             left = (tokens * (start * self._masked(self._ratio(index)))).floor()
             # at least one token is revealed, at least one is left
             return torch.max(torch.ones_like(masked), torch.min(masked - 1, left)).long()  # type: ignore[no-any-return]
-        planned = _left_by_plan(self.schedule, round(tokens * float(start)), len(self.timesteps))[index]
+        planned = _left_by_plan(self.schedule, round(tokens * float(start)), len(self.timesteps))[
+            index
+        ]
         return (masked - 1).clamp(min=0, max=planned)
 
     def step(
@@ -128,31 +163,39 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             model_output: logits [B, V, H, W], or [B, L, V].
             timestep: one of `timesteps`.
             sample: LongTensor [B, H, W], or [B, L], with masks; never changed.
-            starting_mask_ratio: the fraction of positions that were masked at the beginning, in [0, 1].
+            starting_mask_ratio: the fraction of positions that were masked at the beginning, in [0,
+                1].
             generator: None takes torch's global one, as diffusers does.
             return_dict: False returns a tuple.
 
         Returns:
-            `.prev_sample`, the tokens after the step, and `.pred_original_sample`, with every mask filled.
+            `.prev_sample`, the tokens after the step, and `.pred_original_sample`, with every mask
+            filled.
 
         Raises:
-            MDMError: no timesteps, a timestep that was not set, or tensors that are not logits and tokens.
+            MDMError: no timesteps, a timestep that was not set, or tensors that are not logits and
+                tokens.
         """
         index = self._index(timestep)
         if not isinstance(sample, torch.Tensor) or sample.is_floating_point():
-            raise self._continuous(f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: ")
+            raise self._continuous(
+                f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: "
+            )
         logits = _check_step(model_output, sample)
         tokens = sample.flatten(1).long()
         mask = self.config.mask_token_id
         unknown = tokens == mask
-        # torch.multinomial has no half precision on the CPU, where AmusedScheduler then goes by float32
+        # torch.multinomial has no half precision on the CPU, where AmusedScheduler then goes by
+        # float32
         on_cpu = (logits if generator is None else generator).device.type == "cpu"
         noise = race_noise(logits, generator, torch.float32 if on_cpu else logits.dtype)
         drawn, probs = draw_tokens(logits, unknown, mask, noise, lambda scores: scores)
         filled = tokens.masked_scatter(unknown, drawn)
         revealed = filled
         if index + 1 < len(self.timesteps):
-            left = self._left(index, tokens.shape[1], starting_mask_ratio, unknown.sum(1, keepdim=True))
+            left = self._left(
+                index, tokens.shape[1], starting_mask_ratio, unknown.sum(1, keepdim=True)
+            )
             known = torch.finfo(logits.dtype).max
             confidence = torch.full_like(tokens, known, dtype=logits.dtype).masked_scatter(
                 unknown, probs.to(logits.dtype)
@@ -162,16 +205,23 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             if isinstance(self.schedule, Cosine | Linear):
                 hidden = mask_by_random_topk(left, confidence, temperature, generator)
             else:  # the same order, but equal confidences do not reveal more than was planned
-                key = confidence.clamp(1e-20).log() + temperature * gumbel_noise(confidence, generator=generator)
+                key = confidence.clamp(1e-20).log() + temperature * gumbel_noise(
+                    confidence, generator=generator
+                )
                 hidden = key.argsort(dim=1, stable=True).argsort(dim=1) < left
             revealed = torch.where(hidden, mask, filled)
         revealed, filled = revealed.view(sample.shape), filled.view(sample.shape)
         return AmusedSchedulerOutput(revealed, filled) if return_dict else (revealed, filled)  # type: ignore[arg-type]
 
     def add_noise(
-        self, sample: torch.Tensor, timesteps: int | torch.Tensor, generator: torch.Generator | None = None
+        self,
+        sample: torch.Tensor,
+        timesteps: int | torch.Tensor,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Mask tokens [B, ...] at random, each with the probability of being masked after the step of `timesteps`."""
+        """Mask tokens [B, ...] at random, each with the probability of being masked after the step
+        of `timesteps`.
+        """
         device = sample.device if generator is None else generator.device
         uniform = torch.rand(sample.shape, device=device, generator=generator).to(sample.device)
         masked = self._masked(self._ratio(self._index(timesteps))).to(sample.device)
@@ -188,10 +238,13 @@ def _check_step(model_output: Any, sample: torch.Tensor) -> torch.Tensor:
     if not isinstance(model_output, torch.Tensor) or not model_output.is_floating_point():
         raise InvalidTypeError(f"model_output must be floating logits, got {shown(model_output)}")
     logits = model_output.flatten(2).transpose(1, 2) if model_output.ndim == 4 else model_output
-    grid = (len(model_output), *model_output.shape[2:]) if model_output.ndim == 4 else logits.shape[:2]
+    grid = (
+        (len(model_output), *model_output.shape[2:]) if model_output.ndim == 4 else logits.shape[:2]
+    )
     if logits.ndim != 3 or sample.shape != grid:
         raise InvalidValueError(
-            "model_output must be [batch, vocabulary, height, width] with a sample [batch, height, width], or "
+            "model_output must be [batch, vocabulary, height, width] with a sample [batch, height, "
+            "width], or "
             "[batch, length, vocabulary] with [batch, length]; "
             f"got {tuple(model_output.shape)} and {tuple(sample.shape)}"
         )

@@ -1,6 +1,8 @@
-"""lm-eval: masked diffusion models under the name `mdm_schedules`, and its tasks as objectives for tuning.
+"""lm-eval: masked diffusion models under the name `mdm_schedules`, and its tasks as objectives for
+tuning.
 
-lm-eval discovers no plugins, so import this module before asking it for the model, or run `mdm-schedules eval`.
+lm-eval discovers no plugins, so import this module before asking it for the model, or run
+`mdm-schedules eval`.
 """
 
 from __future__ import annotations
@@ -8,7 +10,8 @@ from __future__ import annotations
 from mdm_schedules.errors import missing_extra
 
 try:
-    import lm_eval.models  # noqa: F401  # fills lm-eval's registry, which must come before ours is added
+    # fills lm-eval's registry, which must come before ours is added
+    import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry
 except ImportError as error:
     if (error.name or "").split(".")[0] != "lm_eval":
@@ -23,4 +26,10 @@ from mdm_schedules.integrations.lm_eval.tasks import load_tasks
 if "mdm_schedules" not in model_registry:  # this module may be imported again
     model_registry.register("mdm_schedules", target=MaskedDiffusionLM)
 
-__all__ = ["LMEvalObjective", "MaskedDiffusionLM", "joined_processes", "lm_eval_objective", "load_tasks"]
+__all__ = [
+    "LMEvalObjective",
+    "MaskedDiffusionLM",
+    "joined_processes",
+    "lm_eval_objective",
+    "load_tasks",
+]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
 from mdm_schedules.integrations.models import ModelAdapter
 from mdm_schedules.integrations.transformers.generation import generate
 
@@ -29,9 +30,11 @@ class Job:
 def write(
     adapter: ModelAdapter, jobs: Sequence[Job], batch_size: int, pad_token_id: int, padding: bool
 ) -> Iterator[tuple[int, list[int], int]]:
-    """Each job's number, the ids of its answer up to its end, and the forward passes spent, as they are written.
+    """Each job's number, the ids of its answer up to its end, and the forward passes spent, as they
+    are written.
 
-    `padding` says whether prompts of different length may share a batch, the shorter ones padded on the left.
+    `padding` says whether prompts of different length may share a batch, the shorter ones padded on
+    the left.
     """
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, job in enumerate(jobs):
@@ -59,4 +62,8 @@ def _write_batch(
         job = jobs[i]
         answer = ids[width - len(job.prompt) if job.whole else width :]
         ends = job.options.get("eos_token_id") or ()
-        yield i, answer[: next((k for k, token in enumerate(answer) if token in ends), len(answer))], out.nfe
+        yield (
+            i,
+            answer[: next((k for k, token in enumerate(answer) if token in ends), len(answer))],
+            out.nfe,
+        )

@@ -1,4 +1,6 @@
-"""The likelihood bound of a masked diffusion model for pieces of text (LLaDA, arXiv 2502.09992, eq. 6)."""
+"""The likelihood bound of a masked diffusion model for pieces of text (LLaDA, arXiv 2502.09992,
+eq. 6).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from mdm_schedules.information.measure import evaluating, hidden_nats
 from mdm_schedules.integrations.models import ModelAdapter
 from mdm_schedules.integrations.transformers.generation import ModelDenoiser
 
-from mdm_schedules.information.measure import evaluating, hidden_nats
-
-Row = tuple[int, npt.NDArray[np.bool_], float]  # number of the piece, what is hidden of its target [N], weight
+# number of the piece, what is hidden of its target [N], weight
+Row = tuple[int, npt.NDArray[np.bool_], float]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class Bound:
 
 
 def pieces(context: list[int], target: list[int], size: int | None) -> list[Piece]:
-    """`target` in pieces that the model can read, each token in one piece, each with as much before it as fits."""
+    """`target` in pieces that the model can read, each token in one piece, each with as much
+    before it as fits.
+    """
     size = size or max(1, len(context) + len(target))
     result = []
     for begin in range(0, len(target), size):
@@ -62,14 +67,16 @@ def pieces(context: list[int], target: list[int], size: int | None) -> list[Piec
 
 
 def patterns(piece: Piece, draws: int, seed: int) -> Iterator[tuple[npt.NDArray[np.bool_], float]]:
-    """What to hide of the target's N tokens, and the weight with which the hidden ones' log-probabilities add up.
+    """What to hide of the target's N tokens, and the weight with which the hidden ones'
+    log-probabilities add up.
 
-    The bound is the mean over l = 1 .. N, and over all sets of l hidden tokens, of N / l times their summed
-    log-probability. If there are no more sets than draws, all of them are taken and the bound is exact. Otherwise l
-    goes through 1 .. N in even strides from one random start, which keeps the mean and lowers the variance.
+    The bound is the mean over l = 1 .. N, and over all sets of l hidden tokens, of N / l times
+    their summed log-probability. If there are no more sets than draws, all of them are taken and
+    the bound is exact. Otherwise l goes through 1 .. N in even strides from one random start, which
+    keeps the mean and lowers the variance.
 
-    The draws depend on the seed and the context, so that the answers of one question are compared under the same
-    noise; of a text without context, on the text.
+    The draws depend on the seed and the context, so that the answers of one question are compared
+    under the same noise; of a text without context, on the text.
     """
     n = len(piece.target)
     if n < (draws + 1).bit_length():  # 2^n - 1 <= draws
@@ -87,13 +94,17 @@ def patterns(piece: Piece, draws: int, seed: int) -> Iterator[tuple[npt.NDArray[
 
 
 def bounds(adapter: ModelAdapter, work: Sequence[Piece], how: Bound) -> Iterator[tuple[int, float]]:
-    """Each piece's number and bound in nats, at most 0, as it is known; the longest pieces come first."""
+    """Each piece's number and bound in nats, at most 0, as it is known; the longest pieces come
+    first.
+    """
     order = sorted(range(len(work)), key=lambda i: len(work[i]), reverse=True)
     totals, left = [0.0] * len(work), [0] * len(work)
 
     def rows() -> Iterator[Row]:
         for i in order:
-            ours = [(i, hidden, weight) for hidden, weight in patterns(work[i], how.draws, how.seed)]
+            ours = [
+                (i, hidden, weight) for hidden, weight in patterns(work[i], how.draws, how.seed)
+            ]
             left[i] = len(ours)
             yield from ours
 
@@ -119,7 +130,9 @@ def _batches(rows: Iterator[Row], work: Sequence[Piece], how: Bound) -> Iterator
         yield batch
 
 
-def _nats(adapter: ModelAdapter, batch: list[Row], work: Sequence[Piece], how: Bound) -> npt.NDArray[np.float64]:
+def _nats(
+    adapter: ModelAdapter, batch: list[Row], work: Sequence[Piece], how: Bound
+) -> npt.NDArray[np.float64]:
     """Summed cross-entropy of the hidden tokens of each row, [B]; padded on the left."""
     width = max(len(work[i]) for i, _, _ in batch)
     shape = (len(batch), width)
@@ -136,5 +149,11 @@ def _nats(adapter: ModelAdapter, batch: list[Row], work: Sequence[Piece], how: B
     guided = torch.from_numpy(prompt).to(adapter.device) if how.cfg_scale else None
     denoiser = ModelDenoiser(adapter, mine, guided, how.mask_token_id, how.cfg_scale)
     hide = torch.from_numpy(hidden).to(adapter.device)
-    nats = hidden_nats(denoiser, torch.from_numpy(clean).to(adapter.device), hide, how.mask_token_id, "cross_entropy")
+    nats = hidden_nats(
+        denoiser,
+        torch.from_numpy(clean).to(adapter.device),
+        hide,
+        how.mask_token_id,
+        "cross_entropy",
+    )
     return np.bincount(hidden.nonzero()[0], weights=nats, minlength=len(batch)).astype(np.float64)

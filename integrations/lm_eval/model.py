@@ -1,4 +1,6 @@
-"""A masked diffusion model as lm-eval calls it: it writes answers, and bounds the likelihood of given ones."""
+"""A masked diffusion model as lm-eval calls it: it writes answers, and bounds the likelihood of
+given ones.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from tqdm import tqdm
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real, shown
 from mdm_schedules.integrations.lm_eval.answers import Job, write
 from mdm_schedules.integrations.lm_eval.likelihood import Bound, Piece, bounds, pieces
 from mdm_schedules.integrations.lm_eval.options import check_options, parse_arguments, task_options
@@ -17,45 +22,50 @@ from mdm_schedules.integrations.lm_eval.processes import SharedLM
 from mdm_schedules.integrations.models import get_adapter
 from mdm_schedules.integrations.transformers.auto import AutoModelForMaskedDiffusion
 from mdm_schedules.integrations.transformers.inputs import check_mask_token
-from tqdm import tqdm
-
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real, shown
 from mdm_schedules.schedules import Schedule
 
 
 class MaskedDiffusionLM(SharedLM):
     """lm-eval's model `mdm_schedules`.
 
-    Answers are written by `mdm_schedules.generate`. What is given here, or saved with the model, goes before what the
-    task says; the task's `until` always ends the answer, and so does the end-of-sequence token.
+    Answers are written by `mdm_schedules.generate`. What is given here, or saved with the model,
+    goes before what the task says; the task's `until` always ends the answer, and so does the
+    end-of-sequence token.
 
-    The log-likelihood of a text is the masked diffusion lower bound (arXiv 2502.09992, eq. 6) in nats: exact for one
-    token, exact as a bound where all patterns of masks fit into `mc_num` passes (6 tokens for 128), and otherwise a
-    Monte Carlo estimate of it, so that a perplexity made of it is an upper bound with noise. No schedule changes it.
-    Texts longer than the model go in pieces of its length.
+    The log-likelihood of a text is the masked diffusion lower bound (arXiv 2502.09992, eq. 6) in
+    nats: exact for one token, exact as a bound where all patterns of masks fit into `mc_num` passes
+        (6 tokens for 128), and otherwise a
+    Monte Carlo estimate of it, so that a perplexity made of it is an upper bound with noise. No
+    schedule changes it. Texts longer than the model go in pieces of its length.
 
-    All results depend on the seed and on the request itself only, not on its neighbours, its place or the batch size.
-    lm-eval's `use_cache` knows requests, not settings: use one file per schedule.
+    All results depend on the seed and on the request itself only, not on its neighbours, its place
+    or the batch size. lm-eval's `use_cache` knows requests, not settings: use one file per
+    schedule.
 
     Args:
-        pretrained: folder or Hub id, or a loaded model or function from tokens [B, L] to logits [B, L, V].
+        pretrained: folder or Hub id, or a loaded model or function from tokens [B, L] to logits [B,
+            L, V].
         tokenizer: folder or Hub id, or a loaded tokenizer; by default that of the model.
-        device: where to load to; by default a GPU if there is one. A loaded model stays where it is.
+        device: where to load to; by default a GPU if there is one. A loaded model stays where it
+            is.
         dtype, revision, trust_remote_code: for loading.
         batch_size: sequences per forward pass.
         max_length: tokens that the model can read, by default as many as it says.
         seed: integer >= 0.
         mc_num: forward passes per likelihood.
-        check_greedy: also write each text whose likelihood is asked, at temperature 0, and tell whether it came out, as
-            LAMBADA's accuracy wants to know. It costs up to one pass per token; without it the answer is always no.
-        add_bos_token: begin every text with the beginning-of-sequence token. No other special token is ever added.
+        check_greedy: also write each text whose likelihood is asked, at temperature 0, and tell
+            whether it came out, as LAMBADA's accuracy wants to know. It costs up to one pass per
+            token; without it the answer is always no.
+        add_bos_token: begin every text with the beginning-of-sequence token. No other special token
+            is ever added.
         adapter: name of the model adapter, by default chosen by the model.
-        **options: of `generate`: schedule, steps, max_new_tokens, block_length, remasking, temperature, cfg_scale
-            (which guides the likelihood too), ... With max_new_tokens=0 the masks in the prompt are filled, and the
-            answer is the whole text.
+        **options: of `generate`: schedule, steps, max_new_tokens, block_length, remasking,
+            temperature, cfg_scale (which guides the likelihood too), ... With max_new_tokens=0 the
+            masks in the prompt are filled, and the answer is the whole text.
 
     Raises:
-        MDMError: an argument that is wrong or unknown, or a model without mask token, max_length or tokenizer.
+        MDMError: an argument that is wrong or unknown, or a model without mask token, max_length or
+            tokenizer.
     """
 
     def __init__(
@@ -78,7 +88,9 @@ class MaskedDiffusionLM(SharedLM):
     ) -> None:
         super().__init__()
         given = check_options(options, tuple(inspect.signature(MaskedDiffusionLM).parameters))
-        size = int(batch_size) if isinstance(batch_size, str) and batch_size.isdigit() else batch_size
+        size = (
+            int(batch_size) if isinstance(batch_size, str) and batch_size.isdigit() else batch_size
+        )
         self.batch_size = check_int("batch_size", size, 1, example="batch_size=8")
         self.seed = check_int("seed", seed, 0, 2**63 - 1)
         self.mc_num = check_int("mc_num", mc_num, 1)
@@ -88,27 +100,44 @@ class MaskedDiffusionLM(SharedLM):
         if isinstance(pretrained, str | os.PathLike):
             self.model = AutoModelForMaskedDiffusion.from_pretrained(
                 pretrained, schedule=given.pop("schedule", None), dtype=dtype, **files
-            ).to(device or (self._state.device if self._state else "cuda" if torch.cuda.is_available() else "cpu"))
+            ).to(
+                device
+                or (
+                    self._state.device
+                    if self._state
+                    else "cuda"
+                    if torch.cuda.is_available()
+                    else "cpu"
+                )
+            )
         else:
             self.model = pretrained
         self.tokenizer = _tokenizer(tokenizer, pretrained, files)
         self.adapter = get_adapter(self.model, adapter)
         self._device = self.adapter.device or torch.device("cpu")
-        saved = getattr(getattr(self.model, "generation_config", None), "masked_diffusion", None) or {}
+        saved = (
+            getattr(getattr(self.model, "generation_config", None), "masked_diffusion", None) or {}
+        )
         self.options = {name: value for name, value in {**saved, **given}.items() if name != "seed"}
         if adapter is not None:
             self.options["adapter"] = adapter
         mask = self.options.get("mask_token_id", self.adapter.mask_token_id)
-        self.mask_token_id = check_mask_token(self.adapter, self.tokenizer.mask_token_id if mask is None else mask)
+        self.mask_token_id = check_mask_token(
+            self.adapter, self.tokenizer.mask_token_id if mask is None else mask
+        )
         self.options["mask_token_id"] = self.mask_token_id
         self.max_length = self._max_length(max_length)
         if self.add_bos_token and self.tokenizer.bos_token_id is None:
-            raise InvalidValueError("add_bos_token: the tokenizer has no beginning-of-sequence token")
+            raise InvalidValueError(
+                "add_bos_token: the tokenizer has no beginning-of-sequence token"
+            )
         self.passes: list[int] = []  # forward passes of each answer written so far
         self._padding: bool | None = None
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> Any:
         """As lm-eval's, but with schedules that have commas in their brackets."""
         return cls.create_from_arg_obj(parse_arguments(arg_string), additional_config)
 
@@ -131,10 +160,14 @@ class MaskedDiffusionLM(SharedLM):
         """For lm-eval's cache of requests."""
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """The chat as the text of one prompt."""
         if not getattr(self.tokenizer, "chat_template", None):
-            raise InvalidValueError("the tokenizer has no chat template; run without apply_chat_template")
+            raise InvalidValueError(
+                "the tokenizer has no chat template; run without apply_chat_template"
+            )
         return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
             chat_history,
             tokenize=False,
@@ -142,12 +175,16 @@ class MaskedDiffusionLM(SharedLM):
             continue_final_message=not add_generation_prompt,
         )
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
         """Token ids, with the beginning-of-sequence token where it is wanted and not there."""
         try:
             ids = list(self.tokenizer(string, add_special_tokens=False, **kwargs)["input_ids"])
         except Exception as error:  # of tokenizers, which raises no other class
-            raise InvalidValueError(f"the tokenizer cannot read {shown(string)}: {error}") from error
+            raise InvalidValueError(
+                f"the tokenizer cannot read {shown(string)}: {error}"
+            ) from error
         wanted = self.add_bos_token if add_special_tokens is None else add_special_tokens
         bos = self.tokenizer.bos_token_id
         return [bos, *ids] if wanted and bos is not None and ids[:1] != [bos] else ids
@@ -163,7 +200,9 @@ class MaskedDiffusionLM(SharedLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """One text per request, without its stop string."""
-        special = dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
+        special = dict(
+            zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
+        )
         special.pop(self.tokenizer.mask_token, None)  # never written, so it ends nothing
         jobs: list[Job] = []
         stops, copies = [], Counter[str]()
@@ -173,11 +212,16 @@ class MaskedDiffusionLM(SharedLM):
             if options["max_new_tokens"]:
                 ends = options.get("eos_token_id", self.eot_token_id)
                 ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-                options["eos_token_id"] = [*ends, *(special[stop] for stop in until if stop in special)] or None
+                options["eos_token_id"] = [
+                    *ends,
+                    *(special[stop] for stop in until if stop in special),
+                ] or None
             else:
                 options.pop("eos_token_id", None)
             key = json.dumps([context, settings], sort_keys=True, default=str)
-            jobs.append(Job(self._fit(self.tok_encode(context), options), self.seed + copies[key], options))
+            jobs.append(
+                Job(self._fit(self.tok_encode(context), options), self.seed + copies[key], options)
+            )
             copies[key] += 1  # a task that asks the same several times wants several answers
             stops.append(until)
         answers = [""] * len(jobs)
@@ -191,17 +235,24 @@ class MaskedDiffusionLM(SharedLM):
         return answers
 
     def _fit(self, prompt: list[int], options: dict[str, Any]) -> list[int]:
-        """The prompt, or its end if it is too long; what `generate` would refuse hours later is refused here."""
+        """The prompt, or its end if it is too long; what `generate` would refuse hours later is
+        refused here.
+        """
         new = check_int("max_new_tokens", options["max_new_tokens"], 0, example="max_new_tokens=64")
         masks = self.mask_token_id in prompt
         if (masks and options.get("infill") is False) or (not masks and not new):
-            said = "holds masks, which infill=False refuses" if masks else "has no masks, and max_new_tokens is 0"
+            said = (
+                "holds masks, which infill=False refuses"
+                if masks
+                else "has no masks, and max_new_tokens is 0"
+            )
             raise InvalidValueError(f"the prompt {shown(self.tokenizer.decode(prompt))} {said}")
         if self.max_length is None or len(prompt) + new <= self.max_length:
             return prompt
         if new >= self.max_length:
             raise InvalidValueError(
-                f"an answer of {new} tokens leaves no room for the prompt in a model that reads {self.max_length}; "
+                f"an answer of {new} tokens leaves no room for the prompt in a model that reads "
+                f"{self.max_length}; "
                 f"give max_new_tokens={self.max_length // 2}, or less"
             )
         return prompt[len(prompt) + new - self.max_length :]
@@ -209,10 +260,14 @@ class MaskedDiffusionLM(SharedLM):
     def _write(self, jobs: list[Job], disable_tqdm: bool) -> Iterator[tuple[int, list[int], int]]:
         padding = self._takes_padding(len(job.prompt) for job in jobs)
         written = write(self.adapter, jobs, self.batch_size, self._pad_token_id, padding)
-        return iter(tqdm(written, total=len(jobs), desc="answers", disable=disable_tqdm or self.rank != 0))
+        return iter(
+            tqdm(written, total=len(jobs), desc="answers", disable=disable_tqdm or self.rank != 0)
+        )
 
     def _takes_padding(self, lengths: Iterable[int]) -> bool:
-        """Whether sequences of these lengths may share a batch; the model is tried once, where it matters."""
+        """Whether sequences of these lengths may share a batch; the model is tried once, where it
+        matters.
+        """
         if self._padding is None and self.batch_size > 1 and len(set(lengths)) > 1:
             try:
                 with torch.no_grad():
@@ -229,19 +284,26 @@ class MaskedDiffusionLM(SharedLM):
 
     # --- likelihoods
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """The bound in nats of each continuation after its context, and whether it is what would be written.
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """The bound in nats of each continuation after its context, and whether it is what would be
+        written.
 
         Of no continuation: 0 and True.
         """
         asked = [request.args for request in requests]
-        return self._scores("loglikelihood", asked, [self._pair(*args) for args in asked], disable_tqdm)
+        return self._scores(
+            "loglikelihood", asked, [self._pair(*args) for args in asked], disable_tqdm
+        )
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """The bound in nats of each whole text, each token scored once."""
         asked = [request.args for request in requests]
         pairs = [self._pair("", text) for (text,) in asked]
-        return [value for value, _ in self._scores("loglikelihood_rolling", asked, pairs, disable_tqdm)]
+        return [
+            value for value, _ in self._scores("loglikelihood_rolling", asked, pairs, disable_tqdm)
+        ]
 
     def score(self, text: str, context: str = "") -> float:
         """The bound in nats of one text after its context, outside lm-eval."""
@@ -249,32 +311,55 @@ class MaskedDiffusionLM(SharedLM):
         return self._scores("loglikelihood", [(context, text)], pairs, disable_tqdm=True)[0][0]
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        """lm-eval's way in for pairs that are tokens already: ((context, continuation), ids, ids)."""
+        """lm-eval's way in for pairs that are tokens already: ((context, continuation), ids,
+        ids).
+        """
         pairs = [(list(context), list(target)) for _, context, target in requests]
         return self._scores(
-            "loglikelihood", [args for args, _, _ in requests], pairs, kwargs.get("disable_tqdm", False)
+            "loglikelihood",
+            [args for args, _, _ in requests],
+            pairs,
+            kwargs.get("disable_tqdm", False),
         )
 
     def _scores(
-        self, kind: str, asked: list[Any], pairs: list[tuple[list[int], list[int]]], disable_tqdm: bool
+        self,
+        kind: str,
+        asked: list[Any],
+        pairs: list[tuple[list[int], list[int]]],
+        disable_tqdm: bool,
     ) -> list[tuple[float, bool]]:
         owner, work = [], []
         for i, (context, target) in enumerate(pairs):
             if self.mask_token_id in target:
-                raise InvalidValueError(f"the text {shown(asked[i][-1])} holds the mask token, which has no likelihood")
+                raise InvalidValueError(
+                    f"the text {shown(asked[i][-1])} holds the mask token, which has no likelihood"
+                )
             parts = pieces(context, target, self.max_length)
             work += parts
             owner += [i] * len(parts)
         same = [True] * len(pairs)
         look = self.check_greedy and kind == "loglikelihood"
-        for i, yes in zip(owner, self._greedy(work, disable_tqdm) if look else [False] * len(work), strict=True):
+        for i, yes in zip(
+            owner, self._greedy(work, disable_tqdm) if look else [False] * len(work), strict=True
+        ):
             same[i] = same[i] and yes
         padding = self._takes_padding(len(piece) for piece in work)
         scale = check_real("cfg_scale", self.options.get("cfg_scale", 0.0), 0)
-        how = Bound(self.mask_token_id, self._pad_token_id, self.mc_num, self.seed, self.batch_size, padding, scale)
+        how = Bound(
+            self.mask_token_id,
+            self._pad_token_id,
+            self.mc_num,
+            self.seed,
+            self.batch_size,
+            padding,
+            scale,
+        )
         totals, left = [0.0] * len(pairs), Counter(owner)
         known = bounds(self.adapter, work, how)
-        for piece, value in tqdm(known, total=len(work), desc="likelihoods", disable=disable_tqdm or self.rank != 0):
+        for piece, value in tqdm(
+            known, total=len(work), desc="likelihoods", disable=disable_tqdm or self.rank != 0
+        ):
             i = owner[piece]
             totals[i] += value
             left[i] -= 1
@@ -284,10 +369,19 @@ class MaskedDiffusionLM(SharedLM):
         return list(zip(totals, same, strict=True))
 
     def _greedy(self, work: list[Piece], disable_tqdm: bool) -> list[bool]:
-        """Whether each target is written after its context, by the options of the model at temperature 0."""
-        options = {name: value for name, value in self.options.items() if name not in ("plan", "eos_token_id")}
+        """Whether each target is written after its context, by the options of the model at
+        temperature 0.
+        """
+        options = {
+            name: value
+            for name, value in self.options.items()
+            if name not in ("plan", "eos_token_id")
+        }
         options["temperature"] = 0.0
-        jobs = [Job(piece.context, self.seed, {**options, "max_new_tokens": len(piece.target)}) for piece in work]
+        jobs = [
+            Job(piece.context, self.seed, {**options, "max_new_tokens": len(piece.target)})
+            for piece in work
+        ]
         same = [False] * len(work)
         for i, answer, _ in self._write(jobs, disable_tqdm):
             same[i] = answer == work[i].target
@@ -296,7 +390,9 @@ class MaskedDiffusionLM(SharedLM):
     # --- for lm-eval's report
 
     def get_model_info(self) -> dict[str, Any]:
-        """All settings, for the results' `config`, with the mean number of forward passes per answer."""
+        """All settings, for the results' `config`, with the mean number of forward passes per
+        answer.
+        """
         import mdm_schedules
 
         schedule = self.options.get("schedule", getattr(self.model, "schedule", "linear"))
@@ -310,7 +406,9 @@ class MaskedDiffusionLM(SharedLM):
             },
             "model_dtype": str(getattr(self.model, "dtype", None)),
             "mdm_schedules_version": mdm_schedules.__version__,
-            "forward_passes_per_answer": sum(self.passes) / len(self.passes) if self.passes else None,
+            "forward_passes_per_answer": sum(self.passes) / len(self.passes)
+            if self.passes
+            else None,
         }
 
 
@@ -323,5 +421,7 @@ def _tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
     if given is None and not isinstance(pretrained, str | os.PathLike):
         pretrained = getattr(pretrained, "name_or_path", None)
         if not pretrained:
-            raise InvalidTypeError("a model that was not loaded from a folder or the Hub needs tokenizer=...")
+            raise InvalidTypeError(
+                "a model that was not loaded from a folder or the Hub needs tokenizer=..."
+            )
     return AutoTokenizer.from_pretrained(pretrained if given is None else given, **files)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from lm_eval import evaluate
 from lm_eval.api.metrics import mean
 from lm_eval.tasks import TaskManager
+
+from mdm_schedules.errors import InvalidValueError, check_int
 from mdm_schedules.integrations.lm_eval.model import MaskedDiffusionLM
 from mdm_schedules.integrations.lm_eval.options import check_options
 from mdm_schedules.integrations.lm_eval.tasks import load_tasks
 from mdm_schedules.integrations.transformers.config import DEFAULTS
-
-from mdm_schedules.errors import InvalidValueError, check_int
 from mdm_schedules.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class LMEvalObjective:
     Attributes:
         metric: "name,filter" of what is scored.
         higher_is_better: of the metric; scores are its negative if not.
-        per_document: whether the score is the mean over documents, which are then returned one by one.
+        per_document: whether the score is the mean over documents, which are then returned one by
+            one.
         num_instances: documents; None if the metric is none of single documents.
         results: of the last call, as lm-eval gives them.
     """
@@ -37,7 +38,12 @@ class LMEvalObjective:
     direction = "maximize"
 
     def __init__(
-        self, lm: MaskedDiffusionLM, tasks: list[Any], metric: str | None, num_fewshot: int | None, **settings: Any
+        self,
+        lm: MaskedDiffusionLM,
+        tasks: list[Any],
+        metric: str | None,
+        num_fewshot: int | None,
+        **settings: Any,
     ) -> None:
         from mdm_schedules.tuning.scores import model_name
 
@@ -49,22 +55,28 @@ class LMEvalObjective:
         for name, task in self._tasks.items():
             if task.OUTPUT_TYPE != "generate_until":
                 raise InvalidValueError(
-                    f"the task {name} asks for {task.OUTPUT_TYPE}, which no schedule changes; take one that generates"
+                    f"the task {name} asks for {task.OUTPUT_TYPE}, which no schedule changes; take "
+                    "one that generates"
                 )
             own = task.get_config("num_fewshot")
-            if own is None or (num_fewshot is not None and own != 0):  # lm-eval never changes a 0 that the task says
+            # lm-eval never changes a 0 that the task says
+            if own is None or (num_fewshot is not None and own != 0):
                 task.set_config(key="num_fewshot", value=num_fewshot or 0)
         self.metric = _choose(self._tasks, metric)
         name = self.metric.split(",")[0]
         kinds = {task.higher_is_better().get(name) is not False for task in self._tasks.values()}
-        self.per_document = all(task.aggregation().get(name, mean) is mean for task in self._tasks.values())
+        self.per_document = all(
+            task.aggregation().get(name, mean) is mean for task in self._tasks.values()
+        )
         if len(kinds) > 1 or (len(self._tasks) > 1 and not self.per_document):
             raise InvalidValueError(
                 f"{name} of {', '.join(self._tasks)} makes no one score; tune on one of these tasks"
             )
         self.higher_is_better = kinds.pop()
         # (task, number of the document in it), in the order of the scores
-        self._documents = [(name, i) for name, task in self._tasks.items() for i in range(self._size(task))]
+        self._documents = [
+            (name, i) for name, task in self._tasks.items() for i in range(self._size(task))
+        ]
         self.num_instances = len(self._documents) if self.per_document else None
         self.name, self.batch_size = "+".join(self._tasks), BATCHES * lm.batch_size
         self.metric_name = ("" if self.higher_is_better else "minus ") + name
@@ -83,13 +95,25 @@ class LMEvalObjective:
     @property
     def sampler(self) -> dict[str, Any]:
         """The options that JSON can hold, but the schedule's."""
-        plain = {key: value for key, value in self._lm.options.items() if isinstance(value, str | int | float | bool)}
-        return {"remasking": self.remasking, **{key: value for key, value in plain.items() if key != "steps"}}
+        plain = {
+            key: value
+            for key, value in self._lm.options.items()
+            if isinstance(value, str | int | float | bool)
+        }
+        return {
+            "remasking": self.remasking,
+            **{key: value for key, value in plain.items() if key != "steps"},
+        }
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a study that goes on is compared with."""
-        return {"metric": self.metric, "model": self.model_name, "steps": self.steps, "sampler": self.sampler}
+        return {
+            "metric": self.metric,
+            "model": self.model_name,
+            "steps": self.steps,
+            "sampler": self.sampler,
+        }
 
     def __call__(
         self,
@@ -98,7 +122,8 @@ class LMEvalObjective:
         instances: Sequence[int] | None = None,
         **options: Any,
     ) -> Scores | float:
-        """Scores in the order of the documents, more is better; one score if the metric is none of single documents.
+        """Scores in the order of the documents, more is better; one score if the metric is none of
+        single documents.
 
         Args:
             schedule: name, spec or Schedule.
@@ -120,20 +145,33 @@ class LMEvalObjective:
         if not self.per_document:
             return found[wanted[0]]
         spent = self._lm.passes[before:]
-        return Scores([found[document] for document in wanted], {"nfe": sum(spent) / max(1, len(spent))}, sum(spent))
+        return Scores(
+            [found[document] for document in wanted],
+            {"nfe": sum(spent) / max(1, len(spent))},
+            sum(spent),
+        )
 
     def _run(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], float]:
-        """The score of each document; of all together, under the first, if the metric is none of single ones."""
+        """The score of each document; of all together, under the first, if the metric is none of
+        single ones.
+        """
         for task in self._tasks.values():
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # the same examples for every schedule
         samples = {name: sorted(i for task, i in wanted if task == name) for name in self._tasks}
         self.results = evaluate(
-            lm=self._lm, task_dict=self._loaded, samples=samples, bootstrap_iters=0, **self._settings
+            lm=self._lm,
+            task_dict=self._loaded,
+            samples=samples,
+            bootstrap_iters=0,
+            **self._settings,
         )
         name, kind = self.metric.split(",")
         sign = 1.0 if self.higher_is_better else -1.0
         if not self.per_document:
-            return {wanted[0]: sign * float(self.results["results"][next(iter(self._tasks))][self.metric])}
+            return {
+                wanted[0]: sign
+                * float(self.results["results"][next(iter(self._tasks))][self.metric])
+            }
         return {
             (task, document["doc_id"]): sign * float(document[name])
             for task in self._tasks
@@ -159,17 +197,19 @@ def lm_eval_objective(
 ) -> LMEvalObjective:
     """An objective for tuning: called with a schedule, it runs a task of lm-eval that generates.
 
-    All schedules get the same documents, few-shot examples and noise, so that their scores can be compared in pairs.
+    All schedules get the same documents, few-shot examples and noise, so that their scores can be
+    compared in pairs.
 
-        objective = lm_eval_objective(model, tokenizer, "gsm8k", steps=64, limit=100, max_new_tokens=256, batch_size=8)
-        scores = objective("beta(a=0.9, b=0.3)").values  # one per document, higher is better
-        found = mdm.tune(objective, method="grid")
+        objective = lm_eval_objective(model, tokenizer, "gsm8k", steps=64, limit=100,
+        max_new_tokens=256, batch_size=8) scores = objective("beta(a=0.9, b=0.3)").values  # one per
+        document, higher is better found = mdm.tune(objective, method="grid")
 
     Args:
         model, tokenizer: as `MaskedDiffusionLM` takes them: loaded, or folders or Hub ids.
         task: name of a task or group.
         steps: forward passes per answer.
-        metric: "exact_match", or with its filter "exact_match,strict-match"; by default the task's first.
+        metric: "exact_match", or with its filter "exact_match,strict-match"; by default the task's
+            first.
         limit: use the first so many documents (of each task of a group).
         num_fewshot, apply_chat_template: as in lm-eval.
         include_path: folder with tasks of your own.
@@ -178,7 +218,8 @@ def lm_eval_objective(
         **options: of `MaskedDiffusionLM`, those of `generate` included.
 
     Raises:
-        MDMError: a task, metric or option that is not there, a task that asks for likelihoods, a limit below 1.
+        MDMError: a task, metric or option that is not there, a task that asks for likelihoods, a
+            limit below 1.
     """
     if limit is not None:
         limit = check_int("limit", limit, 1, example="limit=100")
@@ -208,5 +249,7 @@ def _choose(tasks: dict[str, Any], metric: str | None) -> str:
         choices = ours if choices is None else [key for key in choices if key in ours]
     fitting = [key for key in choices or [] if metric is None or metric in (key, key.split(",")[0])]
     if not fitting:
-        raise InvalidValueError(f"{', '.join(tasks)}: no metric {metric!r}; known: {', '.join(choices or ['none'])}")
+        raise InvalidValueError(
+            f"{', '.join(tasks)}: no metric {metric!r}; known: {', '.join(choices or ['none'])}"
+        )
     return fitting[0]

@@ -7,20 +7,22 @@ import logging
 from functools import cache
 from typing import Any
 
-from mdm_schedules.integrations.transformers.config import DEFAULTS
-
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, did_you_mean
+from mdm_schedules.integrations.transformers.config import DEFAULTS
 from mdm_schedules.registry import get_schedule
 
 #: what may be said of sampling, as an argument of the model or by a task
 OPTIONS = tuple(name for name in DEFAULTS if name not in ("seed", "num_return_sequences"))
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval's order
+# lm-eval's order
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _WARPS = ("temperature", "top_k", "top_p")
 DEFAULT_LENGTH = 256  # lm-eval's
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
-    """'pretrained=x,schedule=beta(a=0.9,b=0.3),steps=16' as a dict; commas inside brackets separate nothing."""
+    """'pretrained=x,schedule=beta(a=0.9,b=0.3),steps=16' as a dict; commas inside brackets
+    separate nothing.
+    """
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([{") - (letter in ")]}")
@@ -32,7 +34,9 @@ def parse_arguments(text: str) -> dict[str, Any]:
     for part in filter(str.strip, parts):
         name, equals, value = part.partition("=")
         if not equals:
-            raise InvalidValueError(f"model_args must be name=value, separated by commas; got {part!r}")
+            raise InvalidValueError(
+                f"model_args must be name=value, separated by commas; got {part!r}"
+            )
         arguments[name.strip()] = _value(value.strip())
     return arguments
 
@@ -48,13 +52,16 @@ def _value(text: str) -> Any:
 
 
 def check_options(options: dict[str, Any], others: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The options that were given; a name that is no option, or a schedule that is none, is an error.
+    """The options that were given; a name that is no option, or a schedule that is none, is an
+    error.
 
     `others` are the names that the constructor takes besides, for the message.
     """
     for name in options:
         if name not in OPTIONS:
-            raise InvalidTypeError(f"the model has no argument {name!r}.{did_you_mean(name, (*OPTIONS, *others))}")
+            raise InvalidTypeError(
+                f"the model has no argument {name!r}.{did_you_mean(name, (*OPTIONS, *others))}"
+            )
     given = {name: value for name, value in options.items() if value is not None}
     if "schedule" in given:
         given["schedule"] = get_schedule(given["schedule"])
@@ -62,9 +69,11 @@ def check_options(options: dict[str, Any], others: tuple[str, ...] = ()) -> dict
 
 
 def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What a request's generation settings say in the terms of `generate`, and the strings that end the answer.
+    """What a request's generation settings say in the terms of `generate`, and the strings that end
+    the answer.
 
-    As for lm-eval's own models, `do_sample` False means temperature 0, and the length is 256 tokens if nothing is said.
+    As for lm-eval's own models, `do_sample` False means temperature 0, and the length is 256 tokens
+    if nothing is said.
     """
     left = dict(settings)
     until = left.pop("until", None) or []
@@ -75,7 +84,8 @@ def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     given = {name: left.pop(name) for name in list(left) if name in OPTIONS}
     for name in left:
         _say_once(
-            f"the generation setting {name!r} of the task says nothing to a masked diffusion model; it is ignored"
+            f"the generation setting {name!r} of the task says nothing to a masked diffusion "
+            "model; it is ignored"
         )
     if sample:
         given.setdefault("temperature", 1.0)

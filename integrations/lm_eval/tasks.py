@@ -33,16 +33,20 @@ def load_tasks(
         for found in _find(name, manager):
             try:
                 answer = manager.load([found])
-            except Exception as error:  # of datasets, the network, the task's own code: no common class
+            # of datasets, the network, the task's own code: no common class
+            except Exception as error:
                 if isinstance(error, MDMError):
                     raise
                 text = str(error).strip() or type(error).__name__
-                raise StorageError(f"cannot load the task {found}: {text.splitlines()[0]}") from error
+                raise StorageError(
+                    f"cannot load the task {found}: {text.splitlines()[0]}"
+                ) from error
             group = answer.get("groups", {}).get(found)
             for task in answer["tasks"].values():
                 if getattr(task, "UNSAFE_CODE", False) and not allow_code_execution:
                     raise InvalidValueError(
-                        f"the task {task.task_name} runs code that the model writes; if that may be, say so: "
+                        f"the task {task.task_name} runs code that the model writes; if that may "
+                        "be, say so: "
                         "allow_code_execution=True, or --allow-code-execution"
                     )
             loaded += [group] if group is not None else list(answer["tasks"].values())
@@ -59,6 +63,7 @@ def _find(name: str, manager: TaskManager) -> list[str]:
         close = difflib.get_close_matches(name[:80], manager.all_tasks, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "`lm-eval ls tasks` lists them"
         raise UnknownNameError(
-            f"lm-eval has no task {name!r}; {hint} Tasks of your own need their folder (include_path)"
+            f"lm-eval has no task {name!r}; {hint} Tasks of your own need their folder "
+            "(include_path)"
         )
     return list(found)

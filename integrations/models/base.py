@@ -1,4 +1,5 @@
-"""What the sampler needs to know of a model family, in one small class. A new family is one module beside this one.
+"""What the sampler needs to know of a model family, in one small class. A new family is one module
+beside this one.
 
 Register it under the entry-point group `mdm_schedules.models`, by the `model_type` of its config.
 """
@@ -38,25 +39,31 @@ class ModelAdapter(ABC):
 
     @property
     def plain_model(self) -> Any:
-        """The model as its class has it, to look into: torch.compile's wrapper hides its signature and its class."""
+        """The model as its class has it, to look into: torch.compile's wrapper hides its signature
+        and its class.
+        """
         return plain_model(self.model)
 
     @classmethod
     @abstractmethod
     def accepts(cls, model: Any) -> bool:
-        """Whether this adapter can drive `model`; asked in the order of names if no adapter has its model_type."""
+        """Whether this adapter can drive `model`; asked in the order of names if no adapter has
+        its model_type.
+        """
 
     @abstractmethod
     def forward(self, tokens: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         """Logits [B, L, V] as the model gives them, for `tokens` LongTensor [B, L].
 
-        `own` is a bool [B, L], False on padding; None where nothing is padded. What is returned may be shorter where
-        the adapter's `head` was given fewer rows.
+        `own` is a bool [B, L], False on padding; None where nothing is padded. What is returned may
+        be shorter where the adapter's `head` was given fewer rows.
         """
 
     @property
     def head(self) -> torch.nn.Module | None:
-        """The module that turns hidden states [B, L, H] into logits; None asks for all logits every time."""
+        """The module that turns hidden states [B, L, H] into logits; None asks for all logits
+        every time.
+        """
         try:
             head = self.plain_model.get_output_embeddings()
         except (AttributeError, NotImplementedError):
@@ -65,13 +72,15 @@ class ModelAdapter(ABC):
 
     @property
     def device(self) -> torch.device | None:
-        """Where token ids have to be: where the model computes, which under offload is not where it lies.
+        """Where token ids have to be: where the model computes, which under offload is not where it
+        lies.
 
         None where nothing is known, as of a function: they stay where they are.
         """
         model = self.plain_model
         device = getattr(model, "device", None)
-        # model offload leaves its hook on the model, sequential offload and dispatch on the modules inside
+        # model offload leaves its hook on the model, sequential offload and dispatch on the modules
+        # inside
         inner = model.modules() if getattr(device, "type", None) == "meta" else ()
         for module in (model, *inner):
             place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
@@ -96,7 +105,9 @@ class ModelAdapter(ABC):
 
     @property
     def block_length(self) -> int | None:
-        """Length of the blocks that the model itself attends by, counted from the sequence's start; None for most."""
+        """Length of the blocks that the model itself attends by, counted from the sequence's
+        start; None for most.
+        """
         return None
 
     def check_tokens(  # noqa: B027 - most models begin with any tokens
@@ -115,7 +126,8 @@ class ModelAdapter(ABC):
             own: bool [B, L], False on padding; None where nothing is padded.
 
         Returns:
-            [R, V]; or logits [M, V] of more positions together with the LongTensor [R] of the wanted ones.
+            [R, V]; or logits [M, V] of more positions together with the LongTensor [R] of the
+            wanted ones.
         """
         if self.shift:
             rows = self._sources(rows, tokens.shape[1], own)
@@ -125,7 +137,9 @@ class ModelAdapter(ABC):
         return self.forward(tokens, own).flatten(0, 1), rows
 
     def _sources(self, rows: torch.Tensor, length: int, own: torch.Tensor | None) -> torch.Tensor:
-        """The positions whose logits speak of `rows`; a sequence's first token is spoken of at its own position."""
+        """The positions whose logits speak of `rows`; a sequence's first token is spoken of at its
+        own position.
+        """
         column = rows % length
         first = 0 if own is None else own.to(torch.uint8).argmax(1)[rows // length]
         return torch.where(column > first, rows - self.shift, rows)
@@ -149,7 +163,9 @@ class ModelAdapter(ABC):
 
     @property
     def head_takes_rows(self) -> bool:
-        """Whether logits of gathered hidden states equal the gathered logits; tried once per model on four tokens."""
+        """Whether logits of gathered hidden states equal the gathered logits; tried once per model
+        on four tokens.
+        """
         if self.head is None:
             return False
         if self.model not in _takes_rows:
@@ -159,7 +175,9 @@ class ModelAdapter(ABC):
     def _try_rows(self) -> bool:
         # a compiled model does not see hooks
         plain = self.plain_model
-        compiled = plain is not self.model or getattr(plain, "_compiled_call_impl", None) is not None
+        compiled = (
+            plain is not self.model or getattr(plain, "_compiled_call_impl", None) is not None
+        )
         if compiled:
             return False
         tokens, rows = self._four_tokens(), torch.tensor([3, 1], device=self.device)
@@ -173,24 +191,31 @@ class ModelAdapter(ABC):
 
     def _four_tokens(self) -> torch.Tensor:
         size = self.vocab_size or 1
-        return (torch.arange(4, device=self.device) + size // 2).remainder(size)[None]  # no special tokens there
+        # no special tokens there
+        return (torch.arange(4, device=self.device) + size // 2).remainder(size)[None]
 
     def check_padding(self) -> None:
-        """Raise if padding on the left changes what the model says, by one try with four tokens per model.
+        """Raise if padding on the left changes what the model says, by one try with four tokens per
+        model.
 
         Raises:
-            InvalidValueError: the model ignores the attention mask, or shifts positions with the padding.
+            InvalidValueError: the model ignores the attention mask, or shifts positions with the
+                padding.
         """
         if self.model not in _obeys_padding:
             tokens = self._four_tokens()
             padded = torch.nn.functional.pad(tokens, (2, 0), value=int(tokens[0, -1]))
-            own = torch.nn.functional.pad(torch.ones_like(tokens, dtype=torch.bool), (2, 0), value=False)
+            own = torch.nn.functional.pad(
+                torch.ones_like(tokens, dtype=torch.bool), (2, 0), value=False
+            )
             alone, beside = self.forward(tokens, None), self.forward(padded, own)[:, 2:]
             _obeys_padding[self.model] = alone.shape == beside.shape and _close(beside, alone)
         if not _obeys_padding[self.model]:
             raise InvalidValueError(
-                f"{type(self.plain_model).__name__} gives other logits behind padding (it takes no attention_mask or "
-                "no position_ids), so a padded batch would be wrong; generate for prompts of equal length at a time"
+                f"{type(self.plain_model).__name__} gives other logits behind padding (it takes no "
+                "attention_mask or "
+                "no position_ids), so a padded batch would be wrong; generate for prompts of equal "
+                "length at a time"
             )
 
 
@@ -210,12 +235,16 @@ models = Registry("mdm_schedules.models", "model adapter", ModelAdapter)
 
 
 def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
-    """The adapter for `model`: by `name`, else by config.model_type, else the first that accepts it."""
+    """The adapter for `model`: by `name`, else by config.model_type, else the first that accepts
+    it.
+    """
     if isinstance(model, ModelAdapter):
         return model
     if name is not None:
         if not isinstance(name, str):
-            raise InvalidTypeError(f"adapter must be one of {', '.join(models.names())}, got {name!r}")
+            raise InvalidTypeError(
+                f"adapter must be one of {', '.join(models.names())}, got {name!r}"
+            )
         return models.get(name)(model)  # type: ignore[no-any-return]
     plain = plain_model(model)
     model_type = getattr(getattr(plain, "config", None), "model_type", None)
@@ -227,7 +256,9 @@ def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
         if cls.accepts(plain):
             return cls(model)
     raise InvalidTypeError(
-        f"{type(plain).__name__} (model_type {model_type!r}) is no masked language model that an adapter accepts; "
-        "load one with AutoModelForMaskedDiffusion.from_pretrained(...), or give adapter='callable' for any model that "
+        f"{type(plain).__name__} (model_type {model_type!r}) is no masked language model that an "
+        "adapter accepts; "
+        "load one with AutoModelForMaskedDiffusion.from_pretrained(...), or give "
+        "adapter='callable' for any model that "
         f"maps tokens [B, L] to logits [B, L, V]. Adapters: {', '.join(models.names())}"
     )

@@ -1,10 +1,13 @@
-"""Dream (arXiv 2508.15487): made from an autoregressive model, so logits speak of the next token."""
+"""Dream (arXiv 2508.15487): made from an autoregressive model, so logits speak of the next
+token.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
 from mdm_schedules.integrations.models.base import ModelAdapter
 
 

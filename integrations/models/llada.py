@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from mdm_schedules.integrations.models.base import ModelAdapter
 
 MASK_TOKEN_ID = 126336  # of the released models, whose config leaves another model's default there

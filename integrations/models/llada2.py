@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from mdm_schedules.integrations.models.base import ModelAdapter
 
 BLOCK_LENGTH = 32
@@ -12,7 +13,9 @@ MASK_TOKEN_ID = 156895
 
 
 class LLaDA2Adapter(ModelAdapter):
-    """Builds the block-causal mask [B, 1, L, L] and positions; blocks are counted from the sequence's start."""
+    """Builds the block-causal mask [B, 1, L, L] and positions; blocks are counted from the
+    sequence's start.
+    """
 
     name = "llada2"
 
@@ -41,5 +44,7 @@ class LLaDA2Adapter(ModelAdapter):
         # padding attends to itself, since a row of the softmax that sees nothing is NaN
         seen = seen | torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
         dtype = self.plain_model.get_input_embeddings().weight.dtype
-        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
+            ~seen, torch.finfo(dtype).min
+        )
         return self.model(tokens, attention_mask=mask, position_ids=positions).logits  # type: ignore[no-any-return]

@@ -6,13 +6,15 @@ import inspect
 from typing import Any
 
 import torch
-from mdm_schedules.integrations.models.base import ModelAdapter
 
 from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.integrations.models.base import ModelAdapter
 
 
 class MaskedLMAdapter(ModelAdapter):
-    """Calls the model as transformers does, with the attention mask and, where it takes them, the true positions."""
+    """Calls the model as transformers does, with the attention mask and, where it takes them, the
+    true positions.
+    """
 
     name = "masked_lm"
 
@@ -21,7 +23,9 @@ class MaskedLMAdapter(ModelAdapter):
         """A module whose class, or config, says ForMaskedLM."""
         architectures = getattr(getattr(model, "config", None), "architectures", None) or []
         names = [base.__name__ for base in type(model).__mro__]
-        return hasattr(model, "forward") and any(name.endswith("ForMaskedLM") for name in [*names, *architectures])
+        return hasattr(model, "forward") and any(
+            name.endswith("ForMaskedLM") for name in [*names, *architectures]
+        )
 
     @property
     def _embeddings(self) -> Any:
@@ -36,7 +40,9 @@ class MaskedLMAdapter(ModelAdapter):
 
     @property
     def max_length(self) -> int | None:
-        """Positions that the embedding table has, less those that are reserved; rotary positions need no table."""
+        """Positions that the embedding table has, less those that are reserved; rotary positions
+        need no table.
+        """
         kind = getattr(self.plain_model.config, "position_embedding_type", "absolute")
         reserved = self._position_offset if kind == "absolute" else 0
         return None if super().max_length is None else int(super().max_length or 0) - reserved
@@ -44,12 +50,17 @@ class MaskedLMAdapter(ModelAdapter):
     def check_tokens(self, tokens: torch.Tensor, own: torch.Tensor, mask_token_id: int) -> None:
         """Refuse rows of nothing but masks where ESM would divide by the share of other tokens."""
         embeddings = self._embeddings
-        if not getattr(embeddings, "token_dropout", False) or embeddings.mask_token_id != mask_token_id:
+        if (
+            not getattr(embeddings, "token_dropout", False)
+            or embeddings.mask_token_id != mask_token_id
+        ):
             return
         if bool(((tokens == mask_token_id) | ~own).all(1).any()):
             raise InvalidValueError(
-                f"{type(self.plain_model).__name__} divides by the share of unmasked tokens (token_dropout), so "
-                "a row of nothing but masks (with cfg_scale: any prompt) gives NaN; keep the tokenizer's special "
+                f"{type(self.plain_model).__name__} divides by the share of unmasked tokens "
+                "(token_dropout), so "
+                "a row of nothing but masks (with cfg_scale: any prompt) gives NaN; keep the "
+                "tokenizer's special "
                 "tokens around the masks, or set model.base_model.embeddings.token_dropout = False"
             )
 
@@ -59,8 +70,12 @@ class MaskedLMAdapter(ModelAdapter):
         offset = self._position_offset
         if own is not None:
             inputs["attention_mask"] = own.long()
-        elif offset:  # RoBERTa takes its pad token for padding wherever it stands, so it is told the positions
+        # RoBERTa takes its pad token for padding wherever it stands, so it is told the positions
+        elif offset:
             own = torch.ones_like(tokens, dtype=torch.bool)
-        if own is not None and "position_ids" in inspect.signature(self.plain_model.forward).parameters:
+        if (
+            own is not None
+            and "position_ids" in inspect.signature(self.plain_model.forward).parameters
+        ):
             inputs["position_ids"] = (own.long().cumsum(1) - 1).clamp(min=0) + offset
         return self.model(**inputs).logits  # type: ignore[no-any-return]

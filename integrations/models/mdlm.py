@@ -1,17 +1,21 @@
-"""MDLM (arXiv 2406.07524): a DiT with an optional time input, no padding, and the mask as its last token."""
+"""MDLM (arXiv 2406.07524): a DiT with an optional time input, no padding, and the mask as its last
+token.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
 from mdm_schedules.integrations.models.base import ModelAdapter
 
 EPS = 1e-3  # of its log-linear noise: sigma(t) = -log(1 - (1 - EPS) t)
 
 
 class MDLMAdapter(ModelAdapter):
-    """Gives the masked share of each sequence as time; its SUBS parametrisation is what the loop does anyway.
+    """Gives the masked share of each sequence as time; its SUBS parametrisation is what the loop
+    does anyway.
 
     (The mask is never drawn, and revealed tokens stay.)
     """
@@ -46,7 +50,9 @@ class MDLMAdapter(ModelAdapter):
         return getattr(self.plain_model.config, "model_length", None)
 
     def forward(self, tokens: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
-        """See `ModelAdapter.forward`; the model cannot mask padding, which `check_padding` finds out."""
+        """See `ModelAdapter.forward`; the model cannot mask padding, which `check_padding` finds
+        out.
+        """
         masked = torch.eq(tokens, self.mask_token_id or 0).float().mean(1)
         answer = self.model(input_ids=tokens, timesteps=-torch.log1p(-(1 - EPS) * masked))
         logits: torch.Tensor = getattr(answer, "logits", answer)

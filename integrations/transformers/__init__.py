@@ -1,7 +1,17 @@
-"""transformers models that write text by unmasking: `generate`, a mixin, an auto class, a generation config."""
+"""transformers models that write text by unmasking: `generate`, a mixin, an auto class, a
+generation config.
+"""
 
-from mdm_schedules.integrations.transformers.auto import AutoModelForMaskedDiffusion, MaskedDiffusionMixin
+from mdm_schedules.integrations.transformers.auto import (
+    AutoModelForMaskedDiffusion,
+    MaskedDiffusionMixin,
+)
 from mdm_schedules.integrations.transformers.config import MaskedDiffusionGenerationConfig
 from mdm_schedules.integrations.transformers.generation import generate
 
-__all__ = ["AutoModelForMaskedDiffusion", "MaskedDiffusionGenerationConfig", "MaskedDiffusionMixin", "generate"]
+__all__ = [
+    "AutoModelForMaskedDiffusion",
+    "MaskedDiffusionGenerationConfig",
+    "MaskedDiffusionMixin",
+    "generate",
+]

@@ -1,4 +1,6 @@
-"""Classes that give a transformers model a schedule and `.generate()`: a mixin, and an auto class."""
+"""Classes that give a transformers model a schedule and `.generate()`: a mixin, and an auto
+class.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +13,43 @@ from functools import cache, lru_cache
 from typing import Any
 
 import torch
-from mdm_schedules.integrations.models import ModelAdapter, get_adapter
-from mdm_schedules.integrations.transformers.config import MaskedDiffusionGenerationConfig
-from mdm_schedules.integrations.transformers.generation import generate
 
 from mdm_schedules.errors import InvalidTypeError, MDMError, StorageError, shown
 from mdm_schedules.hub import find_schedule
+from mdm_schedules.integrations.models import ModelAdapter, get_adapter
+from mdm_schedules.integrations.transformers.config import MaskedDiffusionGenerationConfig
+from mdm_schedules.integrations.transformers.generation import generate
 from mdm_schedules.registry import get_schedule
 from mdm_schedules.sampling import GenerationOutput
 from mdm_schedules.schedules import Linear, Schedule
 
 
 class MaskedDiffusionMixin:
-    """Gives a masked LM class `.schedule`, `.generate()`, and a schedule that is saved and loaded with the model."""
+    """Gives a masked LM class `.schedule`, `.generate()`, and a schedule that is saved and loaded
+    with the model.
+    """
 
     schedule: Schedule
 
     def generate(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
     ) -> GenerationOutput:
-        """`mdm_schedules.generate` with this model, and its own schedule unless another is given."""
+        """`mdm_schedules.generate` with this model, and its own schedule unless another is
+        given.
+        """
         out: GenerationOutput = generate(self, input_ids, attention_mask, **options)
         return out
 
     def denoiser(self) -> Callable[..., Any]:
-        """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it: (tokens, rows) -> logits."""
+        """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it: (tokens,
+        rows) -> logits.
+        """
         return _AdapterDenoiser(get_adapter(self))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save the model as transformers does, and its schedule and generation options beside it."""
+        """Save the model as transformers does, and its schedule and generation options beside
+        it.
+        """
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         self.schedule.save_pretrained(save_directory)
         config = getattr(self, "generation_config", None)
@@ -58,35 +68,50 @@ class _AdapterDenoiser:
         longest: int | None = self.bound.max_length
         return longest
 
-    def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        answer: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.bound.logits(tokens, rows, None)
+    def __call__(
+        self, tokens: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        answer: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.bound.logits(
+            tokens, rows, None
+        )
         return answer
 
 
 @lru_cache(maxsize=64)
 def _with_mixin(cls: Any) -> Any:
     # under its own name, since transformers writes the class name into config.architectures
-    return type(cls.__name__, (MaskedDiffusionMixin, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    return type(
+        cls.__name__,
+        (MaskedDiffusionMixin, cls),
+        {"__module__": cls.__module__, "__doc__": cls.__doc__},
+    )
 
 
 class AutoModelForMaskedDiffusion:
     """Loads a masked language model that can `.generate()`."""
 
     def __init__(self) -> None:
-        raise InvalidTypeError("use AutoModelForMaskedDiffusion.from_pretrained(...) or .from_model(model, schedule)")
+        raise InvalidTypeError(
+            "use AutoModelForMaskedDiffusion.from_pretrained(...) or .from_model(model, schedule)"
+        )
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *args: Any, schedule: str | Schedule | None = None, **kwargs: Any
+        cls,
+        path: str | os.PathLike[str],
+        *args: Any,
+        schedule: str | Schedule | None = None,
+        **kwargs: Any,
     ) -> Any:
         """A masked LM with a schedule.
 
         Args:
             path: folder or Hub id, as `transformers.AutoModelForMaskedLM.from_pretrained` takes it.
-            schedule: name, spec, Hub id or Schedule; None takes the one that the folder or repository of the model
-                carries, and logs once that it does, else linear.
+            schedule: name, spec, Hub id or Schedule; None takes the one that the folder or
+                repository of the model carries, and logs once that it does, else linear.
             *args: passed on to transformers.
-            **kwargs: passed on to transformers (dtype, device_map, revision, trust_remote_code, ...).
+            **kwargs: passed on to transformers (dtype, device_map, revision, trust_remote_code,
+                ...).
 
         Raises:
             InvalidTypeError: the model there is no masked LM.
@@ -100,10 +125,14 @@ class AutoModelForMaskedDiffusion:
             if "for this kind of AutoModel" not in str(error):
                 raise
             raise InvalidTypeError(
-                f"{path} holds no masked language model: transformers knows none of its kind for AutoModelForMaskedLM. "
-                "Give a masked one (BERT, RoBERTa, ESM, ...), or trust_remote_code=True where the repository brings "
-                "the code of one (LLaDA, Dream, ...); a model that you have loaded yourself runs with "
-                "mdm_schedules.generate(model, input_ids, adapter='callable', ...) if it maps tokens [B, L] to logits"
+                f"{path} holds no masked language model: transformers knows none of its kind for "
+                "AutoModelForMaskedLM. "
+                "Give a masked one (BERT, RoBERTa, ESM, ...), or trust_remote_code=True where the "
+                "repository brings "
+                "the code of one (LLaDA, Dream, ...); a model that you have loaded yourself runs "
+                "with "
+                "mdm_schedules.generate(model, input_ids, adapter='callable', ...) if it maps "
+                "tokens [B, L] to logits"
             ) from error
         model = model[0] if isinstance(model, tuple) else model
         if getattr(model.config, "mask_token_id", None) is None:
@@ -115,7 +144,9 @@ class AutoModelForMaskedDiffusion:
 
     @classmethod
     def from_model(cls, model: Any, schedule: str | Schedule = "linear") -> Any:
-        """Give a loaded model a schedule and `.generate()`, in place; it stays an instance of its class."""
+        """Give a loaded model a schedule and `.generate()`, in place; it stays an instance of its
+        class.
+        """
         if not isinstance(model, MaskedDiffusionMixin):
             get_adapter(model)
             model.__class__ = _with_mixin(type(model))  # type: ignore[arg-type]
@@ -129,15 +160,22 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 def _check_place(path: Any, kwargs: dict[str, Any]) -> None:
     """Say what is wrong with a place on this machine, of which the loaders speak as of the Hub."""
     if not isinstance(path, str | os.PathLike):
-        raise InvalidTypeError(f"the model must be given by a folder or a Hub id, got {shown(path)}")
-    wanted = "give a folder that a model's save_pretrained wrote, or a Hub id such as 'google-bert/bert-base-uncased'"
+        raise InvalidTypeError(
+            f"the model must be given by a folder or a Hub id, got {shown(path)}"
+        )
+    wanted = (
+        "give a folder that a model's save_pretrained wrote, or a Hub id such as "
+        "'google-bert/bert-base-uncased'"
+    )
     if not os.path.isdir(path):
         if not _HUB_ID.fullmatch(os.fspath(path)):
             raise StorageError(f"there is no folder {os.fspath(path)}; {wanted}")
         return
     folder = os.path.join(path, kwargs.get("subfolder") or "")
     files = ("config.json", "adapter_config.json")
-    if not {"config", "gguf_file"} & kwargs.keys() and not any(os.path.exists(os.path.join(folder, x)) for x in files):
+    if not {"config", "gguf_file"} & kwargs.keys() and not any(
+        os.path.exists(os.path.join(folder, x)) for x in files
+    ):
         raise StorageError(f"{folder} holds no model, for it has no config.json; {wanted}")
 
 
@@ -146,11 +184,16 @@ _FILES = ("revision", "cache_dir", "token", "local_files_only", "force_download"
 
 def _carried(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Schedule:
     """The schedule beside the model; linear if there is none."""
-    found = find_schedule(path, **{key: kwargs[key] for key in _FILES if kwargs.get(key) is not None})
+    found = find_schedule(
+        path, **{key: kwargs[key] for key in _FILES if kwargs.get(key) is not None}
+    )
     if found is None:
         return Linear()
     if found != Linear():
-        _say_once(f"{path} carries the schedule {shown(found)}, which is used; schedule='linear' gives the plain one")
+        _say_once(
+            f"{path} carries the schedule {shown(found)}, which is used; schedule='linear' "
+            "gives the plain one"
+        )
     return found
 
 
@@ -178,18 +221,24 @@ def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _auto_class(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
-    """AutoModelForMaskedLM, or the auto class under which a repository with its own code lists its model."""
+    """AutoModelForMaskedLM, or the auto class under which a repository with its own code lists its
+    model.
+    """
     import transformers
 
     names = ["AutoModelForMaskedLM"]
     if kwargs.get("trust_remote_code"):
         config = transformers.AutoConfig.from_pretrained(path, **_known(kwargs))
         listed = getattr(config, "auto_map", None) or {}
-        names = [name for name in (*names, "AutoModelForCausalLM", "AutoModel") if name in listed] + names
+        names = [
+            name for name in (*names, "AutoModelForCausalLM", "AutoModel") if name in listed
+        ] + names
     return getattr(transformers, names[0])
 
 
-def _saved_options(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> MaskedDiffusionGenerationConfig | None:
+def _saved_options(
+    path: str | os.PathLike[str], kwargs: dict[str, Any]
+) -> MaskedDiffusionGenerationConfig | None:
     """The generation options saved with the model, if they are ours."""
     from transformers import GenerationConfig
 

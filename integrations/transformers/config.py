@@ -1,4 +1,6 @@
-"""A GenerationConfig with the options of masked diffusion, saved and loaded as generation_config.json."""
+"""A GenerationConfig with the options of masked diffusion, saved and loaded as
+generation_config.json.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,18 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mdm_schedules.integrations.transformers.inputs import token_ids
 from transformers import GenerationConfig
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real, did_you_mean, shown
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    check_int,
+    check_real,
+    did_you_mean,
+    shown,
+)
 from mdm_schedules.hub import is_hub_id
+from mdm_schedules.integrations.transformers.inputs import token_ids
 from mdm_schedules.registry import schedule_for_steps
 from mdm_schedules.sampling.policy import get_policy
 from mdm_schedules.schedules import Schedule
@@ -42,20 +51,22 @@ DEFAULTS: dict[str, Any] = {
 }
 _FIELD = "masked_diffusion"
 _COPIES = "num_return_sequences"
-_OWN = {*DEFAULTS, "do_sample"}  # not filled in by transformers: its warpers refuse our temperature 0
+# not filled in by transformers: its warpers refuse our temperature 0
+_OWN = {*DEFAULTS, "do_sample"}
 
 
 class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-untyped-call]
     """Options of `mdm_schedules.generate` to keep with a model; also read and set as attributes.
 
-    They are stored under one field of their own, `masked_diffusion`, so that the defaults which transformers merges
-    into a GenerationConfig (temperature 1, top_k 50, ...) never mix with them. An option of ours that transformers has
-    too is always ours as an attribute; what the base class keeps under that name is seen by its own methods only.
+    They are stored under one field of their own, `masked_diffusion`, so that the defaults which
+    transformers merges into a GenerationConfig (temperature 1, top_k 50, ...) never mix with them.
+    An option of ours that transformers has too is always ours as an attribute; what the base class
+    keeps under that name is seen by its own methods only.
 
     Args:
-        **options: any of the options of `generate` that JSON can hold, such as schedule="beta(a=0.8, b=0.3)", steps=16,
-            temperature=0.7, remasking="random"; a Schedule is kept as its spec. Other names are errors. None is the
-            default.
+        **options: any of the options of `generate` that JSON can hold, such as
+            schedule="beta(a=0.8, b=0.3)", steps=16, temperature=0.7, remasking="random"; a Schedule
+            is kept as its spec. Other names are errors. None is the default.
 
     Raises:
         MDMError: an unknown name, or a value out of range; here as when an attribute is set.
@@ -69,13 +80,20 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-unty
             if name not in plain:
                 raise _unknown(name)
         if stored is not None:  # beside it, `to_dict` has the base class's defaults
-            given = {name: value for name, value in given.items() if name not in plain or value != plain[name]}
+            given = {
+                name: value
+                for name, value in given.items()
+                if name not in plain or value != plain[name]
+            }
         super().__init__(**options)
         # from here on, attributes of our names are our options
         self.masked_diffusion = {**_checked(stored or {}), **_checked(given)}
 
     def __getattribute__(self, name: str) -> Any:
-        if name in DEFAULTS and (own := super().__getattribute__("__dict__").get(_FIELD)) is not None:
+        if (
+            name in DEFAULTS
+            and (own := super().__getattribute__("__dict__").get(_FIELD)) is not None
+        ):
             return own.get(name, DEFAULTS[name])
         return super().__getattribute__(name)
 
@@ -84,7 +102,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-unty
         if own is None or name.startswith("_"):
             super().__setattr__(name, value)
         elif sys._getframe(1).f_code.co_name == "_prepare_generation_config":
-            # transformers 4 copies what the model's own config says by plain assignment: only the caller tells
+            # transformers 4 copies what the model's own config says by plain assignment: only the
+            # caller tells
             if name not in _OWN:
                 self.__dict__[name] = value
         elif name == _FIELD:
@@ -98,13 +117,19 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-unty
         else:
             raise _unknown(name)
 
-    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Set what is known here, and return the rest, as in transformers; whose flags tell its own calls."""
+    def update(
+        self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Set what is known here, and return the rest, as in transformers; whose flags tell its
+        own calls.
+        """
         left: dict[str, Any] = {}
         if defaults_only:  # what transformers fills in, its defaults and the model's, is not ours
             known = self.__dict__.keys() - _OWN
             left = {name: kwargs.pop(name) for name in list(kwargs) if name not in known}
-            left |= {name: kwargs.pop(name) for name in list(kwargs) if getattr(self, name) is not None}
+            left |= {
+                name: kwargs.pop(name) for name in list(kwargs) if getattr(self, name) is not None
+            }
         return left | super().update(**kwargs)  # type: ignore[no-any-return]
 
     def validate(self, *args: Any, **kwargs: Any) -> None:
@@ -127,7 +152,8 @@ def _checked(options: Any) -> dict[str, Any]:
         if name not in DEFAULTS:
             raise _unknown(str(name))
         if value is not None:
-            value = value.tolist() if hasattr(value, "tolist") else value  # numbers of numpy, tensors
+            # numbers of numpy, tensors
+            value = value.tolist() if hasattr(value, "tolist") else value
             kept[name] = _CHECKS[name](value) if name in _CHECKS else value
     return kept
 
@@ -160,7 +186,9 @@ def _real(name: str, low: float, high: float = math.inf, **ends: bool) -> Callab
 
 
 def _ids(name: str) -> Callable[[Any], Any]:
-    return lambda value: token_ids(name, value, None) if not isinstance(value, int) else check_int(name, value, 0)
+    return lambda value: (
+        token_ids(name, value, None) if not isinstance(value, int) else check_int(name, value, 0)
+    )
 
 
 # what can be said without a model
@@ -169,7 +197,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "remasking": _remasking,
     "infill": _infill,
     **{name: _whole(name, 1) for name in ("steps", "block_length", "num_return_sequences")},
-    **{name: _whole(name, 0) for name in ("max_new_tokens", "mask_token_id", "pad_token_id", "top_k")},
+    **{
+        name: _whole(name, 0)
+        for name in ("max_new_tokens", "mask_token_id", "pad_token_id", "top_k")
+    },
     **{name: _real(name, 0) for name in ("temperature", "entropy_bound", "cfg_scale")},
     **{name: _real(name, 0, 1) for name in ("threshold", "remask")},
     "top_p": _real("top_p", 0, 1, low_open=True),
@@ -178,27 +209,50 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 def merge_options(given: dict[str, Any], config: Any, fallback: Any) -> dict[str, Any]:
-    """Each option as given, else from `config`, else from the model's own config if it is ours, else the default.
+    """Each option as given, else from `config`, else from the model's own config if it is ours,
+    else the default.
 
-    A plain GenerationConfig says max_new_tokens, num_return_sequences and, if do_sample, temperature, top_k and top_p;
-    what else it holds speaks of autoregressive decoding. Of plan, schedule and steps, what is given now goes before
-    what a config holds: a plan before both, and either of them before a plan.
+    A plain GenerationConfig says max_new_tokens, num_return_sequences and, if do_sample,
+    temperature, top_k and top_p; what else it holds speaks of autoregressive decoding. Of plan,
+    schedule and steps, what is given now goes before what a config holds: a plan before both, and
+    either of them before a plan.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if "plan" in given and "schedule" in given:
-        raise InvalidValueError("give a plan or a schedule, not both; schedule.plan(num_tokens, steps) makes a plan")
+        raise InvalidValueError(
+            "give a plan or a schedule, not both; schedule.plan(num_tokens, steps) makes a plan"
+        )
     stored: dict[str, Any] = dict(getattr(fallback, _FIELD, None) or {})
     if config is not None and not isinstance(config, GenerationConfig):
-        raise InvalidTypeError(f"generation_config must be a GenerationConfig, got {type(config).__name__}")
-    if config is not None and max(getattr(config, name, None) or 1 for name in ("num_beams", "num_beam_groups")) > 1:
+        raise InvalidTypeError(
+            f"generation_config must be a GenerationConfig, got {type(config).__name__}"
+        )
+    if (
+        config is not None
+        and max(getattr(config, name, None) or 1 for name in ("num_beams", "num_beam_groups")) > 1
+    ):
         raise InvalidValueError(
-            f"generation_config asks for beam search (num_beams={config.num_beams}), which writes from left to right; "
+            f"generation_config asks for beam search (num_beams={config.num_beams}), which writes "
+            "from left to right; "
             "leave it out, and use num_return_sequences=... for several answers"
         )
-    stored.update(getattr(config, _FIELD, None) or {})  # transformers puts the model's field into a plain config, too
+    # transformers puts the model's field into a plain config, too
+    stored.update(getattr(config, _FIELD, None) or {})
     if config is not None and not isinstance(config, MaskedDiffusionGenerationConfig):
-        names = ["max_new_tokens"] if config.num_return_sequences in (None, 1) else ["max_new_tokens", _COPIES]
+        names = (
+            ["max_new_tokens"]
+            if config.num_return_sequences in (None, 1)
+            else ["max_new_tokens", _COPIES]
+        )
         names += ["temperature", "top_k", "top_p"] if config.do_sample else []
-        stored.update({name: value for name in names if (value := getattr(config, name, None)) is not None})
-    over = ("schedule", "steps") if "plan" in given else ("plan",) if given.keys() & {"schedule", "steps"} else ()
+        stored.update(
+            {name: value for name in names if (value := getattr(config, name, None)) is not None}
+        )
+    over = (
+        ("schedule", "steps")
+        if "plan" in given
+        else ("plan",)
+        if given.keys() & {"schedule", "steps"}
+        else ()
+    )
     return DEFAULTS | {name: value for name, value in stored.items() if name not in over} | given

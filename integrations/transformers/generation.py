@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
+from mdm_schedules.information.measure import evaluating
 from mdm_schedules.integrations.models import ModelAdapter, get_adapter
 from mdm_schedules.integrations.transformers.config import DEFAULTS, merge_options
 from mdm_schedules.integrations.transformers.inputs import (
@@ -22,9 +25,6 @@ from mdm_schedules.integrations.transformers.inputs import (
     unexpanded,
 )
 from mdm_schedules.integrations.transformers.streaming import StreamerFeed
-
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
-from mdm_schedules.information.measure import evaluating
 from mdm_schedules.registry import schedule_for_steps
 from mdm_schedules.sampling import (
     CommitRule,
@@ -74,59 +74,71 @@ def generate(
     output_history: bool = False,
     **rest: Any,
 ) -> GenerationOutput:
-    """Write `max_new_tokens` tokens after each prompt, and fill the masks inside it, in `steps` forward passes.
+    """Write `max_new_tokens` tokens after each prompt, and fill the masks inside it, in `steps`
+    forward passes.
 
-    An option that is None is taken from `generation_config`, else from the model's own generation config if it is a
-    MaskedDiffusionGenerationConfig, else it is the default told here.
+    An option that is None is taken from `generation_config`, else from the model's own generation
+    config if it is a MaskedDiffusionGenerationConfig, else it is the default told here.
 
     Args:
-        model: a masked language model (see `mdm_schedules.integrations.models`), or a function from tokens [B, L] to
-            logits [B, L, V].
-        input_ids: LongTensor [B, P]; prompts of different lengths are padded on the left. Never changed.
+        model: a masked language model (see `mdm_schedules.integrations.models`), or a function from
+            tokens [B, L] to logits [B, L, V].
+        input_ids: LongTensor [B, P]; prompts of different lengths are padded on the left. Never
+            changed.
         attention_mask: [B, P], 0 on padding; None if nothing is padded.
-        schedule: as `get_schedule` takes it; `steps` chooses where a Hub id, folder or preset has several. By default
-            the model's own, else linear.
+        schedule: as `get_schedule` takes it; `steps` chooses where a Hub id, folder or preset has
+            several. By default the model's own, else linear.
         steps: forward passes in all, shared among blocks; by default one per token.
         max_new_tokens: masks appended to the prompt; by default none to a prompt that holds masks.
-        block_length: write blocks of so many tokens from left to right, the last one perhaps shorter; by default all
-            at once.
-        remasking: low_confidence (the default), margin, entropy, random, ancestral, left_to_right, or a policy object.
-        temperature: 0, the default, takes the most probable token. Confidence is read before it is applied.
+        block_length: write blocks of so many tokens from left to right, the last one perhaps
+            shorter; by default all at once.
+        remasking: low_confidence (the default), margin, entropy, random, ancestral, left_to_right,
+            or a policy object.
+        temperature: 0, the default, takes the most probable token. Confidence is read before it is
+            applied.
         mask_token_id: by default that of the model's config.
-        seed: None, an int, or one int per returned row. A sequence draws the same tokens whatever the batch around it.
-        plan: tokens per step in place of schedule and steps, [steps] or [B, steps], for each block. Given now, it goes
-            before a schedule and steps kept in a config, and either of these before a plan kept there.
+        seed: None, an int, or one int per returned row. A sequence draws the same tokens whatever
+            the batch around it.
+        plan: tokens per step in place of schedule and steps, [steps] or [B, steps], for each block.
+            Given now, it goes before a schedule and steps kept in a config, and either of these
+            before a plan kept there.
         top_k: draw among so many of the most probable tokens; 0 among all.
         top_p: draw among the most probable tokens that together have this probability, in (0, 1].
         suppress_tokens: token ids that are never drawn.
-        logits_processor: (input_ids [R, L], scores [R, V]) -> scores, or a LogitsProcessorList, before the draw; R are
-            the positions asked for, each with its whole sequence.
+        logits_processor: (input_ids [R, L], scores [R, V]) -> scores, or a LogitsProcessorList,
+            before the draw; R are the positions asked for, each with its whole sequence.
         infill: False refuses prompts that hold the mask token.
-        threshold: with low_confidence, each pass also reveals every token whose probability is above this, in
-            [0, 1], which takes fewer passes; at 1 there is none.
-        entropy_bound: with the entropy policy, each pass also reveals the surest tokens up to this joint entropy, nats.
-        remask: share of revealed tokens that each pass masks again (ReMDM), in [0, 1]; the passes stay as planned.
-        cfg_scale: classifier-free guidance: u + (cfg_scale + 1)(c - u) of the logits c with and u without the prompt.
-            Each pass then runs the model on twice the batch.
-        eos_token_id: end a row at this token (or these) in its answer once all before it is filled. By default rows
-            go on to the end, as the models' own samplers do.
+        threshold: with low_confidence, each pass also reveals every token whose probability is
+            above this, in [0, 1], which takes fewer passes; at 1 there is none.
+        entropy_bound: with the entropy policy, each pass also reveals the surest tokens up to this
+            joint entropy, nats.
+        remask: share of revealed tokens that each pass masks again (ReMDM), in [0, 1]; the passes
+            stay as planned.
+        cfg_scale: classifier-free guidance: u + (cfg_scale + 1)(c - u) of the logits c with and u
+            without the prompt. Each pass then runs the model on twice the batch.
+        eos_token_id: end a row at this token (or these) in its answer once all before it is filled.
+            By default rows go on to the end, as the models' own samplers do.
         pad_token_id: what follows the end; by default the first `eos_token_id`.
         num_return_sequences: answers per prompt, next to each other.
-        generation_config: a MaskedDiffusionGenerationConfig; of a plain GenerationConfig only max_new_tokens,
-            num_return_sequences and, with do_sample, temperature, top_k and top_p are taken; beam search is refused.
+        generation_config: a MaskedDiffusionGenerationConfig; of a plain GenerationConfig only
+            max_new_tokens, num_return_sequences and, with do_sample, temperature, top_k and top_p
+            are taken; beam search is refused.
         adapter: name of the model adapter; by default chosen by the model.
         streamer: a transformers TextDiffusionStreamer or TextStreamer; one sequence only.
         callback: called with a `StepInfo` after each pass.
         progress: show a progress bar.
         output_history: keep the tokens after each pass in `.history`.
-        **rest: what transformers' own generate adds for a cache is ignored; anything else is an error.
+        **rest: what transformers' own generate adds for a cache is ignored; anything else is an
+            error.
 
     Returns:
-        GenerationOutput with `.sequences` LongTensor [B, P + max_new_tokens] and `.nfe`, the forward passes spent.
+        GenerationOutput with `.sequences` LongTensor [B, P + max_new_tokens] and `.nfe`, the
+        forward passes spent.
 
     Raises:
-        MDMError: anything wrong with the arguments, before the first pass (but the few tokens by which it is tried,
-            once per model, whether its head takes single rows, and whether it minds padding).
+        MDMError: anything wrong with the arguments, before the first pass (but the few tokens by
+            which it is tried, once per model, whether its head takes single rows, and whether it
+            minds padding).
     """
     given = {name: value for name, value in locals().items() if name in DEFAULTS}
     check_rest(rest, list(inspect.signature(generate).parameters))
@@ -141,7 +153,9 @@ def generate(
     if not isinstance(o["infill"], bool):
         raise InvalidTypeError(f"infill must be True or False, got {o['infill']!r}")
     if has_masks and not o["infill"]:
-        raise InvalidValueError("the prompt holds the mask token, which infill=False refuses; infill=True fills it")
+        raise InvalidValueError(
+            "the prompt holds the mask token, which infill=False refuses; infill=True fills it"
+        )
     new = check_new_tokens(o["max_new_tokens"], has_masks)
     if new and not bool((own[:, 1:] >= own[:, :-1]).all()):
         raise InvalidValueError(
@@ -155,7 +169,8 @@ def generate(
     longest = int(own.sum(1).max())
     if bound.max_length is not None and longest > bound.max_length:
         raise InvalidValueError(
-            f"prompt and answer take {longest} tokens, but the model has positions for {bound.max_length}; "
+            f"prompt and answer take {longest} tokens, but the model has positions for "
+            f"{bound.max_length}; "
             f"shorten the prompt or use max_new_tokens={max(0, bound.max_length - longest + new)}"
         )
     passes: int | list[int] | None = None
@@ -169,9 +184,17 @@ def generate(
     scale = check_real("cfg_scale", o["cfg_scale"], 0)
     never = () if o["suppress_tokens"] is None else o["suppress_tokens"]
     check_suppressed(bound, never, mask)
-    draw = DrawOptions(o["temperature"], o["top_k"], o["top_p"], never, plain_processor(logits_processor))
-    schedule = schedule_for_steps(own_schedule(model) if o["schedule"] is None else o["schedule"], o["steps"])
-    feed = None if streamer is None else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
+    draw = DrawOptions(
+        o["temperature"], o["top_k"], o["top_p"], never, plain_processor(logits_processor)
+    )
+    schedule = schedule_for_steps(
+        own_schedule(model) if o["schedule"] is None else o["schedule"], o["steps"]
+    )
+    feed = (
+        None
+        if streamer is None
+        else StreamerFeed(streamer, prompt, mask, final=not (o["remask"] or eos))
+    )
     padded = None if bool(own.all()) else own
     with evaluating(model):
         bound.check_tokens(torch.full_like(tokens, mask) if scale else tokens, own, mask)
@@ -205,12 +228,16 @@ def generate(
 
 
 def _signature_for_transformers() -> inspect.Signature:
-    """Without attention_mask, which transformers' own generate passes twice to a custom function that lists it.
+    """Without attention_mask, which transformers' own generate passes twice to a custom function
+    that lists it.
 
-    (Once as that function's option, and once as the mask that it then works out by itself, from pad tokens.)
+    (Once as that function's option, and once as the mask that it then works out by itself, from pad
+    tokens.)
     """
     signature = inspect.signature(generate)
-    hidden = [parameter for name, parameter in signature.parameters.items() if name != "attention_mask"]
+    hidden = [
+        parameter for name, parameter in signature.parameters.items() if name != "attention_mask"
+    ]
     return signature.replace(parameters=hidden)
 
 
@@ -227,16 +254,22 @@ class ModelDenoiser:
     mask_token_id: int
     cfg_scale: float
 
-    def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, tokens: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         own = None if self.own is None else self.own[:, : tokens.shape[1]]
         if self.prompt is not None:
             blind = tokens.masked_fill(self.prompt[:, : tokens.shape[1]], self.mask_token_id)
             tokens, rows = torch.cat([tokens, blind]), torch.cat([rows, rows + tokens.numel()])
             own = None if own is None else torch.cat([own, own])
-        answer: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.bound.logits(tokens, rows, own)
+        answer: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.bound.logits(
+            tokens, rows, own
+        )
         if self.prompt is None:
             return answer
-        conditional, unconditional = (answer[0][answer[1]] if isinstance(answer, tuple) else answer).chunk(2)
+        conditional, unconditional = (
+            answer[0][answer[1]] if isinstance(answer, tuple) else answer
+        ).chunk(2)
         return unconditional + (self.cfg_scale + 1) * (conditional - unconditional)
 
     def keep(self, rows: torch.Tensor) -> None:

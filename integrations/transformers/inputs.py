@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mdm_schedules.integrations.models import ModelAdapter
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, did_you_mean
+from mdm_schedules.integrations.models import ModelAdapter
 
 _INTEGERS = (torch.long, torch.int32, torch.int16, torch.uint8, torch.int8)
-#: what transformers' own generate hands to a custom function and what has no meaning without a cache
+#: what transformers' own generate hands to a custom function and what has no meaning without a
+#: cache
 _OF_TRANSFORMERS = (
     "cache_position",
     "logits_to_keep",
@@ -32,14 +33,23 @@ def check_mask_token(bound: ModelAdapter, given: int | None) -> int:
     mask = bound.mask_token_id if given is None else given
     if mask is None:
         raise InvalidValueError(
-            "the model's config has no mask_token_id; pass mask_token_id=tokenizer.mask_token_id to generate"
+            "the model's config has no mask_token_id; pass mask_token_id=tokenizer.mask_token_id "
+            "to generate"
         )
-    return check_int("mask_token_id", mask, 0, None if bound.vocab_size is None else bound.vocab_size - 1)
+    return check_int(
+        "mask_token_id", mask, 0, None if bound.vocab_size is None else bound.vocab_size - 1
+    )
 
 
-def check_prompt(bound: ModelAdapter, input_ids: Any, attention_mask: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def check_prompt(
+    bound: ModelAdapter, input_ids: Any, attention_mask: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The prompt on the model's device and a bool [B, P] that is False on padding."""
-    if not isinstance(input_ids, torch.Tensor) or input_ids.dtype not in _INTEGERS or input_ids.ndim != 2:
+    if (
+        not isinstance(input_ids, torch.Tensor)
+        or input_ids.dtype not in _INTEGERS
+        or input_ids.ndim != 2
+    ):
         given = type(input_ids).__name__
         if isinstance(input_ids, torch.Tensor):
             given = f"{input_ids.dtype} of shape {tuple(input_ids.shape)}"
@@ -54,13 +64,16 @@ def check_prompt(bound: ModelAdapter, input_ids: Any, attention_mask: Any) -> tu
         low, high = int(prompt.min()), int(prompt.max())
         if low < 0 or high >= bound.vocab_size:
             wrong = low if low < 0 else high
-            raise InvalidValueError(f"input_ids must lie in [0, {bound.vocab_size - 1}], got {wrong}")
+            raise InvalidValueError(
+                f"input_ids must lie in [0, {bound.vocab_size - 1}], got {wrong}"
+            )
     if attention_mask is None:
         return prompt, torch.ones_like(prompt, dtype=torch.bool)
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.shape != input_ids.shape:
         shape = getattr(attention_mask, "shape", type(attention_mask).__name__)
         raise InvalidValueError(
-            f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, got {shape}"
+            f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, got "
+            f"{shape}"
         )
     mask = attention_mask.to(prompt.device)
     if not bool(((mask == 0) | (mask == 1)).all()):
@@ -72,7 +85,9 @@ def check_new_tokens(given: int | None, has_masks: bool) -> int:
     """How many masks to append."""
     example = "generate(model, input_ids, max_new_tokens=128, steps=16)"
     if given is None and not has_masks:
-        raise InvalidValueError(f"max_new_tokens is needed for a prompt without masks; for example {example}")
+        raise InvalidValueError(
+            f"max_new_tokens is needed for a prompt without masks; for example {example}"
+        )
     new = 0 if given is None else check_int("max_new_tokens", given, 0, 1 << 20, example)
     if not new and not has_masks:
         raise InvalidValueError(
@@ -81,7 +96,9 @@ def check_new_tokens(given: int | None, has_masks: bool) -> int:
     return new
 
 
-def block_ends(bound: ModelAdapter, own: torch.Tensor, new: int, block_length: int | None) -> list[int]:
+def block_ends(
+    bound: ModelAdapter, own: torch.Tensor, new: int, block_length: int | None
+) -> list[int]:
     """Columns where the blocks of the answer end, from the prompt's `own` bool [B, P]."""
     prompt = own.shape[1]
     if block_length is not None:
@@ -89,13 +106,17 @@ def block_ends(bound: ModelAdapter, own: torch.Tensor, new: int, block_length: i
     offset = 0  # tokens of the answer's first block that the prompt takes
     if bound.block_length is not None:
         if block_length not in (None, bound.block_length):
-            raise InvalidValueError(f"this model attends by blocks of {bound.block_length}, got {block_length}")
+            raise InvalidValueError(
+                f"this model attends by blocks of {bound.block_length}, got {block_length}"
+            )
         block_length = bound.block_length
         offsets = (own.sum(1) % block_length).unique().tolist()
         if len(offsets) > 1:
             raise InvalidValueError(
-                f"prompts of one batch must have the same length modulo the model's block of {block_length}, got "
-                f"remainders {offsets}; sort them by length % {block_length}, or generate for one at a time"
+                "prompts of one batch must have the same length modulo the model's block of "
+                f"{block_length}, got "
+                f"remainders {offsets}; sort them by length % {block_length}, or generate for one "
+                "at a time"
             )
         offset = offsets[0]
     if block_length is None:
@@ -103,13 +124,20 @@ def block_ends(bound: ModelAdapter, own: torch.Tensor, new: int, block_length: i
     return [*range(prompt - offset + block_length, prompt + new, block_length), prompt + new]
 
 
-def token_ids(name: str, given: int | Sequence[int] | torch.Tensor | None, vocab_size: int | None) -> list[int]:
+def token_ids(
+    name: str, given: int | Sequence[int] | torch.Tensor | None, vocab_size: int | None
+) -> list[int]:
     """One token id or several as a list; None is an empty one."""
     if given is None:
         return []
     values = given.tolist() if isinstance(given, torch.Tensor) else given
-    values = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
-    return [check_int(name, value, 0, None if vocab_size is None else vocab_size - 1) for value in values]
+    values = (
+        list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
+    )
+    return [
+        check_int(name, value, 0, None if vocab_size is None else vocab_size - 1)
+        for value in values
+    ]
 
 
 def check_suppressed(bound: ModelAdapter, given: Any, mask_token_id: int) -> None:
@@ -119,7 +147,8 @@ def check_suppressed(bound: ModelAdapter, given: Any, mask_token_id: int) -> Non
     hidden = {mask_token_id, *token_ids("suppress_tokens", given, bound.vocab_size)}
     if bound.vocab_size is not None and len(hidden) >= bound.vocab_size:
         raise InvalidValueError(
-            f"suppress_tokens leaves nothing to draw: with the mask token it hides all {bound.vocab_size} tokens"
+            "suppress_tokens leaves nothing to draw: with the mask token it hides all "
+            f"{bound.vocab_size} tokens"
         )
 
 
@@ -133,7 +162,8 @@ def check_rest(rest: dict[str, Any], options: list[str]) -> None:
             for criterion in value or ():
                 if type(criterion).__name__ not in _LENGTH_CRITERIA:
                     raise InvalidTypeError(
-                        f"stopping_criteria {type(criterion).__name__} does not fit writing in any order; "
+                        f"stopping_criteria {type(criterion).__name__} does not fit writing in any "
+                        "order; "
                         "use eos_token_id=..., or callback=..."
                     )
         elif name not in _OF_TRANSFORMERS:
@@ -143,21 +173,31 @@ def check_rest(rest: dict[str, Any], options: list[str]) -> None:
 def unexpanded(
     input_ids: Any, attention_mask: Any, config: Any, rest: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The prompts once each, where transformers' own generate has repeated them for num_return_sequences of `config`.
+    """The prompts once each, where transformers' own generate has repeated them for
+    num_return_sequences of `config`.
 
-    It does so for every custom function, and hands over the config, by which we repeat them ourselves.
+    It does so for every custom function, and hands over the config, by which we repeat them
+    ourselves.
     """
     copies = getattr(config, "num_return_sequences", None) or 1
-    if copies == 1 or not {"stopping_criteria", "use_cache"} <= rest.keys() or not isinstance(input_ids, torch.Tensor):
+    if (
+        copies == 1
+        or not {"stopping_criteria", "use_cache"} <= rest.keys()
+        or not isinstance(input_ids, torch.Tensor)
+    ):
         return input_ids, attention_mask
     return input_ids[::copies], None if attention_mask is None else attention_mask[::copies]
 
 
 def plain_processor(processor: Any) -> Any:
-    """Without transformers' own warpers, which we get as temperature, top_k and top_p; None if nothing is left."""
+    """Without transformers' own warpers, which we get as temperature, top_k and top_p; None if
+    nothing is left.
+    """
     if not isinstance(processor, list):
         return processor
     kept = type(processor)(one for one in processor if type(one).__name__ not in _WARPERS)
     if kept and not callable(kept):
-        raise InvalidTypeError("logits_processor must be a function or a transformers LogitsProcessorList, got a list")
+        raise InvalidTypeError(
+            "logits_processor must be a function or a transformers LogitsProcessorList, got a list"
+        )
     return kept or None

@@ -11,20 +11,27 @@ from mdm_schedules.sampling import StepInfo
 
 
 class StreamerFeed:
-    """Puts the prompt, then the answer's filled prefix as it grows, and drafts of the rest where they are taken.
+    """Puts the prompt, then the answer's filled prefix as it grows, and drafts of the rest where
+    they are taken.
 
-    A TextDiffusionStreamer (transformers 5) has `put_draft`; a TextStreamer gets whole words as they become final.
+    A TextDiffusionStreamer (transformers 5) has `put_draft`; a TextStreamer gets whole words as
+    they become final.
 
     Args:
         streamer: has `put` and `end`.
         prompt: LongTensor [1, P].
         mask_token_id: what is not filled yet.
-        final: whether a filled token stays as it is (not with remask, nor before an end of sequence is looked for).
+        final: whether a filled token stays as it is (not with remask, nor before an end of sequence
+            is looked for).
     """
 
-    def __init__(self, streamer: Any, prompt: torch.Tensor, mask_token_id: int, final: bool) -> None:
+    def __init__(
+        self, streamer: Any, prompt: torch.Tensor, mask_token_id: int, final: bool
+    ) -> None:
         if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
-            raise InvalidTypeError(f"streamer must have put and end, as transformers' have, got {streamer!r}")
+            raise InvalidTypeError(
+                f"streamer must have put and end, as transformers' have, got {streamer!r}"
+            )
         if len(prompt) > 1:
             raise InvalidValueError(f"a streamer takes one sequence, got a batch of {len(prompt)}")
         if bool((prompt == mask_token_id).any()):

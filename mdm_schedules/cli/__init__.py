@@ -19,11 +19,15 @@ _MODULES = (models, sampling, schedules, hub, tune, evaluate)
 def _parser() -> argparse.ArgumentParser:
     from mdm_schedules import __version__
 
-    parser = argparse.ArgumentParser(prog="mdm-schedules", description="Mask schedules for masked diffusion models.")
+    parser = argparse.ArgumentParser(
+        prog="mdm-schedules", description="Mask schedules for masked diffusion models."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("--json", action="store_true", help="print JSON for machines")
         sub.set_defaults(run=run)
@@ -43,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has what it wanted, as in `mdm-schedules list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        # or Python complains at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (MDMError, OSError) as error:
         print(f"mdm-schedules: {' '.join(str(error).split())}", file=sys.stderr)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class Command(Protocol):
     """Adds one command: its name, what it runs, and what it does in a sentence."""
 
-    def __call__(self, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser: ...
+    def __call__(
+        self, name: str, run: Callable[[argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser: ...
 
 
 def positive(text: str) -> int:

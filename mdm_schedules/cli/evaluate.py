@@ -15,7 +15,16 @@ from mdm_schedules.cli.models import add_model_arguments, load_model
 from mdm_schedules.errors import InvalidValueError, StorageError, check_int
 from mdm_schedules.hub.files import write_atomically
 
-_OPTIONS = ("steps", "max_new_tokens", "block_length", "remasking", "temperature", "top_k", "top_p", "cfg_scale")
+_OPTIONS = (
+    "steps",
+    "max_new_tokens",
+    "block_length",
+    "remasking",
+    "temperature",
+    "top_k",
+    "top_p",
+    "cfg_scale",
+)
 _OF_THE_MODEL = ("batch_size", "seed", "mc_num", "check_greedy", "add_bos_token", "max_length")
 
 
@@ -35,7 +44,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import handle_non_serializable, make_table
 
-    manager = TaskManager(include_path=None if args.include_path is None else str(args.include_path))
+    manager = TaskManager(
+        include_path=None if args.include_path is None else str(args.include_path)
+    )
     names = [name for name in args.tasks.split(",") if name]
     tasks = load_tasks(names, manager, allow_code_execution=args.allow_code_execution)
     joined_processes()  # so that "cuda" is this process's own GPU
@@ -43,7 +54,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in (*_OPTIONS, *_OF_THE_MODEL)}
     lm = MaskedDiffusionLM(model, tokenizer, **given)
     if args.apply_chat_template and not tokenizer.chat_template:
-        raise InvalidValueError(f"the tokenizer of {args.model} has no chat template; leave --apply-chat-template out")
+        raise InvalidValueError(
+            f"the tokenizer of {args.model} has no chat template; leave --apply-chat-template out"
+        )
     with contextlib.redirect_stdout(sys.stderr):  # lm-eval prints to both
         results: dict[str, Any] | None = simple_evaluate(
             model=lm,
@@ -63,7 +76,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.json:
         print(text)
     else:
-        print(make_table(results) + (make_table(results, "groups") if results.get("groups") else ""), end="")
+        print(
+            make_table(results) + (make_table(results, "groups") if results.get("groups") else ""),
+            end="",
+        )
 
 
 def _output_file(path: Path | None) -> Path | None:
@@ -72,7 +88,9 @@ def _output_file(path: Path | None) -> Path | None:
         return None
     file = path / "results.json" if path.is_dir() else path
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
-        raise StorageError(f"cannot write {file}: {file.parent} is no folder that can be written to")
+        raise StorageError(
+            f"cannot write {file}: {file.parent} is no folder that can be written to"
+        )
     return file
 
 
@@ -80,27 +98,57 @@ def add(command: Command) -> None:
     """Add the command of this module."""
     from mdm_schedules.sampling.policy import POLICIES
 
-    run = command("eval", _evaluate, "Run tasks of lm-eval on a masked language model under a schedule.")
-    run.add_argument("--tasks", required=True, help="names of tasks or groups of lm-eval, separated by commas")
+    run = command(
+        "eval", _evaluate, "Run tasks of lm-eval on a masked language model under a schedule."
+    )
+    run.add_argument(
+        "--tasks", required=True, help="names of tasks or groups of lm-eval, separated by commas"
+    )
     add_model_arguments(run)
     run.add_argument("--steps", type=int, help="forward passes per answer (default: one per token)")
-    run.add_argument("--max-new-tokens", type=int, help="length of an answer (default: the task's, else 256)")
+    run.add_argument(
+        "--max-new-tokens", type=int, help="length of an answer (default: the task's, else 256)"
+    )
     run.add_argument("--block-length", type=int)
     run.add_argument("--remasking", choices=sorted(POLICIES), help="default: low_confidence")
     run.add_argument("--temperature", type=float, help="default: the task's, else 0")
     run.add_argument("--top-k", type=int)
     run.add_argument("--top-p", type=float)
-    run.add_argument("--cfg-scale", type=float, help="guidance by the prompt, of answers and likelihoods")
-    run.add_argument("--mc-num", type=int, default=128, help="forward passes per likelihood (default: 128)")
-    run.add_argument("--check-greedy", action="store_true", help="find out whether likely texts would be written too")
-    run.add_argument("--add-bos-token", action="store_true", help="begin every text with the tokenizer's BOS token")
-    run.add_argument("--max-length", type=int, help="tokens that the model reads (default: as many as it can)")
+    run.add_argument(
+        "--cfg-scale", type=float, help="guidance by the prompt, of answers and likelihoods"
+    )
+    run.add_argument(
+        "--mc-num", type=int, default=128, help="forward passes per likelihood (default: 128)"
+    )
+    run.add_argument(
+        "--check-greedy",
+        action="store_true",
+        help="find out whether likely texts would be written too",
+    )
+    run.add_argument(
+        "--add-bos-token",
+        action="store_true",
+        help="begin every text with the tokenizer's BOS token",
+    )
+    run.add_argument(
+        "--max-length", type=int, help="tokens that the model reads (default: as many as it can)"
+    )
     run.add_argument("--batch-size", type=int, default=1)
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--num-fewshot", type=int)
     run.add_argument("--limit", type=int, help="use the first so many documents of each task")
     run.add_argument("--include-path", type=Path, help="folder with tasks of your own")
     run.add_argument("--apply-chat-template", action="store_true")
-    run.add_argument("--allow-code-execution", action="store_true", help="for tasks that run what the model writes")
-    run.add_argument("--log-samples", action="store_true", help="keep every document and answer in the results")
-    run.add_argument("--output", type=Path, help="write the results into this JSON file, or folder as results.json")
+    run.add_argument(
+        "--allow-code-execution",
+        action="store_true",
+        help="for tasks that run what the model writes",
+    )
+    run.add_argument(
+        "--log-samples", action="store_true", help="keep every document and answer in the results"
+    )
+    run.add_argument(
+        "--output",
+        type=Path,
+        help="write the results into this JSON file, or folder as results.json",
+    )

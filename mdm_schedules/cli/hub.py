@@ -17,7 +17,8 @@ def _push(args: argparse.Namespace) -> None:
 
     if args.evaluation and not args.evaluation.is_file():
         raise StorageError(
-            f"no evaluation file at {args.evaluation}; it is JSON with model, task, steps, metric and value"
+            f"no evaluation file at {args.evaluation}; it is JSON with model, task, steps, metric "
+            "and value"
         )
     done = get_schedule(args.schedule).push_to_hub(
         args.repo,
@@ -47,7 +48,11 @@ def _pull(args: argparse.Namespace) -> None:
     folder = args.output or Path(args.repo.partition("@")[0].rpartition("/")[2])
     schedule.save_pretrained(folder)
     evaluation = schedule.evaluation
-    data = {"folder": str(folder), "schedule": schedule.spec, "evaluation": evaluation and evaluation.to_json()}
+    data = {
+        "folder": str(folder),
+        "schedule": schedule.spec,
+        "evaluation": evaluation and evaluation.to_json(),
+    }
     score = f"\n{scored(evaluation)}" if evaluation else ""
     show_result(args, data, f"{schedule!r:.200}{score}\nSaved in {folder}")
 
@@ -55,13 +60,21 @@ def _pull(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> None:
     from mdm_schedules.hub import search_schedules
 
-    rows = search_schedules(args.base_model, task=args.task, author=args.author, search=args.search, limit=args.limit)
+    rows = search_schedules(
+        args.base_model, task=args.task, author=args.author, search=args.search, limit=args.limit
+    )
     lines = []
     for row in rows:
-        lines.append(f"{row.repo_id}  for {', '.join(row.base_models) or 'any model'}  ({row.downloads} downloads)")
+        lines.append(
+            f"{row.repo_id}  for {', '.join(row.base_models) or 'any model'}  "
+            f"({row.downloads} downloads)"
+        )
         lines += [f"    {scored(evaluation)}" for evaluation in row.evaluations]
     data = [
-        {**dataclasses.asdict(row), "evaluations": [evaluation.to_json() for evaluation in row.evaluations]}
+        {
+            **dataclasses.asdict(row),
+            "evaluations": [evaluation.to_json() for evaluation in row.evaluations],
+        }
         for row in rows
     ]
     show_result(args, data, "\n".join(lines) or "Nothing fits; search with fewer words.")
@@ -72,14 +85,18 @@ def add(command: Command) -> None:
     push = command("push", _push, "Publish a schedule on the Hub.")
     push.add_argument("schedule", help="folder, spec, or Hub id")
     push.add_argument("repo", help="user/repo, made if missing")
-    push.add_argument("--evaluation", type=Path, help="JSON file: model, task, steps, metric, value, ...")
+    push.add_argument(
+        "--evaluation", type=Path, help="JSON file: model, task, steps, metric, value, ..."
+    )
     push.add_argument("--private", action="store_true", help="if the repository is new")
     push.add_argument("--message", help="of the commit")
     push.add_argument("--create-pr", action="store_true", help="open a pull request instead")
 
     pull = command("pull", _pull, "Save a schedule from the Hub in a folder.")
     pull.add_argument("repo", help="user/repo or user/repo@revision")
-    pull.add_argument("--steps", type=int, help="take the one tuned for the nearest number of steps")
+    pull.add_argument(
+        "--steps", type=int, help="take the one tuned for the nearest number of steps"
+    )
     pull.add_argument("--output", type=Path, help="folder (default: the name of the repository)")
     pull.add_argument("--force-download", action="store_true")
 

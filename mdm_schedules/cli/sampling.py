@@ -1,4 +1,6 @@
-"""The command sample: one prompt to the screen, or a file of them to a file, on one process or many."""
+"""The command sample: one prompt to the screen, or a file of them to a file, on one process or
+many.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def _sample(args: argparse.Namespace) -> None:
         _launch(args) if args.num_processes > 1 else _sample_file(args)
         return
     model, tokenizer = load_model(args)
-    ids = tokenizer(args.prompt, return_tensors="pt", add_special_tokens=args.special_tokens).input_ids
+    ids = tokenizer(
+        args.prompt, return_tensors="pt", add_special_tokens=args.special_tokens
+    ).input_ids
     out = model.generate(
         ids,
         **_options(args, tokenizer),
@@ -30,8 +34,19 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
-    names = ("steps", "max_new_tokens", "block_length", "remasking", "temperature", "top_k", "top_p", "seed")
-    return {name: getattr(args, name) for name in names} | {"mask_token_id": tokenizer.mask_token_id}
+    names = (
+        "steps",
+        "max_new_tokens",
+        "block_length",
+        "remasking",
+        "temperature",
+        "top_k",
+        "top_p",
+        "seed",
+    )
+    return {name: getattr(args, name) for name in names} | {
+        "mask_token_id": tokenizer.mask_token_id
+    }
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -51,7 +66,8 @@ def _sample_file(args: argparse.Namespace) -> None:
 
     from mdm_schedules.integrations.accelerate import generate_distributed
 
-    state = PartialState(cpu=args.device == "cpu")  # before the model goes to "cuda", which is then this process's own
+    # before the model goes to "cuda", which is then this process's own
+    state = PartialState(cpu=args.device == "cpu")
     try:
         model, tokenizer = load_model(args)
         out = generate_distributed(
@@ -75,8 +91,13 @@ def _sample_file(args: argparse.Namespace) -> None:
         return
     data = {name: value for name, value in vars(out).items() if name != "records"}
     new = out.prompts - out.done_before
-    text = f"{args.output}: {out.prompts} prompts, {new} of them now, in {out.seconds:.1f} s: {out.tokens} tokens"
-    text += f" in {out.nfe} passes, seed {out.seed}" + (f"; {out.skipped} skipped" if out.skipped else "")
+    text = (
+        f"{args.output}: {out.prompts} prompts, {new} of them now, in {out.seconds:.1f} s: "
+        f"{out.tokens} tokens"
+    )
+    text += f" in {out.nfe} passes, seed {out.seed}" + (
+        f"; {out.skipped} skipped" if out.skipped else ""
+    )
     show_result(args, {**data, "schedule": model.schedule.spec}, text)
 
 
@@ -89,9 +110,15 @@ def _launch(args: argparse.Namespace) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if "LOCAL_RANK" in os.environ:
-        args.usage("--num-processes starts processes itself; leave it out under accelerate launch or torchrun")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes tell what went wrong
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.num_processes)))
+        args.usage(
+            "--num-processes starts processes itself; leave it out under accelerate launch "
+            "or torchrun"
+        )
+    # the processes tell what went wrong
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.num_processes))
+    )
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -109,7 +136,8 @@ def _launch(args: argparse.Namespace) -> None:
         if failure.exitcode >= 0:
             raise SystemExit(1) from None
         raise DistributedError(
-            f"process {rank} was ended by signal {-failure.exitcode} (9 is often a lack of memory); what is finished "
+            f"process {rank} was ended by signal {-failure.exitcode} (9 is often a lack of "
+            "memory); what is finished "
             "is kept: the same command does the rest"
         ) from None
 
@@ -121,13 +149,31 @@ def add(command: Command) -> None:
     sample = command("sample", _sample, "Write text with a masked language model.")
     add_model_arguments(sample)
     sample.add_argument("--prompt", help="text before the answer; mask tokens in it are filled")
-    sample.add_argument("--prompts", metavar="FILE", help='.jsonl ({"prompt": ..., "id": ...}), or a text on each line')
-    sample.add_argument("--output", metavar="FILE", help="JSONL for the answers to --prompts; a repeated call goes on")
-    sample.add_argument("--batch-size", type=int, default=8, help="prompts of --prompts in one pass (default 8)")
-    sample.add_argument("--num-processes", type=int, default=1, help="processes to start for --prompts (default 1)")
-    sample.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="at a bad line or prompt")
-    sample.add_argument("--overwrite", action="store_true", help="discard what is there of the output")
-    sample.add_argument("--force-resume", action="store_true", help="go on from results of other settings")
+    sample.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help='.jsonl ({"prompt": ..., "id": ...}), or a text on each line',
+    )
+    sample.add_argument(
+        "--output",
+        metavar="FILE",
+        help="JSONL for the answers to --prompts; a repeated call goes on",
+    )
+    sample.add_argument(
+        "--batch-size", type=int, default=8, help="prompts of --prompts in one pass (default 8)"
+    )
+    sample.add_argument(
+        "--num-processes", type=int, default=1, help="processes to start for --prompts (default 1)"
+    )
+    sample.add_argument(
+        "--on-error", choices=("stop", "skip"), default="stop", help="at a bad line or prompt"
+    )
+    sample.add_argument(
+        "--overwrite", action="store_true", help="discard what is there of the output"
+    )
+    sample.add_argument(
+        "--force-resume", action="store_true", help="go on from results of other settings"
+    )
     sample.add_argument("--steps", type=int, help="forward passes (default: one per token)")
     sample.add_argument("--max-new-tokens", type=int)
     sample.add_argument("--block-length", type=int)
@@ -136,5 +182,7 @@ def add(command: Command) -> None:
     sample.add_argument("--top-k", type=int)
     sample.add_argument("--top-p", type=float)
     sample.add_argument("--seed", type=int)
-    sample.add_argument("--special-tokens", action="store_true", help="let the tokenizer add its special tokens")
+    sample.add_argument(
+        "--special-tokens", action="store_true", help="let the tokenizer add its special tokens"
+    )
     sample.set_defaults(usage=sample.error)

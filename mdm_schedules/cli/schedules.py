@@ -18,7 +18,11 @@ def _list(args: argparse.Namespace) -> None:
     for preset in list_presets():
         steps = ", ".join(map(str, preset.steps))
         rows.append(
-            Entry(PREFIX + preset.name, preset.source, f"best of {len(preset.rows)} schedules at steps {steps}")
+            Entry(
+                PREFIX + preset.name,
+                preset.source,
+                f"best of {len(preset.rows)} schedules at steps {steps}",
+            )
         )
     width = max((len(row.name) for row in rows), default=0)
     lines = [f"{row.name:<{width}}  {row.target}  ({row.source})" for row in rows]
@@ -47,9 +51,15 @@ def _show(args: argparse.Namespace) -> None:
     summary = (type(schedule).__doc__ or "").strip().splitlines()[0]
     rows = zip(data["t"], data["alpha"], data["gamma"], strict=True)
     curve = "\n".join(f"{t:5.3f}  {alpha:8.6f}  {gamma:8.6f}" for t, alpha, gamma in rows)
-    plan = f"plan for {args.num_tokens} tokens in {steps} steps:\n{' '.join(map(str, data['plan']))}"
+    plan = (
+        f"plan for {args.num_tokens} tokens in {steps} steps:\n{' '.join(map(str, data['plan']))}"
+    )
     score = f"\n{scored(evaluation)}" if evaluation else ""
-    show_result(args, data, f"{schedule.spec}\n{summary}{score}\n\n    t     alpha     gamma\n{curve}\n\n{plan}")
+    show_result(
+        args,
+        data,
+        f"{schedule.spec}\n{summary}{score}\n\n    t     alpha     gamma\n{curve}\n\n{plan}",
+    )
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -80,8 +90,12 @@ def _energy(args: argparse.Namespace) -> None:
     weight = "gamma(t) = t" if gamma is None else f"the gamma of {gamma.spec}"
     value = f"{excess * math.pi**2:.9g} = {excess:.9g} * pi^2 (error {excess.error:.1g})"
     text = f"{schedule.spec} under {weight}, per token (arXiv 2509.13866, Eq. 14):\n"
-    text += f"energy: {value if math.isfinite(excess) else 'infinite'}; the least possible is pi^2\n"
-    show_result(args, data, f"{text}in {args.steps} steps (App. D.5): {data['discrete_energy']:.9g}")
+    text += (
+        f"energy: {value if math.isfinite(excess) else 'infinite'}; the least possible is pi^2\n"
+    )
+    show_result(
+        args, data, f"{text}in {args.steps} steps (App. D.5): {data['discrete_energy']:.9g}"
+    )
 
 
 def add(command: Command) -> None:
@@ -96,12 +110,18 @@ def add(command: Command) -> None:
     for sub in (show, plot):
         sub.add_argument("--num-tokens", type=int, default=256)
     show.add_argument(
-        "--steps", type=int, help="of the plan (default 16), and nearest to the schedule's where several fit"
+        "--steps",
+        type=int,
+        help="of the plan (default 16), and nearest to the schedule's where several fit",
     )
     plot.add_argument("--steps", type=int, default=16)
-    energy = command("energy", _energy, "Print a schedule's energy, and how far it is above the minimum.")
+    energy = command(
+        "energy", _energy, "Print a schedule's energy, and how far it is above the minimum."
+    )
     energy.add_argument("schedule", help="name, spec or folder")
-    energy.add_argument("--gamma", help="the schedule whose gamma weighs the energy (default: gamma(t) = t)")
+    energy.add_argument(
+        "--gamma", help="the schedule whose gamma weighs the energy (default: gamma(t) = t)"
+    )
     energy.add_argument("--steps", type=int, default=16, help="of the discrete energy (default 16)")
     show.add_argument("--subfolder", help="folder in the repository")
     show.add_argument("--task", help="such as gsm8k")

@@ -29,7 +29,9 @@ def _tune(args: argparse.Namespace) -> None:
         storage=args.storage,
         progress=sys.stderr.isatty(),
     )
-    lines = [found.table(steps, rows=args.rows) + "\n" for steps in found.choices if steps is not None]
+    lines = [
+        found.table(steps, rows=args.rows) + "\n" for steps in found.choices if steps is not None
+    ]
     lines += [found.verdict(steps) for steps in found.choices]
     task, model = args.task or objective.name, None if objective.model_name else args.model
     if args.output:
@@ -52,15 +54,24 @@ def _objective(args: argparse.Namespace) -> Any:
 
     if args.lm_eval_task is not None:
         return _lm_eval_objective(args)
-    options = {"remasking": args.remasking, "temperature": args.temperature, "batch_size": args.batch_size}
+    options = {
+        "remasking": args.remasking,
+        "temperature": args.temperature,
+        "batch_size": args.batch_size,
+    }
     if args.instances is None:
         if args.model != "sudoku":
             raise InvalidValueError(
-                'give a JSONL file of {"prompt": ..., "answer": ...}, or try --model sudoku, which has instances'
+                'give a JSONL file of {"prompt": ..., "answer": ...}, '
+                "or try --model sudoku, which has instances"
             )
         if args.metric is not None:
-            raise InvalidValueError("--model sudoku has a metric of its own, valid_grid; leave --metric out")
-        return demo.sudoku_objective(400 if args.limit is None else args.limit, clues=args.clues, **options)
+            raise InvalidValueError(
+                "--model sudoku has a metric of its own, valid_grid; leave --metric out"
+            )
+        return demo.sudoku_objective(
+            400 if args.limit is None else args.limit, clues=args.clues, **options
+        )
     instances = read_instances(args.instances)[: args.limit]
     model, tokenizer = load_model(args)
     return GenerationObjective(
@@ -103,7 +114,9 @@ def read_instances(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise StorageError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     found = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -111,8 +124,14 @@ def read_instances(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except ValueError as error:
                 raise FormatError(f"{path}, line {number}: no JSON ({error})") from None
-            if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or "answer" not in row:
-                raise FormatError(f'{path}, line {number}: must be {{"prompt": "...", "answer": "..."}}')
+            if (
+                not isinstance(row, dict)
+                or not isinstance(row.get("prompt"), str)
+                or "answer" not in row
+            ):
+                raise FormatError(
+                    f'{path}, line {number}: must be {{"prompt": "...", "answer": "..."}}'
+                )
             found.append(row)
     return found
 
@@ -123,29 +142,54 @@ def add(command: Command) -> None:
     from mdm_schedules.tuning.generated import METRICS
     from mdm_schedules.tuning.search import METHODS
 
-    tune = command("tune", _tune, "Find a schedule for a model, a task and a number of steps, without training.")
+    tune = command(
+        "tune",
+        _tune,
+        "Find a schedule for a model, a task and a number of steps, without training.",
+    )
     add_model_arguments(tune)
-    tune.add_argument("instances", nargs="?", type=Path, help='JSONL of {"prompt": ..., "answer": ...}')
-    tune.add_argument("--steps", type=int, nargs="+", required=True, help="forward passes, one number or several")
     tune.add_argument(
-        "--method", choices=["profile", *METHODS], help="default: profile, by far the cheapest; tpe for --lm-eval-task"
+        "instances", nargs="?", type=Path, help='JSONL of {"prompt": ..., "answer": ...}'
+    )
+    tune.add_argument(
+        "--steps", type=int, nargs="+", required=True, help="forward passes, one number or several"
+    )
+    tune.add_argument(
+        "--method",
+        choices=["profile", *METHODS],
+        help="default: profile, by far the cheapest; tpe for --lm-eval-task",
     )
     tune.add_argument("--n-trials", type=int, help="candidates of a search (default 60; grid 100)")
-    tune.add_argument("--lm-eval-task", metavar="TASK", help="tune on a task of lm-eval that generates")
+    tune.add_argument(
+        "--lm-eval-task", metavar="TASK", help="tune on a task of lm-eval that generates"
+    )
     tune.add_argument("--include-path", type=Path, help="folder with tasks of your own")
-    tune.add_argument("--metric", help=f"{', '.join(sorted(METRICS))} (default exact_match), or a metric of the task")
+    tune.add_argument(
+        "--metric",
+        help=f"{', '.join(sorted(METRICS))} (default exact_match), or a metric of the task",
+    )
     tune.add_argument("--max-new-tokens", type=int)
     tune.add_argument("--block-length", type=int)
     tune.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")
     tune.add_argument("--temperature", type=float, default=0.0)
-    tune.add_argument("--special-tokens", action="store_true", help="let the tokenizer add its special tokens")
+    tune.add_argument(
+        "--special-tokens", action="store_true", help="let the tokenizer add its special tokens"
+    )
     tune.add_argument("--batch-size", type=int, default=32)
     tune.add_argument("--limit", type=int, help="use the first instances only")
-    tune.add_argument("--clues", type=int, default=12, help="of the Sudokus of --model sudoku (default 12)")
-    tune.add_argument("--screening", type=int, default=64, help="instances of the first round (default 64)")
+    tune.add_argument(
+        "--clues", type=int, default=12, help="of the Sudokus of --model sudoku (default 12)"
+    )
+    tune.add_argument(
+        "--screening", type=int, default=64, help="instances of the first round (default 64)"
+    )
     tune.add_argument("--seed", type=int, default=0)
-    tune.add_argument("--storage", help="keep the study: study.db, study.journal or a URL; the same call goes on")
-    tune.add_argument("--task", help="its name, for the report and the Hub (default: that of the file)")
+    tune.add_argument(
+        "--storage", help="keep the study: study.db, study.journal or a URL; the same call goes on"
+    )
+    tune.add_argument(
+        "--task", help="its name, for the report and the Hub (default: that of the file)"
+    )
     tune.add_argument("--rows", type=int, default=12, help="of the tables (default 12)")
     tune.add_argument("--output", type=Path, help="folder for the schedule and tuning.json")
     tune.add_argument("--report", type=Path, help="HTML file to write")

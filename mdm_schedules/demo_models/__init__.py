@@ -1,4 +1,6 @@
-"""Two tiny masked diffusion language models shipped with the package, for demonstrations and tests."""
+"""Two tiny masked diffusion language models shipped with the package, for demonstrations and
+tests.
+"""
 
 from pathlib import Path
 

@@ -1,7 +1,9 @@
-"""Sudoku 6x6 (boxes of 2 rows by 3 columns): every grid, a held-out split, puzzles and a validity check.
+"""Sudoku 6x6 (boxes of 2 rows by 3 columns): every grid, a held-out split, puzzles and a validity
+check.
 
-A grid is 36 digits 1..6 in row-major order; 0 is a blank. Relabelling the digits makes 720 grids of each *base
-grid* (first box 123/456), so the 39,168 base grids stand for all 28,200,960 grids, each reached exactly once.
+A grid is 36 digits 1..6 in row-major order; 0 is a blank. Relabelling the digits makes 720 grids of
+each *base grid* (first box 123/456), so the 39,168 base grids stand for all 28,200,960 grids, each
+reached exactly once.
 """
 
 from functools import cache
@@ -30,7 +32,8 @@ UNITS: Grids = np.concatenate(
 def _base_grids() -> Grids:
     rows = np.array(list(permutations(range(6))))
     left = (1 << rows[:, :3]).sum(1)
-    # two rows make a valid band exactly when their left halves are complementary: columns then cannot clash
+    # two rows make a valid band exactly when their left halves are complementary: columns then
+    # cannot clash
     upper, lower = np.nonzero(left[:, None] + left[None, :] == 63)
     bands = np.concatenate([rows[upper], rows[lower]], axis=1)
     # bit 6 * column + digit for each digit that a band has in a column
@@ -47,15 +50,21 @@ def _base_grids() -> Grids:
 
 
 def base_grids() -> Grids:
-    """The 39,168 grids whose first box is 123/456, in lexicographic order; read-only, computed once."""
+    """The 39,168 grids whose first box is 123/456, in lexicographic order; read-only, computed
+    once.
+    """
     return _base_grids()
 
 
 @cache
 def _held_out_mask() -> npt.NDArray[np.bool_]:
-    # a hash of the grid rather than a random generator: the split then never depends on numpy's streams
+    # a hash of the grid rather than a random generator: the split then never depends on numpy's
+    # streams
     limit = int(HELD_OUT_FRACTION * 2**64)
-    digests = (blake2b(grid.tobytes(), digest_size=8, key=SPLIT_SALT) for grid in base_grids().astype(np.uint8))
+    digests = (
+        blake2b(grid.tobytes(), digest_size=8, key=SPLIT_SALT)
+        for grid in base_grids().astype(np.uint8)
+    )
     return np.array([int.from_bytes(digest.digest(), "big") < limit for digest in digests])
 
 
@@ -71,7 +80,9 @@ def relabel(grids: Grids, rng: np.random.Generator) -> Grids:
 
 
 def held_out_grids(n: int, seed: int) -> Grids:
-    """``n`` grids drawn from the held-out base grids, with random digit names; none is a training grid."""
+    """``n`` grids drawn from the held-out base grids, with random digit names; none is a training
+    grid.
+    """
     rng = np.random.default_rng(seed)
     pool = base_grids()[_held_out_mask()]
     return relabel(pool[rng.integers(len(pool), size=n)], rng)
@@ -80,7 +91,8 @@ def held_out_grids(n: int, seed: int) -> Grids:
 def puzzles(n: int, clues: int, seed: int) -> tuple[Grids, Grids]:
     """``n`` held-out grids with only ``clues`` random cells kept, and the grids themselves.
 
-    A puzzle may have several solutions: judge an answer with :func:`is_valid` and by its clues, not by equality.
+    A puzzle may have several solutions: judge an answer with :func:`is_valid` and by its clues, not
+    by equality.
     """
     if not 0 <= clues <= 36:
         raise ValueError(f"clues must be between 0 and 36, not {clues}")
@@ -92,5 +104,7 @@ def puzzles(n: int, clues: int, seed: int) -> tuple[Grids, Grids]:
 
 def is_valid(grids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """For grids ``[B, 36]``, whether every row, column and box holds each of 1..6."""
-    found: npt.NDArray[np.bool_] = (np.sort(np.asarray(grids)[:, UNITS], axis=-1) == np.arange(1, 7)).all((1, 2))
+    found: npt.NDArray[np.bool_] = (
+        np.sort(np.asarray(grids)[:, UNITS], axis=-1) == np.arange(1, 7)
+    ).all((1, 2))
     return found

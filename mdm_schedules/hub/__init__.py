@@ -1,21 +1,25 @@
-"""Schedules as files in a folder or a Hub repository. Only JSON and safetensors are read: no pickles, no code.
+"""Schedules as files in a folder or a Hub repository. Only JSON and safetensors are read: no
+pickles, no code.
 
 A folder may hold a model beside them. Format 1.0:
 
 schedule.json
-    format_version  "1.0"; a newer major version is refused, fields of a newer minor one are kept and written back.
-    time            "generation": 0 is fully masked, 1 is clean text.
-    name, params    as `get_schedule` takes them; a param may be a number, text, a list, another {name, params}, or
-                    {"tensor": key}, a float64 vector in schedule.safetensors (for more than 16 numbers).
-    evaluation      optional: model, task, steps, metric, value; and if known standard_error, baseline and
-                    baseline_standard_error (linear, same settings), model_revision, nfe, sampler (the arguments of
-                    `generate`), date, library_version. See `Evaluation`.
+    format_version  "1.0"; a newer major version is refused, fields of a newer minor one are kept
+    and written back. time            "generation": 0 is fully masked, 1 is clean text.
+    name, params    as `get_schedule` takes them; a param may be a number, text, a list, another
+    {name, params}, or
+                    {"tensor": key}, a float64 vector in schedule.safetensors (for more than 16
+                    numbers).
+    evaluation      optional: model, task, steps, metric, value; and if known standard_error,
+    baseline and
+                    baseline_standard_error (linear, same settings), model_revision, nfe, sampler
+                    (the arguments of `generate`), date, library_version. See `Evaluation`.
 schedule.safetensors
-    the vectors. Their names end in a hash of their content, so that a new schedule never shares one with an old one
-    and a save killed between the two files leaves the old schedule readable.
+    the vectors. Their names end in a hash of their content, so that a new schedule never shares one
+    with an old one and a save killed between the two files leaves the old schedule readable.
 schedules.json
-    in a repository with several schedules: format_version, and schedules, a list of path (the folder, "" for the
-    root), schedule (its text) and evaluation. `push_to_hub` keeps it.
+    in a repository with several schedules: format_version, and schedules, a list of path (the
+    folder, "" for the root), schedule (its text) and evaluation. `push_to_hub` keeps it.
 """
 
 from mdm_schedules.hub.evaluation import Evaluation

@@ -1,4 +1,6 @@
-"""The model card of a schedule repository: metadata that the Hub can search, a table, the plots, and how to use it."""
+"""The model card of a schedule repository: metadata that the Hub can search, a table, the plots,
+and how to use it.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,14 @@ PLOT_FILE = "alpha.png"
 BEGIN, END = "<!-- mdm-schedules: generated from here", "<!-- mdm-schedules: to here -->"
 
 
-def write_card(old: str | None, repo_id: str, places: Sequence[Place], plots: Sequence[str]) -> str | None:
+def write_card(
+    old: str | None, repo_id: str, places: Sequence[Place], plots: Sequence[str]
+) -> str | None:
     """The new README.md, or None where the old one is not ours and stays as it is.
 
     Args:
-        old: the README there is; what stands outside the generated part is kept, metadata of others too.
+        old: the README there is; what stands outside the generated part is kept, metadata of others
+            too.
         repo_id: of the repository.
         places: all schedules in it.
         plots: the paths of their plots.
@@ -36,26 +41,33 @@ def write_card(old: str | None, repo_id: str, places: Sequence[Place], plots: Se
         try:
             data = ModelCardData(**ModelCard(old, ignore_metadata_errors=True).data.to_dict())
         except Exception as error:
-            raise FormatError(f"the README.md of {repo_id} has broken metadata; mend it there: {error}") from None
+            raise FormatError(
+                f"the README.md of {repo_id} has broken metadata; mend it there: {error}"
+            ) from None
         text = re.sub(r"\A\s*---\r?\n.*?\n---\r?\n", "", old, count=1, flags=re.DOTALL)
         before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
     else:
         return None
     body = f"{BEGIN}; text outside is kept -->\n{_body(repo_id, places, plots)}\n{END}"
-    return f"---\n{_metadata(data, repo_id, places).to_yaml()}\n---\n{before}{body}{after.rstrip()}\n"
+    return (
+        f"---\n{_metadata(data, repo_id, places).to_yaml()}\n---\n{before}{body}{after.rstrip()}\n"
+    )
 
 
 def _metadata(old: ModelCardData, repo_id: str, places: Sequence[Place]) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     found = [place.evaluation for place in places if place.evaluation is not None]
-    models = sorted({evaluation.model for evaluation in found if HUB_ID.fullmatch(evaluation.model)})
+    models = sorted(
+        {evaluation.model for evaluation in found if HUB_ID.fullmatch(evaluation.model)}
+    )
     tags = {TAG, "masked-diffusion", *(slug(evaluation.task) for evaluation in found)}
     tags |= {tag for tag in old.tags or () if isinstance(tag, str)}
     kept = dict(vars(old))
     if models:
         kept["base_model"] = models[0] if len(models) == 1 else models
-    results = [result for result in old.eval_results or () if _read_result(result) is None]  # of others
+    # of others
+    results = [result for result in old.eval_results or () if _read_result(result) is None]
     results += [_result(evaluation) for evaluation in found]
     more = {"eval_results": results, "model_name": repo_id.split("/")[-1]} if results else {}
     return ModelCardData(**{**kept, "library_name": "mdm-schedules", "tags": sorted(tags), **more})
@@ -79,7 +91,9 @@ def _result(evaluation: Evaluation) -> EvalResult:
 
 
 def read_results(card_data: Any) -> list[Evaluation]:
-    """The evaluations in a repository's metadata, as far as they are ours; anything else is passed over."""
+    """The evaluations in a repository's metadata, as far as they are ours; anything else is passed
+    over.
+    """
     read = map(_read_result, getattr(card_data, "eval_results", None) or ())
     return [evaluation for evaluation in read if evaluation is not None]
 
@@ -97,7 +111,8 @@ def _body(repo_id: str, places: Sequence[Place], plots: Sequence[str]) -> str:
     lines = [
         f"# {repo_id.split('/')[-1]}",
         "",
-        "Mask schedules for masked diffusion language models: how many tokens each forward pass reveals. The model "
+        "Mask schedules for masked diffusion language models: how many tokens each forward pass "
+        "reveals. The model "
         "does not change.",
         "",
         "```python",
@@ -107,12 +122,22 @@ def _body(repo_id: str, places: Sequence[Place], plots: Sequence[str]) -> str:
     ]
     first = next((place.evaluation for place in places if place.evaluation is not None), None)
     if first is not None and HUB_ID.fullmatch(first.model):
-        lines += [f'model = mdm.AutoModelForMaskedDiffusion.from_pretrained("{first.model}", schedule=schedule)']
+        lines += [
+            "model = mdm.AutoModelForMaskedDiffusion.from_pretrained("
+            f'"{first.model}", schedule=schedule)'
+        ]
     lines += ["```", ""]
-    lines += ["| folder | schedule | model | task | steps | metric | value | linear | sampler |", "|" + " --- |" * 9]
+    lines += [
+        "| folder | schedule | model | task | steps | metric | value | linear | sampler |",
+        "|" + " --- |" * 9,
+    ]
     for place in places:
         lines.append("| " + " | ".join(_cell(cell) for cell in _row(place)) + " |")
-    lines += [line for plot in sorted(plots) for line in ("", f"![{plot.rpartition('/')[0] or 'alpha'}]({plot})")]
+    lines += [
+        line
+        for plot in sorted(plots)
+        for line in ("", f"![{plot.rpartition('/')[0] or 'alpha'}]({plot})")
+    ]
     return "\n".join(lines)
 
 
@@ -131,7 +156,16 @@ def _row(place: Place) -> list[str]:
         return row + [""] * 7
     sampler = ", ".join(f"{key}={json.dumps(value)}" for key, value in one.sampler.items())
     model = one.model + (f" @ {one.model_revision[:12]}" if one.model_revision else "")
-    return [*row, model, one.task, str(one.steps), one.metric, one.score, one.baseline_score, sampler]
+    return [
+        *row,
+        model,
+        one.task,
+        str(one.steps),
+        one.metric,
+        one.score,
+        one.baseline_score,
+        sampler,
+    ]
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,6 @@
-"""The record of what a schedule scored: on which model and task, in how many steps, against linear."""
+"""The record of what a schedule scored: on which model and task, in how many steps, against
+linear.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, check_int, check_real, shown
+from mdm_schedules.errors import (
+    FormatError,
+    InvalidTypeError,
+    InvalidValueError,
+    check_int,
+    check_real,
+    shown,
+)
 
 MAX_TEXT = 256
 MAX_STEPS = 1 << 24
@@ -21,12 +30,16 @@ def check_text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InvalidTypeError(f"{name} must be text, got {shown(value)}")
     if not 0 < len(value) <= MAX_TEXT or not value.isprintable() or not value.strip():
-        raise InvalidValueError(f"{name} must be one line of 1 to {MAX_TEXT} printable characters, got {shown(value)}")
+        raise InvalidValueError(
+            f"{name} must be one line of 1 to {MAX_TEXT} printable characters, got {shown(value)}"
+        )
     return value
 
 
 def slug(task: str) -> str:
-    """`task` as a folder name and Hub tag: lower case, with '-' for what is not a letter or digit."""
+    """`task` as a folder name and Hub tag: lower case, with '-' for what is not a letter or
+    digit.
+    """
     return re.sub(r"[^a-z0-9._]+", "-", task.lower()).strip("-._")[:64] or "task"
 
 
@@ -46,10 +59,12 @@ class Evaluation:
         steps: forward passes asked for, 1 to 2**24.
         metric: for example "exact_match".
         value: the score, with its `standard_error` if known.
-        baseline: the score of the linear schedule under the same settings, with its `baseline_standard_error`.
+        baseline: the score of the linear schedule under the same settings, with its
+            `baseline_standard_error`.
         model_revision: commit of the model.
         nfe: forward passes spent per sequence, where that is not `steps`.
-        sampler: the keyword arguments of `generate` that were used: remasking, temperature, block_length, ...
+        sampler: the keyword arguments of `generate` that were used: remasking, temperature,
+            block_length, ...
         date: ISO date, today unless given.
         library_version: of mdm-schedules, the running one unless given.
         extra: fields that a later version of the format added; kept and written back.
@@ -74,18 +89,28 @@ class Evaluation:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {name: check_text(name, getattr(self, name)) for name in ("model", "task", "metric")}
+        checked: dict[str, Any] = {
+            name: check_text(name, getattr(self, name)) for name in ("model", "task", "metric")
+        }
         checked["steps"] = check_int("steps", self.steps, 1, MAX_STEPS, "steps=16")
         checked["value"] = check_real("value", self.value)
-        for name, low in (("standard_error", 0), ("baseline", None), ("baseline_standard_error", 0), ("nfe", 0)):
+        for name, low in (
+            ("standard_error", 0),
+            ("baseline", None),
+            ("baseline_standard_error", 0),
+            ("nfe", 0),
+        ):
             if (number := getattr(self, name)) is not None:
-                checked[name] = check_real(name, number) if low is None else check_real(name, number, low)
+                checked[name] = (
+                    check_real(name, number) if low is None else check_real(name, number, low)
+                )
         for name in ("model_revision", "date", "library_version"):
             if (text := getattr(self, name)) is not None:
                 check_text(name, text)
         if not isinstance(self.sampler, Mapping) or not isinstance(self.extra, Mapping):
             raise InvalidTypeError(
-                f"sampler must be a mapping such as {{'temperature': 0.0}}, got {shown(self.sampler)}"
+                f"sampler must be a mapping such as {{'temperature': 0.0}}, got "
+                f"{shown(self.sampler)}"
             )
         for key, setting in self.sampler.items():
             check_text("a name in sampler", key)
@@ -98,7 +123,11 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The record as schedule.json holds it, without the fields that are not known."""
-        record = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"}
+        record = {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.name != "extra"
+        }
         record["sampler"] = dict(self.sampler)
         extra = {key: value for key, value in self.extra.items() if key not in record}
         return {key: value for key, value in record.items() if value not in (None, {})} | extra
@@ -112,7 +141,9 @@ class Evaluation:
         known: dict[str, Any] = {"date": None, "library_version": None}
         known |= {key: value for key, value in record.items() if key in names}
         try:
-            return cls(**known, extra={key: value for key, value in record.items() if key not in names})
+            return cls(
+                **known, extra={key: value for key, value in record.items() if key not in names}
+            )
         except (InvalidTypeError, InvalidValueError) as error:
             raise FormatError(f"evaluation: {error}") from None
         except TypeError as error:  # a field is missing
@@ -126,7 +157,11 @@ class Evaluation:
     @property
     def baseline_score(self) -> str:
         """Linear's value with its standard error, as text; '' if it is not known."""
-        return "" if self.baseline is None else _plus_minus(self.baseline, self.baseline_standard_error)
+        return (
+            ""
+            if self.baseline is None
+            else _plus_minus(self.baseline, self.baseline_standard_error)
+        )
 
 
 def _plus_minus(value: float, error: float | None) -> str:

@@ -1,4 +1,6 @@
-"""Schedules as files: schedule.json, and schedule.safetensors for the knots of a table; see `mdm_schedules.hub`."""
+"""Schedules as files: schedule.json, and schedule.safetensors for the knots of a table; see
+`mdm_schedules.hub`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser()
     except TypeError:
-        raise InvalidTypeError(f"a path must be text or a pathlib.Path, got {shown(path)}") from None
+        raise InvalidTypeError(
+            f"a path must be text or a pathlib.Path, got {shown(path)}"
+        ) from None
     except RuntimeError as error:  # no such user
         raise StorageError(f"cannot use the path {shown(path)}: {error}") from None
 
@@ -47,24 +51,40 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 def inside(folder: Path, name: str) -> Path:
     """The file `name` of `folder`; one that a link takes to another place is refused.
 
-    A folder from somebody else could else make its reader open any file here. The folder itself may be a link, and in
-    huggingface_hub's cache the files of snapshots/<commit> are links into the blobs beside.
+    A folder from somebody else could else make its reader open any file here. The folder itself may
+    be a link, and in huggingface_hub's cache the files of snapshots/<commit> are links into the
+    blobs beside.
     """
     file = folder / name
     try:
         home, real = folder.resolve(), file.resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop, a null character: opening it says so better
+    # a loop, a null character: opening it says so better
+    except (OSError, RuntimeError, ValueError):
         return file
-    roots = [home, *(parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots")]
+    roots = [
+        home,
+        *(
+            parent.parent / "blobs"
+            for parent in (home, *home.parents)
+            if parent.name == "snapshots"
+        ),
+    ]
     if not any(real.is_relative_to(root) for root in roots):
-        raise FormatError(f"{file} is a link that leaves the folder, to {real}; put a copy of the file there instead")
+        raise FormatError(
+            f"{file} is a link that leaves the folder, to {real}; put a copy of the "
+            "file there instead"
+        )
     return file
 
 
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
-    """Call `write` with a temporary name in the same folder, then rename: readers see the old file or the new one."""
+    """Call `write` with a temporary name in the same folder, then rename: readers see the old file
+    or the new one.
+    """
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+        )
         os.close(handle)
         try:
             write(temporary)
@@ -78,7 +98,9 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
             os.unlink(temporary)
             raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise StorageError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise StorageError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 @contextmanager
@@ -104,11 +126,14 @@ def _one_writer(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def save_schedule(schedule: Schedule, path: str | os.PathLike[str], evaluation: Evaluation | None = None) -> None:
+def save_schedule(
+    schedule: Schedule, path: str | os.PathLike[str], evaluation: Evaluation | None = None
+) -> None:
     """Write `schedule` into the folder `path`, made if missing; see `Schedule.save_pretrained`.
 
-    A reader, and whoever comes after a process that was killed on the way, finds the old schedule or the new one:
-    tensors are named by their content, and those of the old schedule stay until schedule.json is replaced.
+    A reader, and whoever comes after a process that was killed on the way, finds the old schedule
+    or the new one: tensors are named by their content, and those of the old schedule stay until
+    schedule.json is replaced.
     """
     folder = local_path(path)
     tensors: dict[str, tuple[float, ...]] = {}
@@ -116,20 +141,33 @@ def save_schedule(schedule: Schedule, path: str | os.PathLike[str], evaluation: 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise StorageError(f"cannot make the folder {folder}: {getattr(error, 'strerror', None) or error}") from error
+        raise StorageError(
+            f"cannot make the folder {folder}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     with _one_writer(folder) as alone:
         if alone:  # what killed processes left
-            for litter in (*folder.glob(f".{SCHEDULE_FILE}.*.tmp"), *folder.glob(f".{TENSOR_FILE}.*.tmp")):
+            for litter in (
+                *folder.glob(f".{SCHEDULE_FILE}.*.tmp"),
+                *folder.glob(f".{TENSOR_FILE}.*.tmp"),
+            ):
                 with suppress(OSError):
                     litter.unlink()
         if tensors:
             import torch
-            from safetensors.torch import save  # save_file leaves a temporary file of its own when killed
 
-            new = {key: torch.tensor(values, dtype=torch.float64) for key, values in tensors.items()}
+            # save_file leaves a temporary file of its own when killed
+            from safetensors.torch import save
+
+            new = {
+                key: torch.tensor(values, dtype=torch.float64) for key, values in tensors.items()
+            }
             old = _tensors_in_use(folder)
-            write_atomically(folder / TENSOR_FILE, lambda name: Path(name).write_bytes(save({**old, **new})))
-        write_atomically(folder / SCHEDULE_FILE, lambda name: Path(name).write_text(text, encoding="utf-8"))
+            write_atomically(
+                folder / TENSOR_FILE, lambda name: Path(name).write_bytes(save({**old, **new}))
+            )
+        write_atomically(
+            folder / SCHEDULE_FILE, lambda name: Path(name).write_text(text, encoding="utf-8")
+        )
         if tensors and not old.keys() <= new.keys():
             write_atomically(folder / TENSOR_FILE, lambda name: Path(name).write_bytes(save(new)))
 
@@ -156,11 +194,17 @@ def _tensors_in_use(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def to_text(
-    schedule: Schedule, evaluation: Evaluation | None = None, tensors: dict[str, tuple[float, ...]] | None = None
+    schedule: Schedule,
+    evaluation: Evaluation | None = None,
+    tensors: dict[str, tuple[float, ...]] | None = None,
 ) -> str:
-    """The content of schedule.json; long parameters are put into `tensors`. Raises FormatError for what has no file."""
+    """The content of schedule.json; long parameters are put into `tensors`. Raises FormatError for
+    what has no file.
+    """
     if evaluation is not None and not isinstance(evaluation, Evaluation):
-        raise InvalidTypeError(f"evaluation must be an mdm_schedules.Evaluation, got {shown(evaluation)}")
+        raise InvalidTypeError(
+            f"evaluation must be an mdm_schedules.Evaluation, got {shown(evaluation)}"
+        )
     document: dict[str, Any] = {"format_version": FORMAT_VERSION, "time": "generation"}
     document |= _to_json(schedule, "", {} if tensors is None else tensors)
     if evaluation is not None:
@@ -175,18 +219,28 @@ def dump_json(document: Mapping[str, Any], what: str) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"{what} cannot be written as JSON: {error}") from None
     if len(text) > MAX_JSON_BYTES:
-        raise FormatError(f"{what} takes {len(text)} bytes of JSON; at most {MAX_JSON_BYTES} are read back")
+        raise FormatError(
+            f"{what} takes {len(text)} bytes of JSON; at most {MAX_JSON_BYTES} are read back"
+        )
     return text
 
 
-def _to_json(schedule: Schedule, prefix: str, tensors: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+def _to_json(
+    schedule: Schedule, prefix: str, tensors: dict[str, tuple[float, ...]]
+) -> dict[str, Any]:
     schedule.spec  # noqa: B018 - raises FormatError for what cannot be written
     params: dict[str, Any] = {}
     for key, value in schedule.params.items():
         if isinstance(value, Schedule):
             params[key] = _to_json(value, f"{prefix}{key}.", tensors)
-        elif isinstance(value, tuple) and len(value) > LONG_TUPLE and all(type(x) is float for x in value):
-            name = f"{prefix}{key}.{hashlib.sha256(np.array(value, '<f8').tobytes()).hexdigest()[:16]}"
+        elif (
+            isinstance(value, tuple)
+            and len(value) > LONG_TUPLE
+            and all(type(x) is float for x in value)
+        ):
+            name = (
+                f"{prefix}{key}.{hashlib.sha256(np.array(value, '<f8').tobytes()).hexdigest()[:16]}"
+            )
             tensors[name] = value
             params[key] = {"tensor": name}
         else:
@@ -195,12 +249,17 @@ def _to_json(schedule: Schedule, prefix: str, tensors: dict[str, tuple[float, ..
 
 
 def extra_fields(schedule: Schedule) -> dict[str, Any]:
-    """The fields of the file a schedule was read from that are not its parameters, `evaluation` among them."""
+    """The fields of the file a schedule was read from that are not its parameters, `evaluation`
+    among them.
+    """
     return schedule.__dict__.get("_extra", {})  # type: ignore[no-any-return]
 
 
-def load_schedule(path: str | os.PathLike[str], tensor_file: Callable[[], Path] | None = None) -> Schedule:
-    """Read a schedule from a folder, or from its schedule.json; `tensor_file` finds the tensors if they are needed.
+def load_schedule(
+    path: str | os.PathLike[str], tensor_file: Callable[[], Path] | None = None
+) -> Schedule:
+    """Read a schedule from a folder, or from its schedule.json; `tensor_file` finds the tensors if
+    they are needed.
 
     Raises:
         StorageError: nothing there, or unreadable.
@@ -212,7 +271,9 @@ def load_schedule(path: str | os.PathLike[str], tensor_file: Callable[[], Path] 
     document = read_json(file)
     for _ in range(ATTEMPTS):
         try:
-            return _from_document(document, file, tensor_file or (lambda: inside(file.parent, TENSOR_FILE)))
+            return _from_document(
+                document, file, tensor_file or (lambda: inside(file.parent, TENSOR_FILE))
+            )
         except MDMError:
             again = read_json(file)
             if again == document:
@@ -225,14 +286,19 @@ def check_version(document: Mapping[str, Any], file: Path) -> None:
     """Refuse a `document` without format_version, or with a newer major one."""
     version = document.get("format_version")
     if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})*", version):
-        raise FormatError(f"{file}: format_version must be text like {FORMAT_VERSION!r}, got {shown(version)}")
+        raise FormatError(
+            f"{file}: format_version must be text like {FORMAT_VERSION!r}, got {shown(version)}"
+        )
     if int(version.split(".")[0]) > int(FORMAT_VERSION.split(".")[0]):
         raise FormatError(
-            f"{file} has format version {version}; this library reads {FORMAT_VERSION}: upgrade mdm-schedules"
+            f"{file} has format version {version}; this library reads {FORMAT_VERSION}: upgrade "
+            "mdm-schedules"
         )
 
 
-def _from_document(document: dict[str, Any], file: Path, tensor_file: Callable[[], Path]) -> Schedule:
+def _from_document(
+    document: dict[str, Any], file: Path, tensor_file: Callable[[], Path]
+) -> Schedule:
     check_version(document, file)
     if document.get("time") != "generation":
         raise FormatError(f"{file}: time must be 'generation', got {shown(document.get('time'))}")
@@ -247,14 +313,18 @@ def _from_document(document: dict[str, Any], file: Path, tensor_file: Callable[[
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`. Raises StorageError if there is none to read, FormatError for anything else."""
+    """The JSON object in `file`. Raises StorageError if there is none to read, FormatError for
+    anything else.
+    """
     try:
         _check_size(file, MAX_JSON_BYTES)
         text = file.read_text(encoding="utf-8")
     except MDMError:
         raise
     except FileNotFoundError:
-        raise StorageError(f"no schedule at {file}; save one with schedule.save_pretrained(folder)") from None
+        raise StorageError(
+            f"no schedule at {file}; save one with schedule.save_pretrained(folder)"
+        ) from None
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -262,7 +332,12 @@ def read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:  # a path with a null character or a lone surrogate
         raise StorageError(f"cannot read {shown(str(file))}: {error}") from None
     try:
-        document = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants, parse_float=_finite)
+        document = json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constants,
+            parse_float=_finite,
+        )
     except FormatError as error:
         raise FormatError(f"{file}: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -296,9 +371,11 @@ def _finite(text: str) -> float:
 
 
 class TensorFile:
-    """A safetensors file, found and opened when a tensor is asked for by its name; each is read once.
+    """A safetensors file, found and opened when a tensor is asked for by its name; each is read
+    once.
 
-    Raises FormatError for anything but float64 vectors in a whole file of bounded size, StorageError if unreadable.
+    Raises FormatError for anything but float64 vectors in a whole file of bounded size,
+    StorageError if unreadable.
     """
 
     def __init__(self, find: Callable[[], Path]) -> None:
@@ -321,7 +398,9 @@ class TensorFile:
                     raise FormatError(f"{file} has no tensor {shown(key)}")
                 kind, shape = tensors.get_slice(key).get_dtype(), tensors.get_slice(key).get_shape()
                 if kind != "F64" or len(shape) != 1:
-                    raise FormatError(f"{file}: tensor {shown(key)} must be float64 [n], got {kind} {shape}")
+                    raise FormatError(
+                        f"{file}: tensor {shown(key)} must be float64 [n], got {kind} {shape}"
+                    )
                 return tuple(tensors.get_tensor(key).tolist())
         except MDMError:
             raise
@@ -336,7 +415,9 @@ class TensorFile:
 def _from_json(node: dict[str, Any], tensors: TensorFile, depth: int) -> Schedule:
     name, params = node.get("name"), node.get("params", {})
     if depth > MAX_DEPTH or not isinstance(name, str) or not isinstance(params, dict):
-        raise FormatError(f"a schedule needs a name (text) and params (an object), at most {MAX_DEPTH} deep")
+        raise FormatError(
+            f"a schedule needs a name (text) and params (an object), at most {MAX_DEPTH} deep"
+        )
     values: dict[str, Any] = {}
     for key, value in params.items():
         if isinstance(value, dict) and set(value) == {"tensor"}:
@@ -346,9 +427,14 @@ def _from_json(node: dict[str, Any], tensors: TensorFile, depth: int) -> Schedul
         else:
             values[key] = _as_tuples(value)
     schedule = build(name, [], values)
-    extra = {key: value for key, value in node.items() if key not in ("format_version", "time", "name", "params")}
+    extra = {
+        key: value
+        for key, value in node.items()
+        if key not in ("format_version", "time", "name", "params")
+    }
     if extra:
-        object.__setattr__(schedule, "_extra", extra)  # no parameter: the schedule stays equal to one without
+        # no parameter: the schedule stays equal to one without
+        object.__setattr__(schedule, "_extra", extra)
     return schedule
 
 

@@ -10,9 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, check_int, did_you_mean, shown
+from mdm_schedules.errors import (
+    FormatError,
+    InvalidValueError,
+    StorageError,
+    check_int,
+    did_you_mean,
+    shown,
+)
 from mdm_schedules.hub.evaluation import MAX_STEPS, Evaluation, check_text, slug
-from mdm_schedules.hub.files import FORMAT_VERSION, SCHEDULE_FILE, check_version, dump_json, inside, read_json
+from mdm_schedules.hub.files import (
+    FORMAT_VERSION,
+    SCHEDULE_FILE,
+    check_version,
+    dump_json,
+    inside,
+    read_json,
+)
 
 INDEX_FILE = "schedules.json"
 _FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95}){0,3}", re.ASCII)
@@ -56,7 +70,9 @@ class Source(Protocol):
         """How messages call it."""
 
     def file(self, name: str) -> Path:
-        """A file by its path with '/', ready to be read. Raises StorageError, MissingFileError among them."""
+        """A file by its path with '/', ready to be read. Raises StorageError, MissingFileError
+        among them.
+        """
 
 
 @dataclass(frozen=True)
@@ -72,13 +88,17 @@ class Folder:
     def file(self, name: str) -> Path:
         file = inside(self.path, name)
         if not file.exists():
-            raise MissingFileError(f"no schedule at {file}; save one with schedule.save_pretrained(folder)")
+            raise MissingFileError(
+                f"no schedule at {file}; save one with schedule.save_pretrained(folder)"
+            )
         return file
 
 
 @dataclass(frozen=True)
 class Place:
-    """One schedule of a repository: the folder that holds it ('' is the root), its text, and what it scored."""
+    """One schedule of a repository: the folder that holds it ('' is the root), its text, and what
+    it scored.
+    """
 
     path: str
     schedule: str
@@ -97,14 +117,17 @@ def check_subfolder(subfolder: Any) -> str:
     text = check_text("subfolder", subfolder)
     if not _FOLDER.fullmatch(text):
         raise InvalidValueError(
-            f"subfolder must be up to four names of letters, digits, '-', '_' and '.', such as 'gsm8k-16', "
+            "subfolder must be up to four names of letters, digits, '-', '_' and '.', such as "
+            "'gsm8k-16', "
             f"got {shown(text)}"
         )
     return text
 
 
 def read_index(source: Source) -> list[Place]:
-    """What schedules.json lists. Raises MissingFileError without one, FormatError for one that is none."""
+    """What schedules.json lists. Raises MissingFileError without one, FormatError for one that is
+    none.
+    """
     file = source.file(INDEX_FILE)
     document = read_json(file)
     check_version(document, file)
@@ -117,13 +140,17 @@ def read_index(source: Source) -> list[Place]:
             raise FormatError(f"{file}: an entry needs a path and a schedule, got {shown(entry)}")
         try:
             path, text = check_subfolder(entry["path"]), check_text("schedule", entry["schedule"])
-            evaluation = Evaluation.from_json(entry["evaluation"]) if "evaluation" in entry else None
+            evaluation = (
+                Evaluation.from_json(entry["evaluation"]) if "evaluation" in entry else None
+            )
         except (TypeError, ValueError) as error:
             raise FormatError(f"{file}: {error}") from None
         if path in places:
             raise FormatError(f"{file} lists the folder {path!r} twice")
         known = ("path", "schedule", "evaluation")
-        places[path] = Place(path, text, evaluation, {key: entry[key] for key in entry if key not in known})
+        places[path] = Place(
+            path, text, evaluation, {key: entry[key] for key in entry if key not in known}
+        )
     return list(places.values())
 
 
@@ -163,20 +190,29 @@ def locate(source: Source, subfolder: str | None, task: str | None, steps: int |
         if not places:
             if task is not None:
                 raise StorageError(
-                    f"{source.name} has no {INDEX_FILE} that says what its schedules are for; leave out task"
+                    f"{source.name} has no {INDEX_FILE} that says what its schedules are for; "
+                    "leave out task"
                 )
             return ""
     return choose(places, task, steps, source.name).path
 
 
 def choose(places: Sequence[Place], task: str | None, steps: int | None, where: str) -> Place:
-    """The place for `task` whose steps are nearest to `steps`, by their ratio; of two as near, the one with more."""
+    """The place for `task` whose steps are nearest to `steps`, by their ratio; of two as near, the
+    one with more.
+    """
     tasks = {place.evaluation.task for place in places if place.evaluation is not None}
     if task is not None:
         same = slug(task)
-        places = [place for place in places if place.evaluation is not None and slug(place.evaluation.task) == same]
+        places = [
+            place
+            for place in places
+            if place.evaluation is not None and slug(place.evaluation.task) == same
+        ]
         if not places:
-            raise InvalidValueError(f"{where} has no schedule for the task {task!r}.{did_you_mean(task, tasks)}")
+            raise InvalidValueError(
+                f"{where} has no schedule for the task {task!r}.{did_you_mean(task, tasks)}"
+            )
     rated = [(place, place.evaluation.steps) for place in places if place.evaluation is not None]
     if steps is not None and rated:
         best = min(_distance(own, steps) for _, own in rated)

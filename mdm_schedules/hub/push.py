@@ -1,4 +1,6 @@
-"""Publish a schedule: its files, the index of the repository, the card with its plot, in one commit."""
+"""Publish a schedule: its files, the index of the repository, the card with its plot, in one
+commit.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MissingExtraError, StorageError, shown
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MissingExtraError,
+    StorageError,
+    shown,
+)
 from mdm_schedules.hub.card import PLOT_FILE, write_card
 from mdm_schedules.hub.evaluation import MAX_TEXT, Evaluation, check_text, slug
 from mdm_schedules.hub.files import TENSOR_FILE, save_schedule
@@ -43,7 +51,9 @@ def push_schedule(
     check_repo_id(f"user/{repo_id}" if bare else repo_id)
     check_revision(revision)
     if create_pr and revision not in (None, "main"):
-        raise InvalidValueError(f"a pull request goes to 'main'; leave out revision={revision!r} or create_pr=True")
+        raise InvalidValueError(
+            f"a pull request goes to 'main'; leave out revision={revision!r} or create_pr=True"
+        )
     if commit_message is not None:
         check_text("commit_message", commit_message)
     if evaluation is None:
@@ -51,20 +61,31 @@ def push_schedule(
     if subfolder is not None:
         folder = check_subfolder(subfolder)
     else:
-        folder = "" if not isinstance(evaluation, Evaluation) else f"{slug(evaluation.task)}-{evaluation.steps}"
+        folder = (
+            ""
+            if not isinstance(evaluation, Evaluation)
+            else f"{slug(evaluation.task)}-{evaluation.steps}"
+        )
     files = _files(schedule, evaluation, folder)
     text = schedule.spec if len(schedule.spec) <= MAX_TEXT // 2 else schedule.name
     place = Place(folder, text, evaluation)
     api = client(token)
     if token is False or not (isinstance(token, str) or get_token()):
         raise StorageError(
-            "pushing needs a Hub token with write permission: log in with `hf auth login`, set HF_TOKEN, or pass token="
+            "pushing needs a Hub token with write permission: log in with `hf auth login`, set "
+            "HF_TOKEN, or pass token="
         )
-    made = call(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, writing=True)
+    made = call(
+        lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, writing=True
+    )
     name = made.repo_id
-    message = commit_message or f"Add the schedule {place.schedule[:80]}{f' in {folder}' if folder else ''}"
+    message = (
+        commit_message
+        or f"Add the schedule {place.schedule[:80]}{f' in {folder}' if folder else ''}"
+    )
     options = {"revision": revision, "create_pr": create_pr, "commit_message": message}
-    # the same push again changes nothing, so it may be repeated; a second pull request would be one too many
+    # the same push again changes nothing, so it may be repeated; a second pull request would be one
+    # too many
     return call(
         lambda: _commit(api, HubRepo(name, revision, token=token), place, files, options),
         name,
@@ -75,19 +96,25 @@ def push_schedule(
 
 
 def _files(schedule: Schedule, evaluation: Evaluation | None, folder: str) -> dict[str, bytes]:
-    """The files of one schedule by their path in the repository; without a plot where matplotlib is missing."""
+    """The files of one schedule by their path in the repository; without a plot where matplotlib
+    is missing.
+    """
     from mdm_schedules.plotting import plot_schedules
 
     with tempfile.TemporaryDirectory() as temporary:
         save_schedule(schedule, temporary, evaluation)
         with suppress(MissingExtraError):
             steps = 16 if evaluation is None else min(evaluation.steps, 1024)
-            plot_schedules([schedule], Path(temporary, PLOT_FILE), num_tokens=max(256, steps), steps=steps)
+            plot_schedules(
+                [schedule], Path(temporary, PLOT_FILE), num_tokens=max(256, steps), steps=steps
+            )
         prefix = f"{folder}/" if folder else ""
         return {prefix + file.name: file.read_bytes() for file in sorted(Path(temporary).iterdir())}
 
 
-def _commit(api: HfApi, repo: HubRepo, place: Place, files: dict[str, bytes], options: dict[str, Any]) -> CommitInfo:
+def _commit(
+    api: HfApi, repo: HubRepo, place: Place, files: dict[str, bytes], options: dict[str, Any]
+) -> CommitInfo:
     last = Exception()
     for _ in range(RACES):
         info = api.model_info(repo.name, revision=repo.revision)
@@ -95,7 +122,9 @@ def _commit(api: HfApi, repo: HubRepo, place: Place, files: dict[str, bytes], op
         head = HubRepo(repo.name, info.sha, token=repo.token)
         operations = _operations(head, place, files, there)
         try:
-            done: CommitInfo = api.create_commit(repo.name, operations, parent_commit=info.sha, **options)
+            done: CommitInfo = api.create_commit(
+                repo.name, operations, parent_commit=info.sha, **options
+            )
             return done
         except Exception as error:
             if status_of(error) != 412:  # 412: somebody else has committed since
@@ -116,18 +145,30 @@ def _operations(head: HubRepo, place: Place, files: dict[str, bytes], there: set
         and old.evaluation.model != place.evaluation.model
     ):
         raise InvalidValueError(
-            f"{head.name} already holds a schedule for {old.evaluation.model} in {place.path!r}; push to another "
+            f"{head.name} already holds a schedule for {old.evaluation.model} in {place.path!r}; "
+            "push to another "
             "repository, or with another subfolder"
         )
     places[place.path] = place
     prefix = f"{place.path}/" if place.path else ""
-    gone = [prefix + name for name in (TENSOR_FILE, PLOT_FILE) if prefix + name in there and prefix + name not in files]
+    gone = [
+        prefix + name
+        for name in (TENSOR_FILE, PLOT_FILE)
+        if prefix + name in there and prefix + name not in files
+    ]
     plots = [f"{one.path}/{PLOT_FILE}" if one.path else PLOT_FILE for one in places.values()]
     plots = [name for name in plots if name in files or (name in there and name not in gone)]
-    readme = head.file("README.md").read_text(encoding="utf-8", errors="replace") if "README.md" in there else None
+    readme = (
+        head.file("README.md").read_text(encoding="utf-8", errors="replace")
+        if "README.md" in there
+        else None
+    )
     card = write_card(readme, head.name, list(places.values()), plots)
     content = {**files, INDEX_FILE: index_text(list(places.values())).encode()}
     if card is not None:
         content["README.md"] = card.encode()
-    added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in content.items()]
+    added = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=data)
+        for name, data in content.items()
+    ]
     return [*added, *(CommitOperationDelete(path_in_repo=name) for name in gone)]

@@ -1,4 +1,6 @@
-"""Schedules in Hub repositories, read through huggingface_hub's cache; and its errors in one clear line."""
+"""Schedules in Hub repositories, read through huggingface_hub's cache; and its errors in one clear
+line.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,12 @@ def split_revision(spec: str) -> tuple[str, str | None]:
 
 def check_repo_id(repo_id: Any) -> str:
     """`repo_id` if it can be 'user/name'."""
-    if not isinstance(repo_id, str) or not HUB_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id:
+    if (
+        not isinstance(repo_id, str)
+        or not HUB_ID.fullmatch(repo_id)
+        or "--" in repo_id
+        or ".." in repo_id
+    ):
         raise InvalidValueError(f"a Hub id must be like 'user/my-schedule', got {shown(repo_id)}")
     return repo_id
 
@@ -45,12 +52,16 @@ def check_revision(revision: Any) -> str | None:
     if revision is not None and not (
         isinstance(revision, str) and len(revision) < 256 and _REVISION.fullmatch(revision)
     ):
-        raise InvalidValueError(f"revision must be a branch, tag or commit such as 'main', got {shown(revision)}")
+        raise InvalidValueError(
+            f"revision must be a branch, tag or commit such as 'main', got {shown(revision)}"
+        )
     return revision  # type: ignore[no-any-return]
 
 
 class HubRepo:
-    """A repository on the Hub as a `Source`: every file from the same commit, downloaded when first asked for."""
+    """A repository on the Hub as a `Source`: every file from the same commit, downloaded when
+    first asked for.
+    """
 
     def __init__(
         self,
@@ -72,20 +83,27 @@ class HubRepo:
 
     def file(self, name: str) -> Path:
         if name not in self.files:
-            self.files[name] = call(lambda: self._download(name), self.name, revision=self.revision, file=name)
+            self.files[name] = call(
+                lambda: self._download(name), self.name, revision=self.revision, file=name
+            )
         return self.files[name]
 
     def _download(self, name: str) -> Path:
         from huggingface_hub import _CACHED_NO_EXIST, constants, try_to_load_from_cache
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        place: dict[str, Any] = {"revision": self.commit or self.revision, "cache_dir": self.cache_dir}
+        place: dict[str, Any] = {
+            "revision": self.commit or self.revision,
+            "cache_dir": self.cache_dir,
+        }
         cached = try_to_load_from_cache(self.name, name, **place)
         local, trouble = self.local_files_only or constants.HF_HUB_OFFLINE, None
         if not local and not (self.commit is not None and isinstance(cached, str)):
             trouble = self._check_size(name)
         if self.force_download and (local or trouble is not None):
-            raise trouble or InvalidValueError("force_download needs the Hub; it is offline, by setting or argument")
+            raise trouble or InvalidValueError(
+                "force_download needs the Hub; it is offline, by setting or argument"
+            )
         flags: dict[str, Any] = {
             "local_files_only": local or trouble is not None,
             "force_download": self.force_download,
@@ -101,14 +119,19 @@ class HubRepo:
         return path
 
     def _check_size(self, name: str) -> Exception | None:
-        """Refuse a file that is too large to be ours. Returns the trouble where the Hub cannot be asked just now."""
+        """Refuse a file that is too large to be ours. Returns the trouble where the Hub cannot be
+        asked just now.
+        """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         limit = MAX_TENSOR_BYTES if name.endswith(TENSOR_FILE) else MAX_JSON_BYTES
         try:
-            url = hf_hub_url(self.name, name, revision=self.commit or self.revision, endpoint=self.api.endpoint)
+            url = hf_hub_url(
+                self.name, name, revision=self.commit or self.revision, endpoint=self.api.endpoint
+            )
             size = get_hf_file_metadata(url, token=self.token).size
-        except Exception as error:  # a refusal comes again from hf_hub_download, which remembers what is missing
+        # a refusal comes again from hf_hub_download, which remembers what is missing
+        except Exception as error:
             return error if passing(error) else None
         if size is not None and size > limit:
             raise FormatError(f"{name} of {self.name} has {size} bytes; at most {limit} are read")
@@ -136,9 +159,13 @@ def load(
     if is_hub_id(path):
         repo_id, written = split_revision(str(path))
         if revision is not None and written is not None:
-            raise InvalidValueError(f"the revision is given twice, in {path!r} and as revision={revision!r}")
+            raise InvalidValueError(
+                f"the revision is given twice, in {path!r} and as revision={revision!r}"
+            )
         try:
-            source = HubRepo(check_repo_id(repo_id), revision if written is None else written, **download)
+            source = HubRepo(
+                check_repo_id(repo_id), revision if written is None else written, **download
+            )
             return _load_from(source, subfolder, task, steps)
         except StorageError as error:
             if written is None and not isinstance(error, MissingFileError):
@@ -146,7 +173,9 @@ def load(
             raise
     folder = local_path(path)
     if revision is not None:
-        raise InvalidValueError(f"revision={revision!r} is for Hub ids such as 'user/repo'; {folder} is a local path")
+        raise InvalidValueError(
+            f"revision={revision!r} is for Hub ids such as 'user/repo'; {folder} is a local path"
+        )
     if (subfolder, task, steps) == (None, None, None) and not (
         os.path.isdir(folder) and not (folder / SCHEDULE_FILE).exists()
     ):
@@ -154,17 +183,23 @@ def load(
     return _load_from(Folder(folder), subfolder, task, steps)
 
 
-def _load_from(source: Source, subfolder: str | None, task: str | None, steps: int | None) -> Schedule:
+def _load_from(
+    source: Source, subfolder: str | None, task: str | None, steps: int | None
+) -> Schedule:
     folder = locate(source, subfolder, task, steps)
     prefix = f"{folder}/" if folder else ""
-    return load_schedule(source.file(prefix + SCHEDULE_FILE), lambda: source.file(prefix + TENSOR_FILE))
+    return load_schedule(
+        source.file(prefix + SCHEDULE_FILE), lambda: source.file(prefix + TENSOR_FILE)
+    )
 
 
-def find_schedule(model: str | os.PathLike[str], *, subfolder: str = "", **options: Any) -> Schedule | None:
+def find_schedule(
+    model: str | os.PathLike[str], *, subfolder: str = "", **options: Any
+) -> Schedule | None:
     """The schedule beside a model, in its folder or its Hub repository; None if it carries none.
 
-    Raises FormatError for a broken one. Where the repository cannot be asked, a warning is logged: whoever loads the
-    model meets the same trouble.
+    Raises FormatError for a broken one. Where the repository cannot be asked, a warning is logged:
+    whoever loads the model meets the same trouble.
     """
     text = os.fspath(model)
     if os.path.isdir(text):
@@ -175,7 +210,9 @@ def find_schedule(model: str | os.PathLike[str], *, subfolder: str = "", **optio
             inside(folder, f"{subfolder}/{SCHEDULE_FILE}" if subfolder else SCHEDULE_FILE),
             lambda: inside(folder, f"{subfolder}/{TENSOR_FILE}" if subfolder else TENSOR_FILE),
         )
-    if not isinstance(text, str) or not (HUB_ID.fullmatch(text) or re.fullmatch(r"[A-Za-z0-9][\w.-]*", text)):
+    if not isinstance(text, str) or not (
+        HUB_ID.fullmatch(text) or re.fullmatch(r"[A-Za-z0-9][\w.-]*", text)
+    ):
         return None
     try:
         return _load_from(HubRepo(text, **options), check_subfolder(subfolder), None, None)
@@ -185,5 +222,7 @@ def find_schedule(model: str | os.PathLike[str], *, subfolder: str = "", **optio
         from huggingface_hub import constants
 
         if not (constants.HF_HUB_OFFLINE or options.get("local_files_only")):
-            logger.warning("could not ask %s for a schedule of its own, so linear is used: %s", text, error)
+            logger.warning(
+                "could not ask %s for a schedule of its own, so linear is used: %s", text, error
+            )
         return None

@@ -15,7 +15,9 @@ from mdm_schedules.hub.talk import call, client
 
 @dataclass(frozen=True)
 class FoundSchedule:
-    """A repository of schedules: its id, the models and scores in its metadata, and how it is received."""
+    """A repository of schedules: its id, the models and scores in its metadata, and how it is
+    received.
+    """
 
     repo_id: str
     base_models: tuple[str, ...]
@@ -35,7 +37,8 @@ def search_schedules(
     limit: int = 50,
     token: str | bool | None = None,
 ) -> list[FoundSchedule]:
-    """The schedule repositories on the Hub that fit, in the Hub's order; `get_schedule(found.repo_id)` loads one.
+    """The schedule repositories on the Hub that fit, in the Hub's order;
+    `get_schedule(found.repo_id)` loads one.
 
     Args:
         base_model: Hub id of the model they were found for.
@@ -64,7 +67,12 @@ def search_schedules(
     api = client(token)
     models = call(
         lambda: list(
-            islice(api.list_models(filter=tags, author=author, search=search, limit=limit, expand=wanted), limit)
+            islice(
+                api.list_models(
+                    filter=tags, author=author, search=search, limit=limit, expand=wanted
+                ),
+                limit,
+            )
         ),
         "the search",
     )
@@ -76,7 +84,11 @@ def _found(model: Any) -> FoundSchedule:
     modified = model.last_modified
     return FoundSchedule(
         repo_id=model.id,
-        base_models=tuple(text for text in ([base] if isinstance(base, str) else base or ()) if isinstance(text, str)),
+        base_models=tuple(
+            text
+            for text in ([base] if isinstance(base, str) else base or ())
+            if isinstance(text, str)
+        ),
         evaluations=tuple(read_results(model.card_data)),
         tags=tuple(model.tags or ()),
         downloads=model.downloads or 0,

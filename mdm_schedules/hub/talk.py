@@ -1,4 +1,6 @@
-"""Talking to the Hub: its client, attempts again where that is safe, and its errors in one clear line."""
+"""Talking to the Hub: its client, attempts again where that is safe, and its errors in one clear
+line.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,17 @@ def client(token: str | bool | None = None) -> HfApi:
     from mdm_schedules import __version__
 
     if token is not None and not isinstance(token, str | bool):
-        raise InvalidTypeError(f"token must be text, True, False or None, got a {type(token).__name__}")
+        raise InvalidTypeError(
+            f"token must be text, True, False or None, got a {type(token).__name__}"
+        )
     return HfApi(token=token, library_name="mdm-schedules", library_version=__version__)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """huggingface_hub's own lines about each of its attempts, left out in this thread: we say it in one at the end."""
+    """huggingface_hub's own lines about each of its attempts, left out in this thread: we say it
+    in one at the end.
+    """
     if logging.getLogger("huggingface_hub").getEffectiveLevel() < logging.WARNING:
         yield  # the user has asked to see more
         return
@@ -45,7 +51,9 @@ def _quiet() -> Iterator[None]:
     def others(record: logging.LogRecord) -> bool:
         return record.thread != here
 
-    loggers = [logging.getLogger(f"huggingface_hub.{name}") for name in ("file_download", "utils._http")]
+    loggers = [
+        logging.getLogger(f"huggingface_hub.{name}") for name in ("file_download", "utils._http")
+    ]
     for logger in loggers:
         logger.addFilter(others)
     try:
@@ -64,9 +72,11 @@ def call(
     writing: bool = False,
     retry: bool = True,
 ) -> T:
-    """`ask()`, with `retry` again where the connection or the server failed; its last error as one of ours.
+    """`ask()`, with `retry` again where the connection or the server failed; its last error as one
+    of ours.
 
-    Some calls of some versions of huggingface_hub try again themselves: what took long is not repeated.
+    Some calls of some versions of huggingface_hub try again themselves: what took long is not
+    repeated.
     """
     start = time.monotonic()
     for pause in (*(PAUSES if retry else ()), None):
@@ -107,10 +117,14 @@ def passing(error: BaseException) -> bool:
     """Whether asking again may help: a broken connection, a busy or failing server."""
     cause = _root(error)
     status = status_of(cause)
-    return status in (408, 429, 500, 502, 503, 504) if status is not None else _of_the_network(cause)
+    return (
+        status in (408, 429, 500, 502, 503, 504) if status is not None else _of_the_network(cause)
+    )
 
 
-def explain(error: Exception, repo_id: str, revision: str | None, file: str, writing: bool) -> MDMError:
+def explain(
+    error: Exception, repo_id: str, revision: str | None, file: str, writing: bool
+) -> MDMError:
     """One clear line for what huggingface_hub raised, with what to do next."""
     from huggingface_hub import constants, errors
 
@@ -122,35 +136,67 @@ def explain(error: Exception, repo_id: str, revision: str | None, file: str, wri
         return InvalidValueError(f"{shown(repo_id)} is no Hub id: {shown(str(cause))}")
     if isinstance(cause, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
         if writing or not file:
-            return StorageError(f"HF_HUB_OFFLINE is set, and push and search need the Hub: unset it to reach {hub}")
+            return StorageError(
+                f"HF_HUB_OFFLINE is set, and push and search need the Hub: unset it to reach {hub}"
+            )
         return StorageError(
-            f"{file} of {repo_id}{at} is not in the cache, and the Hub may not be asked (HF_HUB_OFFLINE or "
+            f"{file} of {repo_id}{at} is not in the cache, and the Hub may not be asked "
+            "(HF_HUB_OFFLINE or "
             "local_files_only); load it once online"
         )
     if isinstance(cause, errors.GatedRepoError):
-        return StorageError(f"{repo_id} is gated: accept its terms at {hub}/{repo_id}, then {LOGIN}")
+        return StorageError(
+            f"{repo_id} is gated: accept its terms at {hub}/{repo_id}, then {LOGIN}"
+        )
     if isinstance(cause, errors.RevisionNotFoundError):
-        return StorageError(f"{repo_id} has no branch, tag or commit {revision!r}; see {hub}/{repo_id}/commits/main")
+        return StorageError(
+            f"{repo_id} has no branch, tag or commit {revision!r}; see {hub}/{repo_id}/commits/main"
+        )
     if isinstance(cause, errors.EntryNotFoundError):
-        return MissingFileError(f"{repo_id}{at} holds no {file or 'such file'}; see {hub}/{repo_id}/tree/main")
-    if isinstance(cause, errors.RepositoryNotFoundError | errors.LocalTokenNotFoundError) or status == 401:
+        return MissingFileError(
+            f"{repo_id}{at} holds no {file or 'such file'}; see {hub}/{repo_id}/tree/main"
+        )
+    if (
+        isinstance(cause, errors.RepositoryNotFoundError | errors.LocalTokenNotFoundError)
+        or status == 401
+    ):
         if writing:
-            return StorageError(f"the Hub does not accept your token for {repo_id}, or has no such repository: {LOGIN}")
-        return StorageError(f"the Hub has no repository {repo_id}, or not for you: check the id; if private, {LOGIN}")
+            return StorageError(
+                f"the Hub does not accept your token for {repo_id}, or has no such "
+                f"repository: {LOGIN}"
+            )
+        return StorageError(
+            f"the Hub has no repository {repo_id}, or not for you: check the id; "
+            f"if private, {LOGIN}"
+        )
     if status == 403:
-        way = "use a token with write permission, your own namespace, or create_pr=True" if writing else LOGIN
+        way = (
+            "use a token with write permission, your own namespace, or create_pr=True"
+            if writing
+            else LOGIN
+        )
         return StorageError(f"your token has no permission for {repo_id} ({says}): {way}")
     if status == 409:
-        return StorageError(f"the name {repo_id} is taken or busy ({says}): try again, or choose another name")
+        return StorageError(
+            f"the name {repo_id} is taken or busy ({says}): try again, or choose another name"
+        )
     if status == 412:
         return StorageError(f"others commit to {repo_id} at the same time ({says}): push again")
     if status == 429:
-        return StorageError(f"the Hub asks for fewer requests ({says}): wait a few minutes, and {LOGIN}")
+        return StorageError(
+            f"the Hub asks for fewer requests ({says}): wait a few minutes, and {LOGIN}"
+        )
     if status is not None:
         later = "try again later" if status >= 500 else f"see {hub}/{repo_id}"
         return StorageError(f"the Hub answered {status} for {repo_id} ({says}): {later}")
     detail = f"{type(cause).__name__}: {shown(str(cause))}"
     if _of_the_network(cause):
-        repeat = "; all of it has arrived or nothing, so look there before you push again" if writing else ""
-        return StorageError(f"the connection to {hub} failed ({detail}): check the network, try again{repeat}")
+        repeat = (
+            "; all of it has arrived or nothing, so look there before you push again"
+            if writing
+            else ""
+        )
+        return StorageError(
+            f"the connection to {hub} failed ({detail}): check the network, try again{repeat}"
+        )
     return StorageError(f"{repo_id}: {detail}")

@@ -1,4 +1,6 @@
-"""What a plan costs, before a sample is drawn: the information profile, the best plan, the best Beta."""
+"""What a plan costs, before a sample is drawn: the information profile, the best plan, the best
+Beta.
+"""
 
 from mdm_schedules.information.measure import Measurement
 from mdm_schedules.information.profile import InformationProfile

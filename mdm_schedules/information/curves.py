@@ -1,6 +1,8 @@
-"""From noisy means at some reveal counts to a whole profile: four kinds of curve, chosen on held-out sequences.
+"""From noisy means at some reveal counts to a whole profile: four kinds of curve, chosen on
+held-out sequences.
 
-Every curve is non-increasing and >= 0. `fit` gets means [C] at counts [C], and returns the curve at 0, ..., N - 1.
+Every curve is non-increasing and >= 0. `fit` gets means [C] at counts [C], and returns the curve at
+0, ..., N - 1.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def project(values: Array, weights: Array | None = None) -> Array:
     means: list[float] = []
     masses: list[float] = []
     lengths: list[int] = []
-    for value, mass in zip(values, np.ones(len(values)) if weights is None else weights, strict=True):
+    for value, mass in zip(
+        values, np.ones(len(values)) if weights is None else weights, strict=True
+    ):
         means.append(float(value))
         masses.append(float(mass))
         lengths.append(1)
@@ -48,11 +52,15 @@ def fit_convex(counts: Integers, means: Array, weights: Array, n: int) -> Array:
     """Convex: a non-negative sum of a constant and hinges that reach 0 at a count or at N."""
     ends = np.append(counts[1:], n).astype(np.float64)
     hinges = np.maximum(ends - np.arange(n)[:, None], 0) / ends
-    return _non_negative_sum(np.concatenate([np.ones((n, 1)), hinges], axis=1), counts, means, weights)
+    return _non_negative_sum(
+        np.concatenate([np.ones((n, 1)), hinges], axis=1), counts, means, weights
+    )
 
 
 def fit_beta_mixture(counts: Integers, means: Array, weights: Array, n: int) -> Array:
-    """Smooth, convex or not: a non-negative sum of a constant and falls 1 - BetaCDF(n / (N - 1); a, b)."""
+    """Smooth, convex or not: a non-negative sum of a constant and falls 1 - BetaCDF(n / (N - 1);
+    a, b).
+    """
     return _non_negative_sum(_mixture_basis(n), counts, means, weights)
 
 
@@ -68,11 +76,14 @@ def fit_beta(counts: Integers, means: Array, weights: Array, n: int) -> Array:
     without_level = np.maximum((falls * share) @ means, 0) / np.maximum(falls**2 @ share, 1e-300)
     height, level = np.where(level < 0, without_level, height), np.maximum(level, 0)
     best = int(np.argmin(((level[:, None] + height[:, None] * falls - means) ** 2) @ share))
-    curve: Array = level[best] + height[best] * _falls(pairs[best : best + 1], np.arange(n), n)[:, 0]
+    curve: Array = (
+        level[best] + height[best] * _falls(pairs[best : best + 1], np.arange(n), n)[:, 0]
+    )
     return curve
 
 
-# the first is the default; each of the others is right where the one before it is not flexible, or not rigid, enough
+# the first is the default; each of the others is right where the one before it is not flexible, or
+# not rigid, enough
 CURVES: dict[str, Fit] = {
     "beta_mixture": fit_beta_mixture,
     "isotonic": fit_isotonic,
@@ -91,7 +102,8 @@ def _falls(pairs: Array, counts: Integers, n: int) -> Array:
 @lru_cache(maxsize=8)
 def _mixture_basis(n: int) -> Array:
     side = np.geomspace(0.2, 20, 10)
-    # sharp falls (a + b large) only at the two ends: sharp ones in the middle would follow the noise
+    # sharp falls (a + b large) only at the two ends: sharp ones in the middle would follow the
+    # noise
     pairs = np.array([(a, b) for a in side for b in side if min(a, b) <= 1 or a + b < 12])
     return np.concatenate([np.ones((n, 1)), _falls(pairs, np.arange(n), n)], axis=1)
 
@@ -100,17 +112,21 @@ def _non_negative_sum(basis: Array, counts: Integers, means: Array, weights: Arr
     from scipy.optimize import nnls
 
     scale = np.sqrt(weights)
-    coefficients, _ = nnls(basis[counts] * scale[:, None], means * scale, maxiter=100 * basis.shape[1])
+    coefficients, _ = nnls(
+        basis[counts] * scale[:, None], means * scale, maxiter=100 * basis.shape[1]
+    )
     return basis @ coefficients  # type: ignore[no-any-return]
 
 
 def choose_and_fit(values: Array, counts: Integers, n: int) -> tuple[Array, str, dict[str, float]]:
-    """Choose the kind of curve by the cost, on held-out sequences, of the plans that it proposes; fit it to all.
+    """Choose the kind of curve by the cost, on held-out sequences, of the plans that it proposes;
+    fit it to all.
 
-    The sequences are split into at most MAX_FOLDS folds. Each kind is fitted without one fold, its best plans for
-    several step counts are priced with the raw means of that fold, and so on around. The default is left only for a
-    rival whose plans cost less by a one-sided paired t-test over the folds (5 % shared among the rivals), for with few
-    sequences the least of several noisy costs is often that of the noisiest curve.
+    The sequences are split into at most MAX_FOLDS folds. Each kind is fitted without one fold, its
+    best plans for several step counts are priced with the raw means of that fold, and so on around.
+    The default is left only for a rival whose plans cost less by a one-sided paired t-test over the
+    folds (5 % shared among the rivals), for with few sequences the least of several noisy costs is
+    often that of the noisiest curve.
 
     Args:
         values: [S, C], entropy per token of each sequence at each count; S >= 2.
@@ -121,7 +137,8 @@ def choose_and_fit(values: Array, counts: Integers, n: int) -> tuple[Array, str,
     """
     from scipy.special import stdtrit
 
-    # a mean over N - n hidden tokens: part of the noise falls with their number, part (between sequences) does not
+    # a mean over N - n hidden tokens: part of the noise falls with their number, part (between
+    # sequences) does not
     weights = 1 / (1 / (n - counts) + 0.1)
     steps = [k for k in _STEP_COUNTS if k <= n // 4]
     folds = min(len(values), MAX_FOLDS)

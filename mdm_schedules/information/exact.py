@@ -15,7 +15,9 @@ MAX_STATES = 1 << 28  # marginal probabilities of one enumeration
 
 
 def enumerate_profile(distribution: Any) -> Array:
-    """h(n) = mean entropy of n + 1 tokens - mean entropy of n, over all subsets (the chain rule, averaged)."""
+    """h(n) = mean entropy of n + 1 tokens - mean entropy of n, over all subsets (the chain rule,
+    averaged).
+    """
     p = check_distribution(distribution, MAX_STATES, "use InformationProfile.estimate")
     n = p.ndim
     if p.shape[0] == 1:  # nothing to tell, but 2^n marginals to visit
@@ -34,4 +36,5 @@ def enumerate_profile(distribution: Any) -> Array:
     sums[0] = 0.0  # the empty marginal is 1 but for rounding
     h = np.diff(sums / subsets)
     h[np.abs(h) < 1e-14] = 0.0
-    return np.minimum.accumulate(np.maximum(h, 0.0))  # entropies are submodular, so only rounding is removed
+    # entropies are submodular, so only rounding is removed
+    return np.minimum.accumulate(np.maximum(h, 0.0))

@@ -1,4 +1,5 @@
-"""A profile as one file, profile.safetensors: the numbers as tensors, the rest as JSON in its header.
+"""A profile as one file, profile.safetensors: the numbers as tensors, the rest as JSON in its
+header.
 
 One file, so that whatever is interrupted, h and what is said of it belong together.
 """
@@ -25,7 +26,9 @@ _KEY = "information_profile"  # of the JSON in the header
 _TENSORS = ("means", "standard_errors")
 
 
-def save_profile(path: str | os.PathLike[str], h: Sequence[float], measurement: Measurement | None) -> None:
+def save_profile(
+    path: str | os.PathLike[str], h: Sequence[float], measurement: Measurement | None
+) -> None:
     """Write the file into the folder `path`, made if missing."""
     from safetensors.torch import save  # save_file leaves a temporary file of its own when killed
 
@@ -33,17 +36,25 @@ def save_profile(path: str | os.PathLike[str], h: Sequence[float], measurement: 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise StorageError(f"cannot make the folder {folder}: {getattr(error, 'strerror', None) or error}") from error
+        raise StorageError(
+            f"cannot make the folder {folder}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     tensors = {"h": torch.tensor(h, dtype=torch.float64)}
     record = None if measurement is None else asdict(measurement)
     if record is not None:
         tensors |= {key: torch.tensor(record.pop(key), dtype=torch.float64) for key in _TENSORS}
-    header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, "measurement": record}, allow_nan=False)}
-    write_atomically(folder / PROFILE_FILE, lambda name: Path(name).write_bytes(save(tensors, header)))
+    header = {
+        _KEY: json.dumps({"format_version": FORMAT_VERSION, "measurement": record}, allow_nan=False)
+    }
+    write_atomically(
+        folder / PROFILE_FILE, lambda name: Path(name).write_bytes(save(tensors, header))
+    )
 
 
 def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measurement | None]:
-    """Read it back; StorageError where nothing can be read, FormatError for anything but a profile."""
+    """Read it back; StorageError where nothing can be read, FormatError for anything but a
+    profile.
+    """
     from safetensors import safe_open
 
     file = local_path(path) / PROFILE_FILE
@@ -61,10 +72,14 @@ def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measu
         raise FormatError(f"{file} does not describe an information profile: {error}") from error
 
 
-def _parse(document: dict[str, Any], h: tuple[float, ...], tensors: TensorFile) -> Measurement | None:
+def _parse(
+    document: dict[str, Any], h: tuple[float, ...], tensors: TensorFile
+) -> Measurement | None:
     version = document.get("format_version")
     if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
-        raise FormatError(f"it has format version {shown(version)}; this library reads {FORMAT_VERSION}")
+        raise FormatError(
+            f"it has format version {shown(version)}; this library reads {FORMAT_VERSION}"
+        )
     if not h or any(later > earlier for earlier, later in itertools.pairwise(h)):
         raise FormatError("h must not be empty, and not rise")
     for value in h:
@@ -76,7 +91,9 @@ def _parse(document: dict[str, Any], h: tuple[float, ...], tensors: TensorFile) 
     means, errors = (tuple(check_real(key, value, 0) for value in tensors[key]) for key in _TENSORS)
     if not len(counts) == len(means) == len(errors):
         raise FormatError("counts, means and standard_errors must have one length")
-    passes, sequences, seed = (check_int(key, record[key], 0) for key in ("passes", "sequences", "seed"))
+    passes, sequences, seed = (
+        check_int(key, record[key], 0) for key in ("passes", "sequences", "seed")
+    )
     return Measurement(
         counts=counts,
         means=means,
@@ -86,5 +103,7 @@ def _parse(document: dict[str, Any], h: tuple[float, ...], tensors: TensorFile) 
         seed=seed,
         method=str(record["method"]),
         curve=str(record["curve"]),
-        held_out=tuple((str(name), check_real("held_out", cost)) for name, cost in record["held_out"]),
+        held_out=tuple(
+            (str(name), check_real("held_out", cost)) for name, cost in record["held_out"]
+        ),
     )

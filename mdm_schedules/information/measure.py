@@ -1,4 +1,6 @@
-"""Entropy per hidden token of a model, at chosen numbers of revealed tokens: the forward passes behind `estimate`."""
+"""Entropy per hidden token of a model, at chosen numbers of revealed tokens: the forward passes
+behind `estimate`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ Denoiser = Callable[[torch.Tensor, torch.Tensor], Any]  # see mdm_schedules.samp
 
 METHODS = ("entropy", "cross_entropy")
 DEFAULT_COUNTS = 64
-_CELLS = 1 << 24  # logits softened at once, so that a large vocabulary needs little memory beside the model's
+# logits softened at once, so that a large vocabulary needs little memory beside the model's
+_CELLS = 1 << 24
 _EXAMPLE = "InformationProfile.estimate(model, sequences, mask_token_id=...)"
 
 
@@ -31,11 +34,13 @@ class Measurement:
 
     Attributes:
         counts: numbers of revealed tokens that were measured.
-        means, standard_errors: entropy per hidden token in nats at each count, over sequences, before any fit.
+        means, standard_errors: entropy per hidden token in nats at each count, over sequences,
+            before any fit.
         passes: sequences passed forward (a batch of B counts B).
         sequences, method, seed: as given to `estimate`.
         curve: the kind of curve chosen: beta_mixture, isotonic, convex or beta.
-        held_out: for each kind, the cost of its plans on sequences held out from its fit (1 is the mean of the kinds).
+        held_out: for each kind, the cost of its plans on sequences held out from its fit (1 is the
+            mean of the kinds).
     """
 
     counts: tuple[int, ...]
@@ -51,7 +56,9 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Data:
-    """Checked sequences [S, L] on the model's device, and where in each the N maskable tokens stand, [S, N]."""
+    """Checked sequences [S, L] on the model's device, and where in each the N maskable tokens
+    stand, [S, N].
+    """
 
     tokens: torch.Tensor
     places: torch.Tensor
@@ -69,47 +76,66 @@ class Data:
 def check_data(model: Any, sequences: Any, maskable: Any, mask_token_id: int | None) -> Data:
     """Everything about the input that can be wrong without running the model."""
     if not callable(model):
-        raise InvalidTypeError(f"the model must be callable, tokens [B, L] -> logits [B, L, V], got {shown(model)}")
+        raise InvalidTypeError(
+            f"the model must be callable, tokens [B, L] -> logits [B, L, V], got {shown(model)}"
+        )
     try:
         tokens = torch.as_tensor(sequences)
     except (TypeError, ValueError, RuntimeError):
-        raise InvalidTypeError(f"sequences must be token ids [S, L], got {shown(sequences)}") from None
+        raise InvalidTypeError(
+            f"sequences must be token ids [S, L], got {shown(sequences)}"
+        ) from None
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise InvalidTypeError(f"sequences must hold integer token ids, got {tokens.dtype}")
     if tokens.ndim != 2 or len(tokens) < 2 or tokens.shape[1] == 0:
         raise InvalidValueError(
-            f"sequences must be [S, L] with S >= 2 (some are held out to choose the curve), got {tuple(tokens.shape)}"
+            "sequences must be [S, L] with S >= 2 (some are held out to choose the curve), got "
+            f"{tuple(tokens.shape)}"
         )
     tokens = tokens.long()
     if bool((tokens < 0).any()):
         raise InvalidValueError(f"sequences must hold token ids >= 0, got {int(tokens.min())}")
     hideable = torch.ones_like(tokens, dtype=torch.bool)
     if maskable is not None:
-        if not isinstance(maskable, torch.Tensor) or maskable.dtype != torch.bool or maskable.shape != tokens.shape:
-            raise InvalidValueError(f"maskable must be a bool tensor of shape {tuple(tokens.shape)}: True where tokens")
+        if (
+            not isinstance(maskable, torch.Tensor)
+            or maskable.dtype != torch.bool
+            or maskable.shape != tokens.shape
+        ):
+            raise InvalidValueError(
+                f"maskable must be a bool tensor of shape {tuple(tokens.shape)}: True where tokens"
+            )
         hideable = maskable
     counts = hideable.sum(1)
     if int(counts.min()) != int(counts.max()) or int(counts.min()) == 0:
         raise InvalidValueError(
             "every sequence must have the same number of maskable tokens, at least 1, got "
-            f"{int(counts.min())} to {int(counts.max())}; cut the answers to one length, or estimate per length"
+            f"{int(counts.min())} to {int(counts.max())}; cut the answers to one length, or "
+            "estimate per length"
         )
     if mask_token_id is None:
         mask_token_id = getattr(getattr(model, "config", None), "mask_token_id", None)
         if mask_token_id is None:
-            raise InvalidValueError(f"mask_token_id is not in the model's config; give it: {_EXAMPLE}")
+            raise InvalidValueError(
+                f"mask_token_id is not in the model's config; give it: {_EXAMPLE}"
+            )
     mask_token_id = check_int("mask_token_id", mask_token_id, 0, example=_EXAMPLE)
     if bool((tokens == mask_token_id).any()):
-        raise InvalidValueError(f"sequences must be clean text, but hold the mask token {mask_token_id}")
+        raise InvalidValueError(
+            f"sequences must be clean text, but hold the mask token {mask_token_id}"
+        )
     table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     vocabulary = getattr(table, "num_embeddings", math.inf)
     highest = max(int(tokens.max()), mask_token_id)
     if highest >= vocabulary:
-        raise InvalidValueError(f"token ids must lie in [0, {vocabulary - 1}], which the model can read, got {highest}")
+        raise InvalidValueError(
+            f"token ids must lie in [0, {vocabulary - 1}], which the model can read, got {highest}"
+        )
     longest = _max_length(model)
     if longest is not None and tokens.shape[1] > longest:
         raise InvalidValueError(
-            f"sequences have {tokens.shape[1]} tokens, but the model has positions for {longest}; cut them"
+            f"sequences have {tokens.shape[1]} tokens, but the model has positions for {longest}; "
+            "cut them"
         )
     weight = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     device = tokens.device if weight is None else weight.device
@@ -118,7 +144,9 @@ def check_data(model: Any, sequences: Any, maskable: Any, mask_token_id: int | N
 
 
 def _max_length(model: Any) -> int | None:
-    """The longest sequence that the model has positions for, as its denoiser or its config tells; None if neither."""
+    """The longest sequence that the model has positions for, as its denoiser or its config tells;
+    None if neither.
+    """
     if callable(getattr(model, "denoiser", None)):
         model = model.denoiser()
     told = getattr(model, "max_length", None) or getattr(
@@ -134,22 +162,29 @@ def choose_counts(number: int, n: int, counts: Any, passes: Any) -> tuple[Intege
     if counts is None:
         affordable = DEFAULT_COUNTS if passes is None else min(DEFAULT_COUNTS, passes // number)
         if affordable < min(2, n):
-            raise InvalidValueError(f"{number} sequences need at least {min(2, n) * number} passes, got {passes}")
+            raise InvalidValueError(
+                f"{number} sequences need at least {min(2, n) * number} passes, got {passes}"
+            )
         chosen = spread_counts(n, affordable)
     else:
         given = counts if isinstance(counts, Iterable) else [counts]
         chosen = np.array([check_int("counts", x, 0, n - 1) for x in given], dtype=np.int64)
         if not len(chosen) or (np.diff(chosen) <= 0).any() or chosen[0] != 0 or chosen[-1] != n - 1:
-            raise InvalidValueError(f"counts must increase from 0 to {n - 1}, tokens less one, got {shown(counts)}")
+            raise InvalidValueError(
+                f"counts must increase from 0 to {n - 1}, tokens less one, got {shown(counts)}"
+            )
         if passes is not None and passes < number * len(chosen):
             raise InvalidValueError(
-                f"{len(chosen)} counts of {number} sequences need {number * len(chosen)} passes, got {passes}"
+                f"{len(chosen)} counts of {number} sequences need {number * len(chosen)} passes, "
+                f"got {passes}"
             )
     return chosen, 1 if passes is None else max(1, passes // (number * len(chosen)))
 
 
 def spread_counts(n: int, how_many: int) -> Integers:
-    """Reveal counts from 0 to n - 1, denser towards both ends, where profiles bend most; all of them if they fit."""
+    """Reveal counts from 0 to n - 1, denser towards both ends, where profiles bend most; all of
+    them if they fit.
+    """
     if how_many >= n:
         return np.arange(n, dtype=np.int64)
     places = np.rint((n - 1) * np.sin(np.linspace(0, np.pi / 2, how_many)) ** 2).astype(np.int64)
@@ -169,17 +204,25 @@ def measure(
     batch_size: int,
     progress: bool,
 ) -> tuple[Array, int]:
-    """Mean over hidden tokens, in nats, per sequence and count [S, C], and the number of sequences passed forward.
+    """Mean over hidden tokens, in nats, per sequence and count [S, C], and the number of sequences
+    passed forward.
 
-    Each round draws one random subset per sequence and count, from its own generator; batches do not change the draw.
+    Each round draws one random subset per sequence and count, from its own generator; batches do
+    not change the draw.
     """
-    jobs = np.array([(s, c) for _ in range(rounds) for s in range(len(data.tokens)) for c in range(len(counts))])
-    # with everything hidden and no prompt all sequences look the same, so one pass tells their common entropy
+    jobs = np.array(
+        [(s, c) for _ in range(rounds) for s in range(len(data.tokens)) for c in range(len(counts))]
+    )
+    # with everything hidden and no prompt all sequences look the same, so one pass tells their
+    # common entropy
     shared = method == "entropy" and not data.has_prompt
     if shared:
         jobs = jobs[(counts[jobs[:, 1]] > 0) | (np.arange(len(jobs)) == 0)]
     draw = np.random.default_rng(seed)
-    sums, times = np.zeros((len(data.tokens), len(counts))), np.zeros((len(data.tokens), len(counts)))
+    sums, times = (
+        np.zeros((len(data.tokens), len(counts))),
+        np.zeros((len(data.tokens), len(counts))),
+    )
     denoiser = as_denoiser(model)
     with evaluating(model):
         for begin in _steps(len(jobs), batch_size, progress):
@@ -192,11 +235,16 @@ def measure(
             nats = hidden_nats(denoiser, clean, hidden, data.mask_token_id, method)
             if np.isinf(nats).any():
                 raise InvalidValueError(
-                    "the model gives a token of the sequences probability 0, so the cross-entropy is infinite; "
+                    "the model gives a token of the sequences probability 0, so the cross-entropy "
+                    "is infinite; "
                     "use method='entropy'"
                 )
             owner = hidden.nonzero()[:, 0].cpu().numpy()
-            np.add.at(sums, (part[:, 0], part[:, 1]), np.bincount(owner, weights=nats) / np.bincount(owner))
+            np.add.at(
+                sums,
+                (part[:, 0], part[:, 1]),
+                np.bincount(owner, weights=nats) / np.bincount(owner),
+            )
             np.add.at(times, (part[:, 0], part[:, 1]), 1)
     if shared:
         sums[1:, 0], times[1:, 0] = sums[0, 0], times[0, 0]
@@ -215,7 +263,11 @@ def _steps(total: int, size: int, progress: bool) -> Iterator[int]:
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Without gradients and dropout; each submodule's mode is put back."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, torch.nn.Module) else []
+    training = (
+        [module for module in model.modules() if module.training]
+        if isinstance(model, torch.nn.Module)
+        else []
+    )
     for module in training:
         module.training = False
     try:
@@ -227,7 +279,9 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def as_denoiser(model: Any) -> Denoiser:
-    """`model` in any of the forms that `InformationProfile.estimate` takes, as a function of tokens and wanted rows."""
+    """`model` in any of the forms that `InformationProfile.estimate` takes, as a function of
+    tokens and wanted rows.
+    """
     if callable(getattr(model, "denoiser", None)):
         return model.denoiser()  # type: ignore[no-any-return]
     if not isinstance(model, torch.nn.Module) and _required(model) == 2:
@@ -236,7 +290,11 @@ def as_denoiser(model: Any) -> Denoiser:
     def denoiser(tokens: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         answer = model(tokens)
         logits = getattr(answer, "logits", answer)
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+        if (
+            not isinstance(logits, torch.Tensor)
+            or logits.ndim != 3
+            or logits.shape[:2] != tokens.shape
+        ):
             given = list(logits.shape) if isinstance(logits, torch.Tensor) else shown(answer)
             wanted = f"{[*tokens.shape, 'V']}, or an output that has them as .logits"
             raise InvalidTypeError(f"the model must return logits {wanted}, got {given}")
@@ -258,18 +316,34 @@ def _required(function: Any) -> int:
 def hidden_nats(
     denoiser: Denoiser, clean: torch.Tensor, hidden: torch.Tensor, mask_token_id: int, method: str
 ) -> Array:
-    """Entropy or cross-entropy of each hidden token, in the order of `hidden.nonzero()`; inf for what cannot be."""
+    """Entropy or cross-entropy of each hidden token, in the order of `hidden.nonzero()`; inf for
+    what cannot be.
+    """
     cells = hidden.flatten().nonzero()[:, 0]
     answer = denoiser(clean.masked_fill(hidden, mask_token_id), cells)
-    logits, index = answer if isinstance(answer, tuple) else (answer, torch.arange(len(cells), device=cells.device))
+    logits, index = (
+        answer
+        if isinstance(answer, tuple)
+        else (answer, torch.arange(len(cells), device=cells.device))
+    )
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point() or logits.ndim != 2:
-        given = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, torch.Tensor) else shown(logits)
-        raise InvalidTypeError(f"the model must return floating-point logits with a vocabulary, got {given}")
+        given = (
+            f"{logits.dtype} {list(logits.shape)}"
+            if isinstance(logits, torch.Tensor)
+            else shown(logits)
+        )
+        raise InvalidTypeError(
+            f"the model must return floating-point logits with a vocabulary, got {given}"
+        )
     if len(index) != len(cells) or (not isinstance(answer, tuple) and len(logits) != len(cells)):
-        raise InvalidValueError(f"the denoiser was asked for {len(cells)} rows of logits and returned {len(logits)}")
+        raise InvalidValueError(
+            f"the denoiser was asked for {len(cells)} rows of logits and returned {len(logits)}"
+        )
     targets, vocabulary = clean[hidden].to(logits.device), logits.shape[1]
     if int(targets.max()) >= vocabulary:
-        raise InvalidValueError(f"sequences hold token {int(targets.max())}, but the model has {vocabulary} logits")
+        raise InvalidValueError(
+            f"sequences hold token {int(targets.max())}, but the model has {vocabulary} logits"
+        )
     parts = []
     size = max(1, _CELLS // vocabulary)
     for i in range(0, len(cells), size):
@@ -278,7 +352,9 @@ def hidden_nats(
         if mask_token_id < vocabulary:
             rows[:, mask_token_id] = -torch.inf
         if not bool(torch.isfinite(rows.max(1).values).all()):
-            raise InvalidValueError("the model gave logits with NaN, +inf, or nothing but -inf; nothing can be read")
+            raise InvalidValueError(
+                "the model gave logits with NaN, +inf, or nothing but -inf; nothing can be read"
+            )
         logs = rows.log_softmax(1)
         if method == "entropy":
             parts.append(torch.special.entr(logs.exp()).sum(1).double())

@@ -1,7 +1,8 @@
-"""What a profile h implies: the cost of a plan, the best plan, the best Beta, and one schedule for all step counts.
+"""What a profile h implies: the cost of a plan, the best plan, the best Beta, and one schedule for
+all step counts.
 
-Arrays here are profiles, float64 [N], non-increasing and >= 0, and integer plans. `InformationProfile` is the public
-face.
+Arrays here are profiles, float64 [N], non-increasing and >= 0, and integer plans.
+`InformationProfile` is the public face.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _SAME = 1e-12  # costs that differ by less, relative to the entropy, differ by r
 
 
 def plan_cost(h: Array, plan: Any) -> float:
-    """Sum of h(start of its group) - h(n) over n (arXiv 2510.25544); for any curve h, monotone or not."""
+    """Sum of h(start of its group) - h(n) over n (arXiv 2510.25544); for any curve h, monotone or
+    not.
+    """
     sizes = np.asarray(plan, dtype=np.int64)
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     return float((h[starts] - h).sum())
@@ -33,13 +36,14 @@ def plan_cost(h: Array, plan: Any) -> float:
 def optimal_plans(h: Array, steps: Iterable[int]) -> dict[int, Integers]:
     """Plans of least cost with exactly K non-empty groups, for each K of `steps` (1 <= K <= N).
 
-    Dynamic programme: C_k(m) = min over j < m of C_{k-1}(j) + (m - j) h(j). As h does not increase, (m - j) h(j) is a
-    Monge array, so the best j does not decrease in m and a layer costs O(N log N) instead of O(N^2). Among equal costs
-    the last groups are the largest.
+    Dynamic programme: C_k(m) = min over j < m of C_{k-1}(j) + (m - j) h(j). As h does not increase,
+    (m - j) h(j) is a Monge array, so the best j does not decrease in m and a layer costs O(N log N)
+    instead of O(N^2). Among equal costs the last groups are the largest.
     """
     wanted = sorted(set(steps))
     n = len(h)
-    width = n - wanted[0] + 1  # in layer k only m = k, ..., k + width - 1 can lead to the smallest K
+    # in layer k only m = k, ..., k + width - 1 can lead to the smallest K
+    width = n - wanted[0] + 1
     best = h[0] * np.arange(1, width + 1)
     layers = [np.zeros(width, dtype=np.int32)]
     for k in range(2, wanted[-1] + 1):
@@ -57,7 +61,8 @@ def optimal_plans(h: Array, steps: Iterable[int]) -> dict[int, Integers]:
 
 
 def _row_minima(before: Array, h: Array) -> tuple[Array, npt.NDArray[np.int32]]:
-    """For each row r the least over columns c <= r of before[c] + (r - c + 1) h[c], and its first column.
+    """For each row r the least over columns c <= r of before[c] + (r - c + 1) h[c], and its first
+    column.
 
     The rows halfway between known ones are searched together, each between its neighbours' columns.
     """
@@ -86,7 +91,8 @@ def _row_minima(before: Array, h: Array) -> tuple[Array, npt.NDArray[np.int32]]:
 
 
 def best_beta(h: Array, steps: int) -> Beta:
-    """The Beta(a, b) whose plan costs least: the paper's grid and a wider logarithmic one, then ever smaller steps.
+    """The Beta(a, b) whose plan costs least: the paper's grid and a wider logarithmic one, then
+    ever smaller steps.
 
     The cost is constant between roundings; among equal ones the (a, b) nearest to linear is taken.
     """
@@ -105,7 +111,10 @@ def best_beta(h: Array, steps: int) -> Beta:
     for _ in range(6):
         moves = (1 / factor, 1.0, factor)
         around = {
-            (float(f"{a * x:.4g}"), float(f"{b * y:.4g}")) for a, b in leaders for x in moves for y in moves
+            (float(f"{a * x:.4g}"), float(f"{b * y:.4g}"))
+            for a, b in leaders
+            for x in moves
+            for y in moves
         } | set(leaders)
         leaders = sorted(around, key=rank)[:3]
         factor = factor**0.6
@@ -121,9 +130,10 @@ def plan_as_schedule(plan: Integers) -> Schedule:
 def schedule_for_all_steps(h: Array) -> Schedule:
     """One schedule near the best plan at every step count.
 
-    With many steps the cost is half the integral of |h'| times the step's length squared, which is least where steps
-    have the density |h'|^(1/2). That is one candidate (with neighbouring powers, for few steps); the others are means
-    of the best plans themselves. The one that comes nearest to the optimum at 2, 4, ..., 32 steps is taken.
+    With many steps the cost is half the integral of |h'| times the step's length squared, which is
+    least where steps have the density |h'|^(1/2). That is one candidate (with neighbouring powers,
+    for few steps); the others are means of the best plans themselves. The one that comes nearest to
+    the optimum at 2, 4, ..., 32 steps is taken.
     """
     n = len(h)
     falls = h - np.append(h[1:], max(2 * h[-1] - h[-2], 0.0) if n > 1 else h[-1])
@@ -147,10 +157,14 @@ def schedule_for_all_steps(h: Array) -> Schedule:
         rising = (1 - 1e-6) * curve + 1e-6 * even  # strictly
         rising[0], rising[-1] = 0.0, 1.0
         schedules.append(Tabulated(rising.tolist()))
-    floor = 1e-9 * float(h.sum())  # where the best plan costs nothing, ratios to it are not told apart below this
+    # where the best plan costs nothing, ratios to it are not told apart below this
+    floor = 1e-9 * float(h.sum())
 
     def excess(schedule: Schedule) -> float:
-        costs = [(plan_cost(h, schedule.plan(n, k).numpy()), plan_cost(h, plan)) for k, plan in plans.items()]
+        costs = [
+            (plan_cost(h, schedule.plan(n, k).numpy()), plan_cost(h, plan))
+            for k, plan in plans.items()
+        ]
         return sum((cost + floor) / (least + floor) for cost, least in costs)
 
     return min(schedules, key=excess)

@@ -1,9 +1,12 @@
-"""What a plan costs before a single sample is drawn: the information profile h(n), and what follows from it.
+"""What a plan costs before a single sample is drawn: the information profile h(n), and what follows
+from it.
 
-h(n) is the mean entropy of one more token given n revealed ones, over random subsets and positions. With exact
-conditionals and a uniformly random order, revealing groups that start at n_0 = 0 < n_1 < ... costs
+h(n) is the mean entropy of one more token given n revealed ones, over random subsets and positions.
+With exact conditionals and a uniformly random order, revealing groups that start at n_0 = 0 < n_1 <
+... costs
 
-    KL(data || sampler) = sum_i sum_{j = n_i}^{n_{i+1} - 1} (h(n_i) - h(j))        (arXiv 2510.25544)
+    KL(data || sampler) = sum_i sum_{j = n_i}^{n_{i+1} - 1} (h(n_i) - h(j))        (arXiv
+    2510.25544)
 
 Under another order (low_confidence, say) it is a heuristic that must be checked by measurement.
 """
@@ -24,7 +27,13 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int,
 from mdm_schedules.information.curves import choose_and_fit, project
 from mdm_schedules.information.exact import enumerate_profile
 from mdm_schedules.information.files import load_profile, save_profile
-from mdm_schedules.information.measure import METHODS, Measurement, check_data, choose_counts, measure
+from mdm_schedules.information.measure import (
+    METHODS,
+    Measurement,
+    check_data,
+    choose_counts,
+    measure,
+)
 from mdm_schedules.information.plans import (
     best_beta,
     optimal_plans,
@@ -45,7 +54,8 @@ class InformationProfile:
     """h(n) for n = 0, ..., N - 1, in nats: non-increasing and >= 0. Immutable.
 
     Args:
-        h: N numbers >= 0. One that rises somewhere is projected onto the nearest non-increasing curve, with a warning.
+        h: N numbers >= 0. One that rises somewhere is projected onto the nearest non-increasing
+            curve, with a warning.
 
     Raises:
         InvalidTypeError, InvalidValueError: not a sequence of 1 to 2**20 finite numbers >= 0.
@@ -74,8 +84,15 @@ class InformationProfile:
         return float(sum(self.values))
 
     def __repr__(self) -> str:
-        how = f", {self.measurement.curve} curve, {self.measurement.passes} passes" if self.measurement else ""
-        return f"InformationProfile({self.num_tokens} tokens, {self.values[0]:.3g} to {self.values[-1]:.3g} nats{how})"
+        how = (
+            f", {self.measurement.curve} curve, {self.measurement.passes} passes"
+            if self.measurement
+            else ""
+        )
+        return (
+            f"InformationProfile({self.num_tokens} tokens, {self.values[0]:.3g} to "
+            f"{self.values[-1]:.3g} nats{how})"
+        )
 
     @property
     def _h(self) -> Array:
@@ -88,11 +105,12 @@ class InformationProfile:
         """The exact profile of a small distribution, from the entropies of all its marginals.
 
         Args:
-            distribution: probabilities [d]*n, one axis per token; sums to 1 within 1e-6 (and is divided by its sum).
+            distribution: probabilities [d]*n, one axis per token; sums to 1 within 1e-6 (and is
+                divided by its sum).
 
         Raises:
-            InvalidTypeError, InvalidValueError: not real numbers, of unequal axes, negative, NaN, of another sum, or
-                with more than 2**28 marginal probabilities, (d + 1)^n.
+            InvalidTypeError, InvalidValueError: not real numbers, of unequal axes, negative, NaN,
+                of another sum, or with more than 2**28 marginal probabilities, (d + 1)^n.
         """
         return cls(enumerate_profile(distribution))
 
@@ -111,37 +129,45 @@ class InformationProfile:
         seed: int = 0,
         progress: bool = False,
     ) -> InformationProfile:
-        """Estimate the profile of a model on sequences of its task (a reference answer, or its own good output).
+        """Estimate the profile of a model on sequences of its task (a reference answer, or its own
+        good output).
 
-        Random subsets of each sequence are revealed, and the entropy of the rest is read off the model. The curve
-        through these means is chosen among four kinds by the cost of its plans on held-out sequences, and `measurement`
-        says which it was.
+        Random subsets of each sequence are revealed, and the entropy of the rest is read off the
+        model. The curve through these means is chosen among four kinds by the cost of its plans on
+        held-out sequences, and `measurement` says which it was.
 
         Args:
-            model: one that `AutoModelForMaskedDiffusion` loaded, or anything with a method `denoiser()`; a `Denoiser`,
-                (tokens, rows) -> logits, as `sample` takes it; or a callable, tokens [B, L] -> logits [B, L, V] or an
-                output with `.logits`, whose logits at a position speak of that position's token, as those of a
-                transformers masked language model do. A module is run without dropout. The `max_length` of the
+            model: one that `AutoModelForMaskedDiffusion` loaded, or anything with a method
+                `denoiser()`; a `Denoiser`, (tokens, rows) -> logits, as `sample` takes it; or a
+                callable, tokens [B, L] -> logits [B, L, V] or an output with `.logits`, whose
+                logits at a position speak of that position's token, as those of a transformers
+                masked language model do. A module is run without dropout. The `max_length` of the
                 denoiser, or `config.max_position_embeddings`, bounds L where there is one.
-            sequences: clean token ids [S, L], S >= 2; 16 give plans within a few percent of the optimum.
-            maskable: bool [S, L], True at the N tokens to be generated (the same number in each row); the others, such
-                as a prompt, are always visible. None: all L.
-            mask_token_id: by default that of `model.config`. Its probability is left out of every entropy.
-            counts: increasing numbers of revealed tokens to measure, from 0 to N - 1. By default all if N <= 64, else
-                64, denser at both ends.
-            passes: budget of forward passes, counting every sequence of a batch; by default one for each sequence and
-                count. A smaller budget measures fewer counts, a larger one draws more subsets.
-            method: "entropy" of the model's prediction, or "cross_entropy" of the true token, which is noisier but does
-                not trust the model's confidence.
+            sequences: clean token ids [S, L], S >= 2; 16 give plans within a few percent of the
+                optimum.
+            maskable: bool [S, L], True at the N tokens to be generated (the same number in each
+                row); the others, such as a prompt, are always visible. None: all L.
+            mask_token_id: by default that of `model.config`. Its probability is left out of every
+                entropy.
+            counts: increasing numbers of revealed tokens to measure, from 0 to N - 1. By default
+                all if N <= 64, else 64, denser at both ends.
+            passes: budget of forward passes, counting every sequence of a batch; by default one for
+                each sequence and count. A smaller budget measures fewer counts, a larger one draws
+                more subsets.
+            method: "entropy" of the model's prediction, or "cross_entropy" of the true token, which
+                is noisier but does not trust the model's confidence.
             batch_size: sequences per forward call; does not change the result beyond rounding.
             seed: of the subsets, >= 0. No global generator is used.
             progress: show a progress bar.
 
         Raises:
-            InvalidTypeError, InvalidValueError: a wrong argument (before the first pass), or unusable logits.
+            InvalidTypeError, InvalidValueError: a wrong argument (before the first pass), or
+                unusable logits.
         """
         if method not in METHODS:
-            raise InvalidValueError(f"method must be 'entropy' or 'cross_entropy', got {shown(method)}")
+            raise InvalidValueError(
+                f"method must be 'entropy' or 'cross_entropy', got {shown(method)}"
+            )
         batch_size = check_int("batch_size", batch_size, 1)
         seed = check_int("seed", seed, 0)
         data = check_data(model, sequences, maskable, mask_token_id)
@@ -165,40 +191,49 @@ class InformationProfile:
     # --- what follows from them
 
     def cost(self, plan: Any) -> float:
-        """Predicted KL(data || sampler) in nats of a plan: integers >= 0 [steps] that sum to N. Exact for random order.
+        """Predicted KL(data || sampler) in nats of a plan: integers >= 0 [steps] that sum to N.
+        Exact for random order.
 
         Raises InvalidTypeError or InvalidValueError for anything else.
         """
         row = check_plan(plan, torch.tensor([self.num_tokens]))
         if np.ndim(plan) != 1:
-            raise InvalidValueError(f"a plan must be one row of integers [steps], got shape {np.shape(plan)}")
+            raise InvalidValueError(
+                f"a plan must be one row of integers [steps], got shape {np.shape(plan)}"
+            )
         return plan_cost(self._h, row[0].numpy())
 
     def optimal_plan(self, steps: int) -> torch.Tensor:
         """The plan of least cost, LongTensor [steps], all >= 1, by an exact dynamic programme.
 
-        O(steps N log N): seconds for 4,096 tokens. Among equal costs the last steps are the largest.
-        Raises InvalidValueError for more steps than tokens.
+        O(steps N log N): seconds for 4,096 tokens. Among equal costs the last steps are the
+        largest. Raises InvalidValueError for more steps than tokens.
         """
         steps = self._check_steps("optimal_plan", steps)
         return torch.from_numpy(optimal_plans(self._h, [steps])[steps])
 
     def fit_beta(self, steps: int) -> Beta:
-        """The Beta(a, b) schedule whose plan in `steps` steps costs least; never above the paper's 10 x 10 grid.
+        """The Beta(a, b) schedule whose plan in `steps` steps costs least; never above the paper's
+        10 x 10 grid.
 
-        Deterministic: that grid (arXiv 2509.13866, App. E.1) and one from 0.05 to 6.4, then local refinement.
+        Deterministic: that grid (arXiv 2509.13866, App. E.1) and one from 0.05 to 6.4, then local
+            refinement.
         """
         return best_beta(self._h, self._check_steps("fit_beta", steps))
 
     def schedule(self, steps: int | None = None) -> Schedule:
-        """A Tabulated schedule near the best plan at every number of steps, or exactly the best plan for `steps`.
+        """A Tabulated schedule near the best plan at every number of steps, or exactly the best
+        plan for `steps`.
 
-        For any number of steps it follows the density |h'|^(1/2) of the continuous limit, or the mean of the best plans
-        for several step counts, whichever comes nearer to the optimum at 2, 4, ..., 32 steps.
+        For any number of steps it follows the density |h'|^(1/2) of the continuous limit, or the
+        mean of the best plans for several step counts, whichever comes nearer to the optimum at 2,
+        4, ..., 32 steps.
         """
         if steps is None:
             return schedule_for_all_steps(self._h)
-        return plan_as_schedule(optimal_plans(self._h, [self._check_steps("schedule", steps)])[steps])
+        return plan_as_schedule(
+            optimal_plans(self._h, [self._check_steps("schedule", steps)])[steps]
+        )
 
     def _check_steps(self, call: str, steps: Any) -> int:
         number = check_int("steps", steps, 1)
@@ -221,7 +256,8 @@ class InformationProfile:
 
         Raises:
             StorageError: nothing there, or unreadable.
-            FormatError: not that format, of a newer major version, or with values that no profile has.
+            FormatError: not that format, of a newer major version, or with values that no profile
+                has.
         """
         h, measurement = load_profile(path)
         return cls(h, measurement=measurement)
@@ -248,7 +284,8 @@ def _check_profile(h: Any) -> Array:
     projected = project(array)
     place = int(np.argmax(rises))
     warnings.warn(
-        f"h rises (by {rises[place]:.3g} nats from {place} to {place + 1} revealed tokens), which no entropy does; it "
+        f"h rises (by {rises[place]:.3g} nats from {place} to {place + 1} revealed tokens), which "
+        "no entropy does; it "
         "was projected onto the nearest non-increasing profile, which changed a value by up to "
         f"{np.abs(projected - array).max():.3g} nats",
         stacklevel=3,

@@ -1,4 +1,5 @@
-"""Schedules that the paper tuned, by task and number of steps, with their figures (arXiv 2509.13866, Tables 2-7).
+"""Schedules that the paper tuned, by task and number of steps, with their figures (arXiv
+2509.13866, Tables 2-7).
 
     mdm_schedules.get_schedule("preset:llada-8b/mbpp", steps=16)  # Beta(1, 0.2)
 
@@ -14,7 +15,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError, check_int, did_you_mean, shown
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    UnknownNameError,
+    check_int,
+    did_you_mean,
+    shown,
+)
 from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.registry import get_schedule
 from mdm_schedules.schedules import Schedule
@@ -24,7 +32,9 @@ PREFIX = "preset:"
 
 @dataclass(frozen=True)
 class Row:
-    """What one schedule scored: `mean` and one `standard_error`, in percent, for each of the preset's step counts."""
+    """What one schedule scored: `mean` and one `standard_error`, in percent, for each of the
+    preset's step counts.
+    """
 
     schedule: str
     mean: tuple[float, ...]
@@ -33,7 +43,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Preset:
-    """One table: a model on a task. `rows` go from the simplest schedule, linear, to others; `steps` increase.
+    """One table: a model on a task. `rows` go from the simplest schedule, linear, to others;
+    `steps` increase.
 
     Attributes:
         name: model/task, as `get_preset` takes it.
@@ -50,12 +61,20 @@ class Preset:
     rows: tuple[Row, ...]
 
     def best(self, steps: int) -> Row:
-        """The row with the best mean at the tabulated step count nearest to `steps` by ratio (of two, the smaller).
+        """The row with the best mean at the tabulated step count nearest to `steps` by ratio (of
+        two, the smaller).
 
-        Of equal rows the first, so linear before any other. Neighbours are often within their standard errors of each
+        Of equal rows the first, so linear before any other. Neighbours are often within their
+        standard errors of each
         other: see `rows`.
         """
-        wanted = check_int("steps", steps, 1, MAX_STEPS, f"get_schedule('{PREFIX}{self.name}', steps={self.steps[0]})")
+        wanted = check_int(
+            "steps",
+            steps,
+            1,
+            MAX_STEPS,
+            f"get_schedule('{PREFIX}{self.name}', steps={self.steps[0]})",
+        )
         nearest = min(range(len(self.steps)), key=lambda i: abs(math.log(self.steps[i] / wanted)))
         return max(self.rows, key=lambda row: row.mean[nearest])
 
@@ -68,10 +87,13 @@ def list_presets() -> list[Preset]:
 def get_preset(name: str) -> Preset:
     """The preset called `name`, for example "llada-8b/mbpp", with or without "preset:" before it.
 
-    Raises InvalidTypeError if `name` is not text, and UnknownNameError, with the nearest names, if nothing has it.
+    Raises InvalidTypeError if `name` is not text, and UnknownNameError, with the nearest names, if
+    nothing has it.
     """
     if not isinstance(name, str):
-        raise InvalidTypeError(f"the name of a preset must be text such as 'llada-8b/mbpp', got {shown(name)}")
+        raise InvalidTypeError(
+            f"the name of a preset must be text such as 'llada-8b/mbpp', got {shown(name)}"
+        )
     key = name.strip().lower().removeprefix(PREFIX).replace("_", "-")
     if key not in _presets():
         raise UnknownNameError(f"no preset is named {shown(name)}.{did_you_mean(key, _presets())}")
@@ -87,7 +109,8 @@ def preset_schedule(spec: str, steps: int | None = None) -> Schedule:
 
     Raises:
         UnknownNameError: no such preset; the message lists the nearest names.
-        InvalidTypeError, InvalidValueError: `steps` missing, given twice, not an integer, or below 1.
+        InvalidTypeError, InvalidValueError: `steps` missing, given twice, not an integer, or below
+            1.
     """
     written = re.fullmatch(r"(.*?)\(\s*(?:steps\s*=\s*)?(\d{1,9})\s*\)\s*", spec)
     if written and steps is not None:
@@ -96,8 +119,10 @@ def preset_schedule(spec: str, steps: int | None = None) -> Schedule:
     chosen = int(written[2]) if written else steps
     if chosen is None:
         raise InvalidValueError(
-            f"preset {found.name!r} needs the number of steps: get_schedule('{PREFIX}{found.name}', steps="
-            f"{found.steps[1]}) or '{PREFIX}{found.name}(steps={found.steps[1]})'; the paper's figures are for "
+            f"preset {found.name!r} needs the number of steps: "
+            f"get_schedule('{PREFIX}{found.name}', steps="
+            f"{found.steps[1]}) or '{PREFIX}{found.name}(steps={found.steps[1]})'; the paper's "
+            "figures are for "
             f"{', '.join(map(str, found.steps))}"
         )
     return get_schedule(found.best(chosen).schedule)
@@ -110,7 +135,8 @@ def _presets() -> dict[str, Preset]:
         if file.name.endswith(".json"):
             fields = json.loads(file.read_text(encoding="utf-8"))
             rows = [
-                Row(row["schedule"], tuple(row["mean"]), tuple(row["standard_error"])) for row in fields.pop("rows")
+                Row(row["schedule"], tuple(row["mean"]), tuple(row["standard_error"]))
+                for row in fields.pop("rows")
             ]
             parsed = Preset(**{**fields, "steps": tuple(fields["steps"]), "rows": tuple(rows)})
             found[parsed.name] = parsed

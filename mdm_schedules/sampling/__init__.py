@@ -1,4 +1,6 @@
-"""The one sampling loop, and what it is made of: token draw, position policies, per-sequence noise, options."""
+"""The one sampling loop, and what it is made of: token draw, position policies, per-sequence
+noise, options.
+"""
 
 from mdm_schedules.sampling.counts import CommitRule
 from mdm_schedules.sampling.draw import DrawOptions

@@ -16,23 +16,34 @@ from mdm_schedules.schedules import Schedule
 
 
 def block_spans(ends: Sequence[int] | None, length: int) -> list[tuple[int, int]]:
-    """Columns [start, end) of each block; what lies left of the first end belongs to the first block."""
+    """Columns [start, end) of each block; what lies left of the first end belongs to the first
+    block.
+    """
     ends = [length] if ends is None else list(ends)
     starts = [0, *ends[:-1]]
-    if not ends or ends[-1] != length or any(end <= start for start, end in zip(starts, ends, strict=True)):
-        raise InvalidValueError(f"block_ends must increase to the sequence length {length}, got {ends}")
+    if (
+        not ends
+        or ends[-1] != length
+        or any(end <= start for start, end in zip(starts, ends, strict=True))
+    ):
+        raise InvalidValueError(
+            f"block_ends must increase to the sequence length {length}, got {ends}"
+        )
     return list(zip(starts, ends, strict=True))
 
 
 def split_steps(steps: int, masks: Sequence[int]) -> list[int]:
-    """Share `steps` passes among blocks in proportion to their masks, at least one each, exactly `steps` in all.
+    """Share `steps` passes among blocks in proportion to their masks, at least one each, exactly
+    `steps` in all.
 
-    No block gets more passes than masks while there are at least as many masks as passes. A block without masks gets
-    one for form's sake, which is never run.
+    No block gets more passes than masks while there are at least as many masks as passes. A block
+    without masks gets one for form's sake, which is never run.
     """
     filled = [block for block, count in enumerate(masks) if count]
     if steps < len(filled):
-        raise InvalidValueError(f"steps must be at least the number of blocks, {len(filled)}, got {steps}")
+        raise InvalidValueError(
+            f"steps must be at least the number of blocks, {len(filled)}, got {steps}"
+        )
     weights = torch.tensor([masks[block] for block in filled], dtype=torch.float64)
     shares = share_out(weights.cumsum(0) / weights.sum(), torch.tensor([steps]))[0].tolist()
     given = dict(zip(filled, shares, strict=True))
@@ -46,7 +57,9 @@ def steps_per_block(steps: int | Sequence[int] | None, counts: torch.Tensor) -> 
         return [max(1, int(count)) for count in counts.max(0).values]
     given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
     if len(given) != blocks:
-        raise InvalidValueError(f"steps must be one number for each of the {blocks} blocks, got {steps!r}")
+        raise InvalidValueError(
+            f"steps must be one number for each of the {blocks} blocks, got {steps!r}"
+        )
     return [check_int("steps", step, 1, MAX_STEPS, example="steps=16") for step in given]
 
 
@@ -57,10 +70,15 @@ def count_tables(
     steps: int | Sequence[int] | None,
     policy: ConfidencePolicy | OrderPolicy,
 ) -> list[torch.Tensor]:
-    """Per block, the tokens that each row reveals in each step, LongTensor [B, K], from masks counts [B, blocks]."""
+    """Per block, the tokens that each row reveals in each step, LongTensor [B, K], from masks
+    counts [B, blocks].
+    """
     shares = steps_per_block(steps, counts)
     if plan is None:
-        return [schedule.plan(count, share) for count, share in zip(counts.unbind(1), shares, strict=True)]
+        return [
+            schedule.plan(count, share)
+            for count, share in zip(counts.unbind(1), shares, strict=True)
+        ]
     if steps is not None or isinstance(policy, Ancestral):
         other = "steps" if steps is not None else "remasking='ancestral', whose counts are random"
         raise InvalidValueError(f"give a plan or {other}, not both")
@@ -77,18 +95,21 @@ def ancestral_tables(
     counts: torch.Tensor,
     noise: SequenceNoise,
 ) -> list[torch.Tensor]:
-    """As `count_tables`, with the random counts of ancestral sampling: a token goes when alpha passes its number.
+    """As `count_tables`, with the random counts of ancestral sampling: a token goes when alpha
+    passes its number.
 
-    Without `steps` each row has its own grid of times, one per token of its own, so that its draw is the same in any
-    batch; the grids of shorter rows end earlier.
+    Without `steps` each row has its own grid of times, one per token of its own, so that its draw
+    is the same in any batch; the grids of shorter rows end earlier.
     """
     tables = []
     row = torch.arange(len(masked), device=masked.device)[:, None]
     uniform = 1 - policy.score(row, position, noise)
-    for (start, end), count, share in zip(spans, counts.unbind(1), steps_per_block(steps, counts), strict=True):
-        grids, own = (count.clamp(min=1) if steps is None else torch.full_like(count, share)).unique(
-            return_inverse=True
-        )
+    for (start, end), count, share in zip(
+        spans, counts.unbind(1), steps_per_block(steps, counts), strict=True
+    ):
+        grids, own = (
+            count.clamp(min=1) if steps is None else torch.full_like(count, share)
+        ).unique(return_inverse=True)
         times = torch.arange(1, share + 1, dtype=torch.float64) / grids[:, None]
         # 1 from a grid's own last step on, which every number is below
         grid = schedule.alpha(times.clamp(max=1)).to(masked.device)[own.to(masked.device)]
@@ -103,9 +124,11 @@ class CommitRule:
     """Reveals more than the plan asks where the model is sure; the plan is the least.
 
     Attributes:
-        threshold: with low_confidence, every token whose probability is above it, in [0, 1]; at 1 there is none.
-        entropy_bound: with the entropy policy, the surest tokens as long as the sum of their entropies without the
-            largest stays at or below it, in nats (the entropy-bounded sampler, arXiv 2505.24857).
+        threshold: with low_confidence, every token whose probability is above it, in [0, 1]; at 1
+            there is none.
+        entropy_bound: with the entropy policy, the surest tokens as long as the sum of their
+            entropies without the largest stays at or below it, in nats (the entropy-bounded
+            sampler, arXiv 2505.24857).
     """
 
     threshold: float | None = None
@@ -130,7 +153,9 @@ class CommitRule:
         return self.threshold is not None or self.entropy_bound is not None
 
     def count(self, scores: torch.Tensor) -> torch.Tensor:
-        """Tokens to reveal, LongTensor [B], from the policy's scores [B, W] in falling order, -inf where nothing is."""
+        """Tokens to reveal, LongTensor [B], from the policy's scores [B, W] in falling order, -inf
+        where nothing is.
+        """
         if self.threshold is not None:
             return (scores > self.threshold).sum(1)
         assert self.entropy_bound is not None

@@ -29,13 +29,15 @@ class GenerationOutput:
     """The finished sequences and what they cost.
 
     Attributes:
-        sequences: LongTensor [B, L], the prompt and the answer; holds no mask token that was to be filled.
+        sequences: LongTensor [B, L], the prompt and the answer; holds no mask token that was to be
+            filled.
         nfe: forward passes of the model.
         nfe_per_row: LongTensor [B], passes in which the row revealed a token.
         plan: LongTensor [B, nfe], tokens that each pass revealed, less those it masked again.
-        seeds: the seed that each row drew with. Given as `seed`, the list repeats the run, and a row's own repeats
-            that row alone.
-        prompt_length: columns of `sequences` that are the prompt, so that `sequences[:, prompt_length:]` is the answer.
+        seeds: the seed that each row drew with. Given as `seed`, the list repeats the run, and a
+            row's own repeats that row alone.
+        prompt_length: columns of `sequences` that are the prompt, so that `sequences[:,
+            prompt_length:]` is the answer.
         history: token states [B, L] after each pass, if asked for.
     """
 

@@ -1,4 +1,6 @@
-"""Position policies: which of the masked positions a step reveals. A new one is a class here and a line in POLICIES."""
+"""Position policies: which of the masked positions a step reveals. A new one is a class here and a
+line in POLICIES.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +20,39 @@ class PositionPolicy(ABC):
 
 
 class ConfidencePolicy(PositionPolicy):
-    """A policy that looks at what the model says, so it needs the logits of every masked position."""
+    """A policy that looks at what the model says, so it needs the logits of every masked
+    position.
+    """
 
     @abstractmethod
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Scores [R] from the probabilities [R, V], before temperature and filters, and the drawn tokens [R].
+        """Scores [R] from the probabilities [R, V], before temperature and filters, and the drawn
+        tokens [R].
 
         The mask token, which is never drawn, has the probability that the model gives it.
         """
 
 
 class OrderPolicy(PositionPolicy):
-    """A policy that knows the order beforehand, so logits are asked for the revealed positions only."""
+    """A policy that knows the order beforehand, so logits are asked for the revealed positions
+    only.
+    """
 
     @abstractmethod
-    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0) -> torch.Tensor:
-        """Scores [B, W] for rows [B, 1] and positions [B, W], counted from each sequence's own first token.
+    def score(
+        self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
+    ) -> torch.Tensor:
+        """Scores [B, W] for rows [B, 1] and positions [B, W], counted from each sequence's own
+        first token.
 
         `step` is 0 at the start, and changes with each pass where revealed tokens are masked again.
         """
 
 
 class LowConfidence(ConfidencePolicy):
-    """Reveal where the drawn token is most probable (LLaDA's low-confidence remasking; Dream's maskgit_plus)."""
+    """Reveal where the drawn token is most probable (LLaDA's low-confidence remasking; Dream's
+    maskgit_plus).
+    """
 
     name = "low_confidence"
 
@@ -79,16 +91,20 @@ class Random(OrderPolicy):
 
     name = "random"
 
-    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0) -> torch.Tensor:
+    def score(
+        self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
+    ) -> torch.Tensor:
         """One uniform number per position."""
         return 1 - noise.uniform(POSITION, step, row, position)
 
 
 class Ancestral(Random):
-    """Each masked token is revealed independently with probability (alpha(t) - alpha(s)) / (1 - alpha(s)) (MDLM).
+    """Each masked token is revealed independently with probability (alpha(t) - alpha(s)) / (1 -
+    alpha(s)) (MDLM).
 
-    A position with uniform number u is revealed in the step whose alpha passes u, which is that process exactly.
-    The counts are then random with the plan's mean, and a step that reveals nothing costs no pass.
+    A position with uniform number u is revealed in the step whose alpha passes u, which is that
+    process exactly. The counts are then random with the plan's mean, and a step that reveals
+    nothing costs no pass.
     """
 
     name = "ancestral"
@@ -99,13 +115,16 @@ class LeftToRight(OrderPolicy):
 
     name = "left_to_right"
 
-    def score(self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0) -> torch.Tensor:
+    def score(
+        self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
+    ) -> torch.Tensor:
         """Minus the position."""
         return -position.double()
 
 
 POLICIES: dict[str, ConfidencePolicy | OrderPolicy] = {
-    policy.name: policy for policy in (LowConfidence(), Margin(), Entropy(), Random(), Ancestral(), LeftToRight())
+    policy.name: policy
+    for policy in (LowConfidence(), Margin(), Entropy(), Random(), Ancestral(), LeftToRight())
 }
 
 
@@ -116,5 +135,7 @@ def get_policy(remasking: str | ConfidencePolicy | OrderPolicy) -> ConfidencePol
     if not isinstance(remasking, str):
         raise InvalidTypeError(f"remasking must be one of {', '.join(POLICIES)}, got {remasking!r}")
     if remasking not in POLICIES:
-        raise UnknownNameError(f"no remasking policy is named {remasking!r}.{did_you_mean(remasking, POLICIES)}")
+        raise UnknownNameError(
+            f"no remasking policy is named {remasking!r}.{did_you_mean(remasking, POLICIES)}"
+        )
     return POLICIES[remasking]

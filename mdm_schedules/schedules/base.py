@@ -1,7 +1,7 @@
 """What a mask schedule is: alpha(t), its slope, its inverse, and the gamma it is optimal for.
 
-Time t is generation time: 0 = every token masked, 1 = clean text (arXiv 2509.13866, Section 2). The noise-time
-view (tau = 1 - t) is reached only through methods with "noise" in their name.
+Time t is generation time: 0 = every token masked, 1 = clean text (arXiv 2509.13866, Section 2). The
+noise-time view (tau = 1 - t) is reached only through methods with "noise" in their name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def exact_ends(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tensor:
-    """Slope at an end of [0, 1] from the values next to it: 0, `inf`, or the difference quotient where it settles.
+    """Slope at an end of [0, 1] from the values next to it: 0, `inf`, or the difference quotient
+    where it settles.
 
     Args:
         t: gives shape and device, and which end is meant: 0 below one half, 1 above.
@@ -51,13 +52,15 @@ def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tens
 
 
 def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
-    """Evaluate a float64 curve on numbers in [0, 1], keeping type, shape, floating dtype and device.
+    """Evaluate a float64 curve on numbers in [0, 1], keeping type, shape, floating dtype and
+    device.
 
     Args:
         curve: float64 tensor in, float64 tensor of the same shape out.
         x: Python number, numpy array or scalar, list or tensor; integers become float64.
         name: how errors call `x`.
-        slope: derivative of the curve; with it the result is differentiable where `x` requires grad.
+        slope: derivative of the curve; with it the result is differentiable where `x` requires
+            grad.
 
     Raises:
         InvalidValueError: a value outside [0, 1] or NaN.
@@ -65,7 +68,9 @@ def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
     """
     if isinstance(x, torch.Tensor):
         if x.is_complex() or x.dtype == torch.bool:
-            raise InvalidTypeError(f"{name} must hold real numbers in [0, 1], got a tensor of dtype {x.dtype}")
+            raise InvalidTypeError(
+                f"{name} must hold real numbers in [0, 1], got a tensor of dtype {x.dtype}"
+            )
         if x.layout != torch.strided or x.is_meta or x.is_quantized or x.is_nested:
             kind = "a nested tensor" if x.is_nested else f"{x.layout} on {x.device}"
             raise InvalidTypeError(f"{name} must be a dense tensor with data, got {kind}")
@@ -80,7 +85,9 @@ def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
         out = curve(work)
         return out.to(x.device, x.dtype if x.is_floating_point() else torch.float64)  # type: ignore[return-value]
     try:
-        array = np.asarray(float(x) if isinstance(x, numbers.Real) and not isinstance(x, bool | np.generic) else x)
+        array = np.asarray(
+            float(x) if isinstance(x, numbers.Real) and not isinstance(x, bool | np.generic) else x
+        )
         if array.dtype.kind not in "fiu":  # no bools, texts, complex numbers, objects
             raise TypeError
     except (TypeError, ValueError, OverflowError, RuntimeError):
@@ -107,19 +114,27 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return grad * apply_curve(ctx.slope, ctx.saved_tensors[0].detach(), ctx.name), None, None, None
+        return (
+            grad * apply_curve(ctx.slope, ctx.saved_tensors[0].detach(), ctx.name),
+            None,
+            None,
+            None,
+        )
 
 
 class Schedule(ABC):
-    """The expected fraction of tokens revealed, alpha: [0, 1] -> [0, 1], strictly increasing from 0 to 1.
+    """The expected fraction of tokens revealed, alpha: [0, 1] -> [0, 1], strictly increasing from 0
+    to 1.
 
-    Subclasses are frozen dataclasses (`@dataclass(frozen=True, repr=False)`) with a class attribute `name`; their
-    fields are the parameters. They write `_alpha` and `_alpha_dot` on float64 tensors, and `_inverse`, `_gamma`,
-    `_gamma_dot`, `_masked` where a closed form exists. `mdm_schedules.testing.check_schedule` tests a new one.
+    Subclasses are frozen dataclasses (`@dataclass(frozen=True, repr=False)`) with a class attribute
+    `name`; their fields are the parameters. They write `_alpha` and `_alpha_dot` on float64
+    tensors, and `_inverse`, `_gamma`, `_gamma_dot`, `_masked` where a closed form exists.
+    `mdm_schedules.testing.check_schedule` tests a new one.
 
-    Every public method takes numbers, lists, numpy arrays or tensors and keeps shape, device and floating dtype;
-    the arithmetic inside is float64. Slopes may be infinite at the ends, and are then returned as `inf`. `alpha`,
-    `gamma` and `alpha_noise` are differentiable in a tensor, once; the others are not: they return a detached tensor.
+    Every public method takes numbers, lists, numpy arrays or tensors and keeps shape, device and
+    floating dtype; the arithmetic inside is float64. Slopes may be infinite at the ends, and are
+    then returned as `inf`. `alpha`, `gamma` and `alpha_noise` are differentiable in a tensor, once;
+    the others are not: they return a detached tensor.
     """
 
     name: ClassVar[str]
@@ -131,7 +146,9 @@ class Schedule(ABC):
     def _alpha_dot(self, t: torch.Tensor) -> torch.Tensor: ...
 
     def _masked(self, t: torch.Tensor) -> torch.Tensor:
-        """1 - alpha, to be given without the cancellation near t = 1 where a formula allows: it divides the loss."""
+        """1 - alpha, to be given without the cancellation near t = 1 where a formula allows: it
+        divides the loss.
+        """
         return 1 - self._alpha(t)
 
     def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
@@ -151,10 +168,13 @@ class Schedule(ABC):
         at_end = (alpha == 0) | (masked == 0)
         if not bool(at_end.any()):
             return inside
-        # At an end alpha_dot > 0 makes gamma_dot infinite; alpha_dot = 0 is an indeterminate form, whose limit is that
-        # of (2/pi) sqrt alpha (families with a closed form override this method).
+        # At an end alpha_dot > 0 makes gamma_dot infinite; alpha_dot = 0 is an indeterminate form,
+        # whose limit is that of (2/pi) sqrt alpha (families with a closed form override this
+        # method).
         limit = end_limits(
-            t, lambda x: self._alpha(x).sqrt() * (2 / math.pi), lambda x: self._masked(x).sqrt() * (2 / math.pi)
+            t,
+            lambda x: self._alpha(x).sqrt() * (2 / math.pi),
+            lambda x: self._masked(x).sqrt() * (2 / math.pi),
         )
         return torch.where(at_end, torch.where(slope > 0, math.inf, limit), inside)
 
@@ -163,9 +183,11 @@ class Schedule(ABC):
         return torch.where(masked == 0, math.inf, self._alpha_dot(t) / masked)
 
     def alpha(self, t: T) -> T:
-        """Expected fraction of tokens revealed at generation time t in [0, 1] (arXiv 2509.13866, Section 2).
+        """Expected fraction of tokens revealed at generation time t in [0, 1] (arXiv 2509.13866,
+        Section 2).
 
-        Raises InvalidValueError (a ValueError) for t outside [0, 1] or NaN. Differentiable in a tensor t.
+        Raises InvalidValueError (a ValueError) for t outside [0, 1] or NaN. Differentiable in a
+        tensor t.
         """
         return apply_curve(self._alpha, t, "t", self._alpha_dot)
 
@@ -178,33 +200,45 @@ class Schedule(ABC):
         return apply_curve(self._inverse, alpha, "alpha")
 
     def gamma(self, t: T) -> T:
-        """The interpolation schedule that this schedule is optimal for: (2/pi) arcsin sqrt alpha(t) (Lemma 3.5)."""
+        """The interpolation schedule that this schedule is optimal for: (2/pi) arcsin sqrt
+        alpha(t) (Lemma 3.5).
+        """
         return apply_curve(self._gamma, t, "t", self._gamma_dot)
 
     def gamma_dot(self, t: T) -> T:
-        """Slope of gamma at t: alpha_dot / (pi sqrt(alpha (1 - alpha))); `inf` where gamma is vertical."""
+        """Slope of gamma at t: alpha_dot / (pi sqrt(alpha (1 - alpha))); `inf` where gamma is
+        vertical.
+        """
         return apply_curve(self._gamma_dot, t, "t")
 
     def loss_weight(self, t: T) -> T:
-        """Weight of the masked cross-entropy in the MDM bound, alpha_dot / (1 - alpha); `inf` at t = 1.
+        """Weight of the masked cross-entropy in the MDM bound, alpha_dot / (1 - alpha); `inf` at t
+        = 1.
 
         It is also the rate at which a masked token is revealed (arXiv 2509.13866, Section 2).
         """
         return apply_curve(self._loss_weight, t, "t")
 
     def alpha_noise(self, tau: T) -> T:
-        """alpha in noise time, alpha(1 - tau): 1 at tau = 0 (clean), 0 at tau = 1, as MDLM, LLaDA and dLLM write it."""
-        return apply_curve(lambda x: self._alpha(1 - x), tau, "tau", lambda x: -self._alpha_dot(1 - x))
+        """alpha in noise time, alpha(1 - tau): 1 at tau = 0 (clean), 0 at tau = 1, as MDLM, LLaDA
+        and dLLM write it.
+        """
+        return apply_curve(
+            lambda x: self._alpha(1 - x), tau, "tau", lambda x: -self._alpha_dot(1 - x)
+        )
 
     def alpha_noise_dot(self, tau: T) -> T:
         """Slope of `alpha_noise` in tau: -alpha_dot(1 - tau), never positive."""
         return apply_curve(lambda x: -self._alpha_dot(1 - x), tau, "tau")
 
-    def plan(self, num_tokens: int | torch.Tensor, steps: int, allow_empty: bool = False) -> torch.Tensor:
+    def plan(
+        self, num_tokens: int | torch.Tensor, steps: int, allow_empty: bool = False
+    ) -> torch.Tensor:
         """How many tokens each of `steps` steps reveals: integers that sum exactly to `num_tokens`.
 
-        Cumulative rounding of num_tokens * alpha(i / steps), halves up. By default every step reveals at least one
-        token while tokens remain, so `steps` > `num_tokens` gives num_tokens steps of one token and then zeros.
+        Cumulative rounding of num_tokens * alpha(i / steps), halves up. By default every step
+        reveals at least one token while tokens remain, so `steps` > `num_tokens` gives num_tokens
+        steps of one token and then zeros.
 
         Args:
             num_tokens: masked tokens, an int >= 0 or an integer tensor [B].
@@ -223,7 +257,8 @@ class Schedule(ABC):
         """The parameters by name, in the order of the constructor."""
         if not dataclasses.is_dataclass(self):
             raise InvalidTypeError(
-                f"{type(self).__name__} must be a frozen dataclass: @dataclass(frozen=True, repr=False)"
+                f"{type(self).__name__} must be a frozen dataclass: @dataclass(frozen=True, "
+                "repr=False)"
             )
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -243,14 +278,20 @@ class Schedule(ABC):
             elif value is None or isinstance(value, bool | int | float | str | tuple):
                 text = repr(value)
             elif strict:
-                raise FormatError(f"{self.name} cannot be written as text or saved: its {key} is {value!r}")
+                raise FormatError(
+                    f"{self.name} cannot be written as text or saved: its {key} is {value!r}"
+                )
             else:
                 text = repr(value)
             parts.append(f"{key}={text}")
         return f"{self.name}({', '.join(parts)})"
 
     def __repr__(self) -> str:
-        return self._write_spec(strict=False) if dataclasses.is_dataclass(self) else object.__repr__(self)
+        return (
+            self._write_spec(strict=False)
+            if dataclasses.is_dataclass(self)
+            else object.__repr__(self)
+        )
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -261,11 +302,15 @@ class Schedule(ABC):
         record = extra_fields(self).get("evaluation")
         return None if record is None else Evaluation.from_json(record)
 
-    def save_pretrained(self, path: str | os.PathLike[str], *, evaluation: Evaluation | None = None) -> None:
-        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`; see `mdm_schedules.hub`.
+    def save_pretrained(
+        self, path: str | os.PathLike[str], *, evaluation: Evaluation | None = None
+    ) -> None:
+        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`; see
+        `mdm_schedules.hub`.
 
         Args:
-            path: the folder, made if missing. A process killed on the way leaves the old schedule or the new one.
+            path: the folder, made if missing. A process killed on the way leaves the old schedule
+                or the new one.
             evaluation: what the schedule scored; None keeps the record it was read with.
         """
         from mdm_schedules.hub import save_schedule
@@ -286,14 +331,16 @@ class Schedule(ABC):
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> Schedule:
-        """Read a schedule that `save_pretrained` or `push_to_hub` wrote; on a subclass, it must be of that subclass.
+        """Read a schedule that `save_pretrained` or `push_to_hub` wrote; on a subclass, it must be
+        of that subclass.
 
         Args:
             path: folder, file, or Hub id such as "user/repo" or "user/repo@revision".
             revision: branch, tag or commit; None is "main".
             subfolder: the folder in it that holds the schedule.
-            task, steps: where one repository holds several schedules, the one for this task, tuned for the number of
-                forward passes nearest to `steps` (by their ratio; of two as near, the one with more).
+            task, steps: where one repository holds several schedules, the one for this task, tuned
+                for the number of forward passes nearest to `steps` (by their ratio; of two as near,
+                the one with more).
             cache_dir, token, local_files_only, force_download: as huggingface_hub takes them.
 
         Raises:
@@ -316,7 +363,8 @@ class Schedule(ABC):
         )
         if not isinstance(schedule, cls):
             raise InvalidTypeError(
-                f"{path} holds {schedule!r}, which is not a {cls.__name__}; use Schedule.from_pretrained"
+                f"{path} holds {schedule!r}, which is not a {cls.__name__}; use "
+                "Schedule.from_pretrained"
             )
         return schedule
 
@@ -332,13 +380,15 @@ class Schedule(ABC):
         commit_message: str | None = None,
         create_pr: bool = False,
     ) -> CommitInfo:
-        """Publish on the Hub, in one commit: the schedule, a model card with plot and metadata, an index.
+        """Publish on the Hub, in one commit: the schedule, a model card with plot and metadata, an
+        index.
 
         Args:
-            repo_id: "user/repo" or "repo", made if missing. A README there that is not ours stays as it is, so a
-                model's own repository can carry a schedule.
+            repo_id: "user/repo" or "repo", made if missing. A README there that is not ours stays
+                as it is, so a model's own repository can carry a schedule.
             evaluation: what the schedule scored; None takes the record it was read with.
-            subfolder: None is "<task>-<steps>" with an evaluation, so that one repository holds several, else the root.
+            subfolder: None is "<task>-<steps>" with an evaluation, so that one repository holds
+                several, else the root.
             revision: branch to push to; None is "main".
             private: of a new repository.
             token: with write permission; None is the one you are logged in with.
@@ -346,7 +396,8 @@ class Schedule(ABC):
             create_pr: open a pull request instead.
 
         Returns:
-            huggingface_hub's CommitInfo (`.commit_url`, `.oid`, `.pr_url`). The same push again changes nothing.
+            huggingface_hub's CommitInfo (`.commit_url`, `.oid`, `.pr_url`). The same push again
+            changes nothing.
 
         Raises:
             StorageError: no token, no permission, no connection, ...; the message says what to do.

@@ -37,9 +37,9 @@ def _special(function: str, a: float, b: float, x: torch.Tensor) -> torch.Tensor
 class Beta(Schedule):
     """Energy-optimal for gamma = the CDF of a Beta(a, b) law; a, b in (0, 1e6].
 
-    Beta(0.5, 0.5) is linear and Beta(1, 1) the squared sine (Prop. 3.7). a above b reveals few tokens early and many
-    late. At t = 0 alpha grows like t^(2a), so the slope there is infinite for a < 0.5 and zero for a > 0.5; likewise
-    with b at t = 1.
+    Beta(0.5, 0.5) is linear and Beta(1, 1) the squared sine (Prop. 3.7). a above b reveals few
+    tokens early and many late. At t = 0 alpha grows like t^(2a), so the slope there is infinite for
+    a < 0.5 and zero for a > 0.5; likewise with b at t = 1.
     """
 
     a: float
@@ -48,7 +48,9 @@ class Beta(Schedule):
 
     def __post_init__(self) -> None:
         for key in ("a", "b"):
-            object.__setattr__(self, key, check_real(key, getattr(self, key), 0, MAX_SHAPE, low_open=True))
+            object.__setattr__(
+                self, key, check_real(key, getattr(self, key), 0, MAX_SHAPE, low_open=True)
+            )
 
     def _halves(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """gamma(t) and 1 - gamma(t), each without cancellation."""
@@ -63,19 +65,29 @@ class Beta(Schedule):
 
     def _masked(self, t: torch.Tensor) -> torch.Tensor:
         low, high = self._halves(t)
-        return torch.where(low < 0.5, 1 - torch.sin(math.pi / 2 * low).square(), torch.sin(math.pi / 2 * high).square())
+        return torch.where(
+            low < 0.5,
+            1 - torch.sin(math.pi / 2 * low).square(),
+            torch.sin(math.pi / 2 * high).square(),
+        )
 
     def _loss_weight(self, t: torch.Tensor) -> torch.Tensor:
         low, high = self._halves(t)
-        tangent = torch.where(low < 0.5, torch.tan(math.pi / 2 * low), 1 / torch.tan(math.pi / 2 * high))
+        tangent = torch.where(
+            low < 0.5, torch.tan(math.pi / 2 * low), 1 / torch.tan(math.pi / 2 * high)
+        )
         # where both parts fall below the smallest float, 1 - gamma ~ (1 - t)^b
-        inside = torch.where(high < 1e-280, 2 * self.b / (1 - t), math.pi * self._gamma_dot(t) * tangent)
+        inside = torch.where(
+            high < 1e-280, 2 * self.b / (1 - t), math.pi * self._gamma_dot(t) * tangent
+        )
         return torch.where(t == 0, self._end_slope(self.a), torch.where(t == 1, math.inf, inside))
 
     def _alpha_dot(self, t: torch.Tensor) -> torch.Tensor:
         low, high = self._halves(t)
         inside = math.pi / 2 * torch.sin(math.pi * torch.minimum(low, high)) * self._gamma_dot(t)
-        return torch.where(t == 0, self._end_slope(self.a), torch.where(t == 1, self._end_slope(self.b), inside))
+        return torch.where(
+            t == 0, self._end_slope(self.a), torch.where(t == 1, self._end_slope(self.b), inside)
+        )
 
     def _end_slope(self, power: float) -> float:
         if power != 0.5:
@@ -91,12 +103,16 @@ class Beta(Schedule):
         low = torch.asin(alpha.sqrt()) * (2 / math.pi)
         high = torch.asin((1 - alpha).sqrt()) * (2 / math.pi)
         from_zero = _special("betaincinv", self.a, self.b, low)
-        from_one = 1 - _special("betaincinv", self.b, self.a, high)  # betainccinv stops short: 8e-10 off at a = b, 0.5
+        # betainccinv stops short: 8e-10 off at a = b, 0.5
+        from_one = 1 - _special("betaincinv", self.b, self.a, high)
         t = torch.where((low < 0.5) | (from_zero < 0.5), from_zero, from_one)
-        # both stop up to 1e-8 short of the middle where a is about b: one step of Newton's method, if it helps
+        # both stop up to 1e-8 short of the middle where a is about b: one step of Newton's method,
+        # if it helps
         gap = self._gap(t, low, high)
         nearer = (t - gap / self._gamma_dot(t)).clamp(0, 1)
-        return exact_ends(alpha, torch.where(self._gap(nearer, low, high).abs() < gap.abs(), nearer, t))
+        return exact_ends(
+            alpha, torch.where(self._gap(nearer, low, high).abs() < gap.abs(), nearer, t)
+        )
 
     def _gap(self, t: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """gamma(t) less its target, given as `low` = gamma and `high` = 1 - gamma."""
@@ -109,19 +125,26 @@ class Beta(Schedule):
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
         if max(self.a, self.b) > 100:
             return self._steep_density(t)
-        log_density = torch.special.xlogy(self.a - 1, t) + torch.special.xlog1py(self.b - 1, -t) - self._log_beta
+        log_density = (
+            torch.special.xlogy(self.a - 1, t)
+            + torch.special.xlog1py(self.b - 1, -t)
+            - self._log_beta
+        )
         return torch.exp(log_density)
 
     def _steep_density(self, t: torch.Tensor) -> torch.Tensor:
-        """The same density relative to that at the mean: logarithms of the size of a and b would lose digits.
+        """The same density relative to that at the mean: logarithms of the size of a and b would
+        lose digits.
 
-        With s ~ a / (a + b), r ~ 1 - s: t^a (1 - t)^b = (t / s)^a ((1 - t) / r)^b s^a r^b, and s^a r^b / B(a, b) is
-        sqrt(a b / (2 pi (a + b))) times Stirling's remainders. What rounding makes of s and r is put back exactly.
+        With s ~ a / (a + b), r ~ 1 - s: t^a (1 - t)^b = (t / s)^a ((1 - t) / r)^b s^a r^b, and s^a
+        r^b / B(a, b) is sqrt(a b / (2 pi (a + b))) times Stirling's remainders. What rounding makes
+        of s and r is put back exactly.
         """
         a, b = Fraction(self.a), Fraction(self.b)
         s, r = float(a / (a + b)), float(b / (a + b))
         gap = float(1 - Fraction(s) - Fraction(r))
-        power = float((Fraction(s) + Fraction(r) - 1) * (a + b))  # a log(s (a + b) / a) + b log(r (a + b) / b)
+        # a log(s (a + b) / a) + b log(r (a + b) / b)
+        power = float((Fraction(s) + Fraction(r) - 1) * (a + b))
         power += _stirling(self.a + self.b) - _stirling(self.a) - _stirling(self.b)
         front = math.sqrt(self.a / (self.a + self.b) * self.b / (2 * math.pi))
         below = torch.where((t - s).abs() < s / 2, torch.log1p((t - s) / s), torch.log(t / s))
@@ -131,5 +154,7 @@ class Beta(Schedule):
         return torch.where((t > 0) & (t < 1), inside, self._end_density(t))
 
     def _end_density(self, t: torch.Tensor) -> torch.Tensor:
-        limits = [0.0 if p > 1 else math.inf if p < 1 else max(self.a, self.b) for p in (self.a, self.b)]
+        limits = [
+            0.0 if p > 1 else math.inf if p < 1 else max(self.a, self.b) for p in (self.a, self.b)
+        ]
         return torch.where(t < 0.5, t.new_tensor(limits[0]), t.new_tensor(limits[1]))

@@ -1,4 +1,6 @@
-"""Schedules with elementary formulas. Each docstring says where the field uses it and what its ends do."""
+"""Schedules with elementary formulas. Each docstring says where the field uses it and what its
+ends do.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ HALF_PI = math.pi / 2
 
 @dataclass(frozen=True, repr=False)
 class Linear(Schedule):
-    """alpha = t: equal numbers of tokens per step (LLaDA, Dream); it is Beta(0.5, 0.5) (2509.13866, Prop. 3.7)."""
+    """alpha = t: equal numbers of tokens per step (LLaDA, Dream); it is Beta(0.5, 0.5)
+    (2509.13866, Prop. 3.7).
+    """
 
     name: ClassVar[str] = "linear"
 
@@ -32,7 +36,8 @@ class Linear(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class LogLinear(Linear):
-    """MDLM's log-linear noise: total noise -log(1 - (1 - eps) tau), so alpha is linear (arXiv 2406.07524).
+    """MDLM's log-linear noise: total noise -log(1 - (1 - eps) tau), so alpha is linear (arXiv
+    2406.07524).
 
     MDLM keeps eps = 1e-3 away from the end; here the ends are exact, hence alpha = t.
     """
@@ -42,7 +47,9 @@ class LogLinear(Linear):
 
 @dataclass(frozen=True, repr=False)
 class Sine(Schedule):
-    """alpha = sin(pi t / 2): many tokens early, few late (MDLM's "cosine" noise in generation time)."""
+    """alpha = sin(pi t / 2): many tokens early, few late (MDLM's "cosine" noise in generation
+    time).
+    """
 
     name: ClassVar[str] = "sine"
 
@@ -66,7 +73,9 @@ class Sine(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class SquaredSine(Schedule):
-    """alpha = sin^2(pi t / 2), "cosine squared" in noise time (MDLM): energy-optimal for gamma = t, Beta(1, 1)."""
+    """alpha = sin^2(pi t / 2), "cosine squared" in noise time (MDLM): energy-optimal for gamma =
+    t, Beta(1, 1).
+    """
 
     name: ClassVar[str] = "squared_sine"
 
@@ -91,12 +100,15 @@ class SquaredSine(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Cosine(Schedule):
-    """MaskGIT's cosine, alpha = 1 - cos(pi t / 2): few tokens early, many late (2202.04200; aMUSEd, dLLM, MD4)."""
+    """MaskGIT's cosine, alpha = 1 - cos(pi t / 2): few tokens early, many late (2202.04200;
+    aMUSEd, dLLM, MD4).
+    """
 
     name: ClassVar[str] = "cosine"
 
     def _alpha(self, t: torch.Tensor) -> torch.Tensor:
-        return exact_ends(t, 2 * torch.sin(HALF_PI / 2 * t).square())  # = 1 - cos without cancellation near 0
+        # = 1 - cos without cancellation near 0
+        return exact_ends(t, 2 * torch.sin(HALF_PI / 2 * t).square())
 
     def _alpha_dot(self, t: torch.Tensor) -> torch.Tensor:
         return HALF_PI * torch.sin(HALF_PI * t)
@@ -115,9 +127,11 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Polynomial(Schedule):
-    """alpha = t^p, p > 0 (MaskGIT's square and cubic, arXiv 2202.04200). p > 1 starts slowly, p < 1 starts fast.
+    """alpha = t^p, p > 0 (MaskGIT's square and cubic, arXiv 2202.04200). p > 1 starts slowly, p < 1
+    starts fast.
 
-    MD4's "polynomial" is the mirror image, a masked fraction of tau^p, that is 1 - (1 - t)^p in generation time.
+    MD4's "polynomial" is the mirror image, a masked fraction of tau^p, that is 1 - (1 - t)^p in
+    generation time.
     """
 
     p: float = 2.0
@@ -144,10 +158,13 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Geometric(Schedule):
-    """Geometric noise: exp(-sigma(tau)), sigma = sigma_min^(1-tau) sigma_max^tau (MD4, arXiv 2406.04329; SEDD, MDLM).
+    """Geometric noise: exp(-sigma(tau)), sigma = sigma_min^(1-tau) sigma_max^tau (MD4, arXiv
+    2406.04329; SEDD, MDLM).
 
-    Those systems stop at exp(-sigma_min) and exp(-sigma_max); here alpha is that curve stretched to reach 0 and 1
-    exactly: (exp(-sigma) - exp(-sigma_max)) / (exp(-sigma_min) - exp(-sigma_max)). Defaults are MD4's.
+    Those systems stop at exp(-sigma_min) and exp(-sigma_max); here alpha is that curve stretched to
+    reach 0 and 1
+    exactly: (exp(-sigma) - exp(-sigma_max)) / (exp(-sigma_min) - exp(-sigma_max)). Defaults are
+        MD4's.
     """
 
     sigma_min: float = 1e-5
@@ -158,13 +175,16 @@ class Geometric(Schedule):
         for key in ("sigma_min", "sigma_max"):
             object.__setattr__(self, key, check_real(key, getattr(self, key), 1e-12, 700))
         if not self.sigma_min < self.sigma_max:
-            raise InvalidValueError(f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}")
+            raise InvalidValueError(
+                f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}"
+            )
 
     @property
     def _log_ratio(self) -> float:
         return math.log1p((self.sigma_max - self.sigma_min) / self.sigma_min)
 
-    # alpha = expm1(sigma_max - sigma) / expm1(sigma_max - sigma_min): differences of exponentials would cancel
+    # alpha = expm1(sigma_max - sigma) / expm1(sigma_max - sigma_min): differences of exponentials
+    # would cancel
     def _above(self, t: torch.Tensor) -> torch.Tensor:
         return self.sigma_min * torch.expm1((1 - t) * self._log_ratio)  # sigma - sigma_min
 
@@ -172,7 +192,9 @@ class Geometric(Schedule):
         return -self.sigma_max * torch.expm1(-t * self._log_ratio)  # sigma_max - sigma
 
     def _alpha(self, t: torch.Tensor) -> torch.Tensor:
-        return exact_ends(t, torch.expm1(self._below(t)) / math.expm1(self.sigma_max - self.sigma_min))
+        return exact_ends(
+            t, torch.expm1(self._below(t)) / math.expm1(self.sigma_max - self.sigma_min)
+        )
 
     def _masked(self, t: torch.Tensor) -> torch.Tensor:
         return torch.expm1(-self._above(t)) / math.expm1(self.sigma_min - self.sigma_max)

@@ -1,4 +1,6 @@
-"""The closed-form optimum of all three energies for a given gamma (arXiv 2509.13866, Lemma 3.5, Theorem 3.6)."""
+"""The closed-form optimum of all three energies for a given gamma (arXiv 2509.13866, Lemma 3.5,
+Theorem 3.6).
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,22 @@ from mdm_schedules.schedules.base import Schedule, end_limits, exact_ends
 
 @dataclass(frozen=True, repr=False, init=False)
 class EnergyOptimal(Schedule):
-    """alpha*(t) = sin^2(pi/2 * gamma(t)), the schedule of least energy (pi^2) under the weight 1/gamma_dot.
+    """alpha*(t) = sin^2(pi/2 * gamma(t)), the schedule of least energy (pi^2) under the weight
+    1/gamma_dot.
 
     Args:
-        gamma: None for gamma(t) = t; a Schedule or its spec, standing for its own `gamma` as in the energy functions;
-            or a function of a float64 tensor, increasing from 0 to 1 and differentiable by torch. A schedule with a
-            function works everywhere but cannot be saved; tabulate it first.
+        gamma: None for gamma(t) = t; a Schedule or its spec, standing for its own `gamma` as in the
+            energy functions; or a function of a float64 tensor, increasing from 0 to 1 and
+            differentiable by torch. A schedule with a function works everywhere but cannot be
+            saved; tabulate it first.
     """
 
     interpolation: Schedule | Callable[[torch.Tensor], torch.Tensor] | None = None
     name: ClassVar[str] = "energy_optimal"
 
-    def __init__(self, gamma: Schedule | str | Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+    def __init__(
+        self, gamma: Schedule | str | Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> None:
         if isinstance(gamma, str):
             from mdm_schedules.registry import read_spec
 
@@ -48,7 +54,9 @@ class EnergyOptimal(Schedule):
         if isinstance(self.interpolation, Schedule):
             return self.interpolation._alpha_dot(t)
         gamma = self._gamma(t)
-        slope = math.pi / 2 * torch.sin(math.pi * torch.minimum(gamma, 1 - gamma)) * self._gamma_dot(t)
+        slope = (
+            math.pi / 2 * torch.sin(math.pi * torch.minimum(gamma, 1 - gamma)) * self._gamma_dot(t)
+        )
         if bool(slope.isnan().any()):  # 0 * inf where gamma starts or ends vertically
             slope = torch.where(slope.isnan(), end_limits(t, self._alpha, self._masked), slope)
         return slope
@@ -73,7 +81,11 @@ class EnergyOptimal(Schedule):
     def _gamma(self, t: torch.Tensor) -> torch.Tensor:
         if isinstance(self.interpolation, Schedule):
             return self.interpolation._gamma(t)
-        return t.clone() if self.interpolation is None else exact_ends(t, self.interpolation(t).double())
+        return (
+            t.clone()
+            if self.interpolation is None
+            else exact_ends(t, self.interpolation(t).double())
+        )
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
         if isinstance(self.interpolation, Schedule):
@@ -89,7 +101,8 @@ class EnergyOptimal(Schedule):
 def _check_function(gamma: object) -> None:
     if not callable(gamma):
         raise InvalidTypeError(
-            f"gamma must be None, a Schedule, a spec string or a function of a tensor, got {shown(gamma)}; "
+            "gamma must be None, a Schedule, a spec string or a function of a tensor, got "
+            f"{shown(gamma)}; "
             "for example EnergyOptimal(gamma='beta(a=0.9, b=0.3)')"
         )
     grid = torch.linspace(0, 1, 1025, dtype=torch.float64, device="cpu", requires_grad=True)
@@ -100,8 +113,14 @@ def _check_function(gamma: object) -> None:
         raise InvalidTypeError(
             f"gamma must be a function of a float64 tensor; called with one it raised {error!r}"
         ) from error
-    if not isinstance(values, torch.Tensor) or values.shape != grid.shape or not values.requires_grad:
-        raise InvalidTypeError("gamma must map a float64 tensor to a tensor of its shape, differentiable by torch")
+    if (
+        not isinstance(values, torch.Tensor)
+        or values.shape != grid.shape
+        or not values.requires_grad
+    ):
+        raise InvalidTypeError(
+            "gamma must map a float64 tensor to a tensor of its shape, differentiable by torch"
+        )
     values = values.detach()
     ends = abs(float(values[0])) < 1e-9 and abs(float(values[-1]) - 1) < 1e-9
     if not ends or not bool((values.diff() > 0).all()):

@@ -18,14 +18,15 @@ MAX_KNOTS = 1 << 20
 
 @dataclass(frozen=True, repr=False, init=False)
 class Tabulated(Schedule):
-    """alpha through knots (t_i, alpha_i), joined by arcs of least energy: linear in (2/pi) arcsin sqrt alpha.
+    """alpha through knots (t_i, alpha_i), joined by arcs of least energy: linear in (2/pi) arcsin
+    sqrt alpha.
 
     Args:
         alpha: 2 to 2**20 strictly increasing numbers from 0 to 1.
         t: as many strictly increasing times from 0 to 1; None spaces them evenly.
 
-    The slope jumps at a knot, where the one to the right is returned. The arcs (arXiv 2509.13866, App. D.5) keep the
-    energy finite, which straight lines in alpha would not.
+    The slope jumps at a knot, where the one to the right is returned. The arcs (arXiv 2509.13866,
+    App. D.5) keep the energy finite, which straight lines in alpha would not.
     """
 
     alpha_knots: tuple[float, ...]
@@ -36,7 +37,9 @@ class Tabulated(Schedule):
         object.__setattr__(self, "alpha_knots", _check_knots("alpha", alpha))
         object.__setattr__(self, "t_knots", None if t is None else _check_knots("t", t))
         if t is not None and len(self.alpha_knots) != len(self.t_knots or ()):
-            raise InvalidValueError(f"alpha has {len(self.alpha_knots)} knots and t has {len(self.t_knots or ())}")
+            raise InvalidValueError(
+                f"alpha has {len(self.alpha_knots)} knots and t has {len(self.t_knots or ())}"
+            )
 
     @property
     def params(self) -> dict[str, Any]:
@@ -76,7 +79,9 @@ class Tabulated(Schedule):
         return _interpolate(1 - t, (1 - times).flip(0), (1 - gammas).flip(0))[0]
 
 
-def _interpolate(x: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _interpolate(
+    x: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Value and right-hand slope at x of the piecewise-linear curve through (xs, ys)."""
     left = (torch.searchsorted(xs, x.contiguous(), right=True) - 1).clamp(0, len(xs) - 2)
     slope = (ys[left + 1] - ys[left]) / (xs[left + 1] - xs[left])
@@ -91,20 +96,26 @@ def _check_knots(name: str, values: Any) -> tuple[float, ...]:
         if array.dtype.kind not in "fiu" or array.ndim != 1:
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
-        raise InvalidTypeError(f"{name} must be a sequence of numbers, got {type(values).__name__}") from None
+        raise InvalidTypeError(
+            f"{name} must be a sequence of numbers, got {type(values).__name__}"
+        ) from None
     if not 2 <= len(array) <= MAX_KNOTS:
         raise InvalidValueError(f"{name} must have 2 to {MAX_KNOTS} knots, got {len(array)}")
     numbers: list[float] = array.astype(np.float64).tolist()
     if not np.isfinite(numbers).all():
         raise InvalidValueError(
-            f"{name} must hold finite numbers, got {next(x for x in numbers if not math.isfinite(x))}"
+            f"{name} must hold finite numbers, got "
+            f"{next(x for x in numbers if not math.isfinite(x))}"
         )
     if numbers[0] != 0 or numbers[-1] != 1:
-        raise InvalidValueError(f"{name} must run from exactly 0 to exactly 1, got {numbers[0]!r} to {numbers[-1]!r}")
+        raise InvalidValueError(
+            f"{name} must run from exactly 0 to exactly 1, got {numbers[0]!r} to {numbers[-1]!r}"
+        )
     falls = np.flatnonzero(np.diff(numbers) <= 0)
     if len(falls):
         i = int(falls[0])
         raise InvalidValueError(
-            f"{name} must increase strictly; knot {i + 1} is {numbers[i + 1]!r} after {numbers[i]!r}"
+            f"{name} must increase strictly; knot {i + 1} is {numbers[i + 1]!r} after "
+            f"{numbers[i]!r}"
         )
     return tuple(numbers)

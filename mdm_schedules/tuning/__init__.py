@@ -1,4 +1,5 @@
-"""Find the schedule for a model, a task and a number of steps, without training: `tune`, and objectives for it.
+"""Find the schedule for a model, a task and a number of steps, without training: `tune`, and
+objectives for it.
 
 A new objective is a function schedule -> score; what else it may have is told in `Asked`.
 """

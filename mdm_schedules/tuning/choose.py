@@ -1,4 +1,6 @@
-"""From many candidates to one: more instances for fewer candidates, then a check on instances that chose nothing."""
+"""From many candidates to one: more instances for fewer candidates, then a check on instances that
+chose nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ FINALISTS = 4  # are kept at least, unless they are certainly worse than the bes
 
 @dataclass(frozen=True)
 class Candidate:
-    """A schedule that may win, and where it comes from: "baseline", "trial 12", "preset llada-8b/mbpp", ..."""
+    """A schedule that may win, and where it comes from: "baseline", "trial 12", "preset
+    llada-8b/mbpp", ...
+    """
 
     schedule: Schedule
     origin: str
@@ -34,10 +38,12 @@ class Choice:
         schedule, origin: the winner; the baseline if nothing is ahead of it by the check.
         challenger: the best on the instances that chose, whether or not the check confirmed it.
         gain: of the challenger over the baseline, in the check.
-        score, standard_error, baseline, baseline_standard_error: means of the winner and of the baseline in the check.
+        score, standard_error, baseline, baseline_standard_error: means of the winner and of the
+            baseline in the check.
         held_out: whether the check was made on instances that chose nothing.
         won: whether the challenger did.
-        extras, baseline_extras: what else the objective measured of the winner and of the baseline, such as diversity.
+        extras, baseline_extras: what else the objective measured of the winner and of the baseline,
+            such as diversity.
     """
 
     steps: int | None
@@ -62,11 +68,12 @@ def shortlist(
     first: int,
     on_round: Callable[[int, int], None] = lambda left, size: None,
 ) -> list[Candidate]:
-    """Successive halving over instances (arXiv 2509.13866, App. E.1: a small sample first, the short list on more).
+    """Successive halving over instances (arXiv 2509.13866, App. E.1: a small sample first, the
+    short list on more).
 
-    All candidates are scored on the first `first` instances of the part "select", a third of them on twice as many, and
-    so on; one that is certainly worse than the best is left at once. Schedules that are equal by the objective's own
-    word go on as one.
+    All candidates are scored on the first `first` instances of the part "select", a third of them
+    on twice as many, and so on; one that is certainly worse than the best is left at once.
+    Schedules that are equal by the objective's own word go on as one.
 
     Returns:
         The finalists, the best first.
@@ -77,10 +84,16 @@ def shortlist(
         for candidate in left:
             for count in steps:
                 book.extend("select", candidate.schedule, count, size, candidate.origin)
-        means = {candidate: mean_scores(book, "select", candidate.schedule, steps) for candidate in left}
+        means = {
+            candidate: mean_scores(book, "select", candidate.schedule, steps) for candidate in left
+        }
         left.sort(key=lambda candidate: -sign * float(np.mean(means[candidate])))
         best = means[left[0]]
-        left = [one for one in left if one is left[0] or compare(means[one], best, sign).confidence >= RACE_RISK]
+        left = [
+            one
+            for one in left
+            if one is left[0] or compare(means[one], best, sign).confidence >= RACE_RISK
+        ]
         on_round(len(left), size)
         if size >= whole or len(left) == 1:
             return left
@@ -89,9 +102,15 @@ def shortlist(
 
 
 def check(
-    challenger: Candidate, baseline: Candidate, book: ScoreBook, steps: Sequence[int | None], confidence: float
+    challenger: Candidate,
+    baseline: Candidate,
+    book: ScoreBook,
+    steps: Sequence[int | None],
+    confidence: float,
 ) -> Choice:
-    """Whether the challenger is ahead of the baseline with at least this confidence, on held-out instances if any."""
+    """Whether the challenger is ahead of the baseline with at least this confidence, on held-out
+    instances if any.
+    """
     part = "held_out" if "held_out" in book.parts else "select"
     scores = []
     for candidate in (challenger, baseline):
@@ -99,13 +118,16 @@ def check(
             book.extend(part, candidate.schedule, count, book.size(part), candidate.origin)
         scores.append(mean_scores(book, part, candidate.schedule, steps))
     gain = compare(scores[0], scores[1], book.asked.sign)
-    rounding = 1e-12 * max(1.0, abs(float(np.mean(scores[0]))))  # beta(0.5, 0.5) is linear but for it
+    # beta(0.5, 0.5) is linear but for it
+    rounding = 1e-12 * max(1.0, abs(float(np.mean(scores[0]))))
     told = confidence <= 0.5 or (gain.instances >= LEAST and gain.confidence >= confidence)
     wins = gain.difference > rounding and told
     winner, own = (challenger, scores[0]) if wins else (baseline, scores[1])
     extras = [
         {
-            name: float(np.mean([book.entry(part, one.schedule, count).extras[name] for count in steps]))
+            name: float(
+                np.mean([book.entry(part, one.schedule, count).extras[name] for count in steps])
+            )
             for name in book.entry(part, one.schedule, steps[0]).extras
         }
         for one in (winner, baseline)
@@ -127,8 +149,12 @@ def check(
     )
 
 
-def _distinct(candidates: Sequence[Candidate], book: ScoreBook, steps: Sequence[int | None]) -> list[Candidate]:
+def _distinct(
+    candidates: Sequence[Candidate], book: ScoreBook, steps: Sequence[int | None]
+) -> list[Candidate]:
     found: dict[tuple[str, ...], Candidate] = {}
     for candidate in candidates:
-        found.setdefault(tuple(book.asked.key(candidate.schedule, count) for count in steps), candidate)
+        found.setdefault(
+            tuple(book.asked.key(candidate.schedule, count) for count in steps), candidate
+        )
     return list(found.values())

@@ -1,4 +1,6 @@
-"""Paired comparison of two schedules on the same instances and seeds, so that their common noise cancels."""
+"""Paired comparison of two schedules on the same instances and seeds, so that their common noise
+cancels.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,13 @@ class Comparison:
     """How far one schedule is ahead of another, instance by instance.
 
     Attributes:
-        difference: mean score less the other's; above 0 is better, whatever the direction of the score.
+        difference: mean score less the other's; above 0 is better, whatever the direction of the
+            score.
         standard_error: of the difference; NaN for a single instance.
         low, high: its 95 % interval by Student's t; NaN for a single instance.
-        confidence: probability that it is better, by the one-sided paired t-test; where nothing varies, or of a single
-            instance, 0, 0.5 or 1 by the sign of the difference, which then tells no probability.
+        confidence: probability that it is better, by the one-sided paired t-test; where nothing
+            varies, or of a single instance, 0, 0.5 or 1 by the sign of the difference, which then
+            tells no probability.
         instances: how many were compared.
     """
 
@@ -33,7 +37,11 @@ class Comparison:
 
     def __str__(self) -> str:
         spread = "" if math.isnan(self.standard_error) else f" ± {self.standard_error:.2g}"
-        many = f", confidence {self.confidence:.3g}, {self.instances} instances" if self.instances > 1 else ""
+        many = (
+            f", confidence {self.confidence:.3g}, {self.instances} instances"
+            if self.instances > 1
+            else ""
+        )
         return f"{self.difference:+.4g}{spread}{many}"
 
 

@@ -42,15 +42,17 @@ def _plain(value: Any) -> Any:
 
 
 class GenerationObjective:
-    """Mean of a metric over what the model writes for a list of instances, the same seeds for every schedule.
+    """Mean of a metric over what the model writes for a list of instances, the same seeds for every
+    schedule.
 
     Args:
         model: as `mdm_schedules.generate` takes it.
-        instances: a sequence of mappings with "prompt" (text, or token ids, mask tokens in it to be filled) and, for
-            the metric, "answer"; or of pairs (prompt, answer). "sequence", if given, is a reference answer with its
-            prompt as ids, for `estimate_profile`.
-        metric: "exact_match", "contains", or a function (output, answer) -> number. The output is the text after the
-            prompt, or of the whole sequence if nothing is appended to it; without a tokenizer it is a LongTensor.
+        instances: a sequence of mappings with "prompt" (text, or token ids, mask tokens in it to be
+            filled) and, for the metric, "answer"; or of pairs (prompt, answer). "sequence", if
+            given, is a reference answer with its prompt as ids, for `estimate_profile`.
+        metric: "exact_match", "contains", or a function (output, answer) -> number. The output is
+            the text after the prompt, or of the whole sequence if nothing is appended to it;
+            without a tokenizer it is a LongTensor.
         tokenizer: needed for prompts that are text.
         steps: forward passes, where `tune` is given none.
         batch_size: instances per call of the model; they are padded on the left.
@@ -58,7 +60,8 @@ class GenerationObjective:
         direction: "maximize" or "minimize" the metric.
         name: of the task, for reports and the Hub.
         add_special_tokens: to prompts that are text.
-        **options: of `mdm_schedules.generate`: max_new_tokens, remasking, temperature, block_length, ...
+        **options: of `mdm_schedules.generate`: max_new_tokens, remasking, temperature,
+            block_length, ...
 
     Raises:
         InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument.
@@ -81,24 +84,31 @@ class GenerationObjective:
     ) -> None:
         if isinstance(instances, str | Mapping) or not isinstance(instances, Sequence):
             raise InvalidTypeError(
-                f"instances must be a list of {{'prompt': ..., 'answer': ...}}, got {shown(instances)}"
+                f"instances must be a list of {{'prompt': ..., 'answer': ...}}, got "
+                f"{shown(instances)}"
             )
         if not instances:
             raise InvalidValueError("instances must hold at least one prompt, got none")
         if isinstance(metric, str) and metric not in METRICS:
-            raise UnknownNameError(f"no metric is named {shown(metric)}.{did_you_mean(metric, METRICS)}")
+            raise UnknownNameError(
+                f"no metric is named {shown(metric)}.{did_you_mean(metric, METRICS)}"
+            )
         if not isinstance(metric, str) and not callable(metric):
             raise InvalidTypeError(
-                f"metric must be a name or a function (output, answer) -> number, got {shown(metric)}"
+                "metric must be a name or a function (output, answer) -> number, got "
+                f"{shown(metric)}"
             )
         for taken in ("schedule", "plan", "seed", "num_return_sequences", "callback", "streamer"):
             if taken in options:
                 raise InvalidTypeError(
-                    f"{taken} is not an option of an objective: it is what tuning decides, or counts on"
+                    f"{taken} is not an option of an objective: it is what tuning decides, or "
+                    "counts on"
                 )
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.metric = METRICS[metric] if isinstance(metric, str) else metric
-        self.metric_name = metric if isinstance(metric, str) else getattr(metric, "__name__", "score")
+        self.metric_name = (
+            metric if isinstance(metric, str) else getattr(metric, "__name__", "score")
+        )
         self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
         self.batch_size = check_int("batch_size", batch_size, 1)
         self.seed = check_int("seed", seed, 0)
@@ -125,14 +135,28 @@ class GenerationObjective:
     @property
     def sampler(self) -> dict[str, Any]:
         """The options that JSON can hold."""
-        plain = {key: value for key, value in self.options.items() if isinstance(value, str | int | float | bool)}
+        plain = {
+            key: value
+            for key, value in self.options.items()
+            if isinstance(value, str | int | float | bool)
+        }
         return {"remasking": self.remasking, **plain}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a study that goes on is compared with."""
-        told = {"metric": self.metric_name, "seed": self.seed, "model": self.model_name, "steps": self.steps}
-        texts = repr([(row, one.get("answer")) for row, one in zip(self.prompts, self.instances, strict=True)])
+        told = {
+            "metric": self.metric_name,
+            "seed": self.seed,
+            "model": self.model_name,
+            "steps": self.steps,
+        }
+        texts = repr(
+            [
+                (row, one.get("answer"))
+                for row, one in zip(self.prompts, self.instances, strict=True)
+            ]
+        )
         told["instances"] = hashlib.sha256(texts.encode()).hexdigest()[:16]
         return json.loads(json.dumps(told | {"sampler": self.sampler}))  # type: ignore[no-any-return]
 
@@ -140,13 +164,17 @@ class GenerationObjective:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise InvalidTypeError("prompts that are text need tokenizer=")
-            return list(self.tokenizer(prompt, add_special_tokens=self.add_special_tokens).input_ids)
+            return list(
+                self.tokenizer(prompt, add_special_tokens=self.add_special_tokens).input_ids
+            )
         ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
         if not isinstance(ids, Sequence):
             raise InvalidTypeError(f"a prompt must be text or token ids, got {shown(prompt)}")
         return [check_int("prompt", token, 0) for token in ids]
 
-    def __call__(self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None) -> Scores:
+    def __call__(
+        self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None
+    ) -> Scores:
         """The metric of each instance."""
         wanted = list(range(self.num_instances)) if instances is None else list(instances)
         count = needed_steps(steps, self.steps, _EXAMPLE)
@@ -165,7 +193,9 @@ class GenerationObjective:
         """What is shown beside the score, of all that was written."""
         return {}
 
-    def write(self, batch: Sequence[int], schedule: Schedule | None, steps: int | None) -> GenerationOutput:
+    def write(
+        self, batch: Sequence[int], schedule: Schedule | None, steps: int | None
+    ) -> GenerationOutput:
         """What the model writes for these instances; padded on the left."""
         from mdm_schedules.integrations.transformers import generate
 
@@ -189,18 +219,27 @@ class GenerationObjective:
         if self.tokenizer is not None:
             outputs = self.tokenizer.batch_decode(outputs, skip_special_tokens=True)
         pairs = zip(outputs, batch, strict=True)
-        return [float(self.metric(output, self.instances[index].get("answer"))) for output, index in pairs]
+        return [
+            float(self.metric(output, self.instances[index].get("answer")))
+            for output, index in pairs
+        ]
 
     def answers(self, out: GenerationOutput, batch: Sequence[int]) -> list[torch.Tensor]:
-        """What follows each prompt; the whole sequence, without padding, if nothing is appended to it."""
+        """What follows each prompt; the whole sequence, without padding, if nothing is appended to
+        it.
+        """
         width = out.prompt_length
         whole = out.sequences.shape[1] == width
         starts = [width - len(self.prompts[index]) if whole else width for index in batch]
         return [row[start:] for row, start in zip(out.sequences.cpu(), starts, strict=True)]
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
-        """The plan where it alone decides: one block, one number of masks, counts that are not random."""
-        if self.remasking == "ancestral" or any(self.options.get(name) for name in ("block_length", "eos_token_id")):
+        """The plan where it alone decides: one block, one number of masks, counts that are not
+        random.
+        """
+        if self.remasking == "ancestral" or any(
+            self.options.get(name) for name in ("block_length", "eos_token_id")
+        ):
             return None
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         masks = {row.count(mask) + new for row in self.prompts}
@@ -217,13 +256,16 @@ class GenerationObjective:
         return check_mask_token(bound, self.options.get("mask_token_id"))  # type: ignore[no-any-return]
 
     def estimate_profile(
-        self, sequences: int = PROFILE_SEQUENCES, instances: Sequence[int] | None = None, **options: Any
+        self,
+        sequences: int = PROFILE_SEQUENCES,
+        instances: Sequence[int] | None = None,
+        **options: Any,
     ) -> InformationProfile:
         """The information profile of the model on this task.
 
         Args:
-            sequences: how many instances; their "sequence" where all have one, else the model's own answers at one
-                token per pass.
+            sequences: how many instances; their "sequence" where all have one, else the model's own
+                answers at one token per pass.
             instances: among these, the first of them; by default among all.
             **options: of `InformationProfile.estimate`.
 
@@ -242,7 +284,9 @@ class GenerationObjective:
         if all("sequence" in self.instances[index] for index in batch):
             answers = [self._ids(self.instances[index]["sequence"]) for index in batch]
             if [len(answer) for answer in answers] != [len(row) for row in rows]:
-                raise InvalidValueError("each 'sequence' must be as long as its prompt with the masks to be filled")
+                raise InvalidValueError(
+                    "each 'sequence' must be as long as its prompt with the masks to be filled"
+                )
             tokens = torch.tensor([[0] * (width - len(answer)) + answer for answer in answers])
         else:
             tokens = self.write(batch, None, None).sequences.cpu()
@@ -252,9 +296,13 @@ class GenerationObjective:
 
         def denoiser(tokens: torch.Tensor, rows: torch.Tensor) -> Any:
             kept = tokens != padding.to(tokens.device)
-            return bound.logits(tokens.clamp(min=0).to(device), rows.to(device), kept.to(device) if padded else None)
+            return bound.logits(
+                tokens.clamp(min=0).to(device), rows.to(device), kept.to(device) if padded else None
+            )
 
-        return InformationProfile.estimate(denoiser, tokens, maskable=hidden, mask_token_id=mask, **options)
+        return InformationProfile.estimate(
+            denoiser, tokens, maskable=hidden, mask_token_id=mask, **options
+        )
 
 
 def _instance(given: Any) -> dict[str, Any]:
@@ -262,4 +310,6 @@ def _instance(given: Any) -> dict[str, Any]:
         return dict(given)
     if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
         return {"prompt": given[0], "answer": given[1]}
-    raise InvalidTypeError(f"an instance must be {{'prompt': ..., 'answer': ...}} or a pair, got {shown(given)}")
+    raise InvalidTypeError(
+        f"an instance must be {{'prompt': ..., 'answer': ...}} or a pair, got {shown(given)}"
+    )

@@ -1,4 +1,6 @@
-"""Likelihood of what a model writes under a second model, with diversity beside it, since collapse raises it."""
+"""Likelihood of what a model writes under a second model, with diversity beside it, since collapse
+raises it.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +39,19 @@ def diversity(sequences: torch.Tensor) -> dict[str, float]:
 
 
 class LikelihoodObjective(GenerationObjective):
-    """Mean log-likelihood per written token under a judge, in nats; distinct, hamming and unigram_entropy beside it.
+    """Mean log-likelihood per written token under a judge, in nats; distinct, hamming and
+    unigram_entropy beside it.
 
-    A likelihood alone is raised by collapse (a model that repeats one likely text), so never read it without them. They
-    are of all texts that were asked for at once, which is a whole round of `tune`.
+    A likelihood alone is raised by collapse (a model that repeats one likely text), so never read
+    it without them. They are of all texts that were asked for at once, which is a whole round of
+    `tune`.
 
     Args:
-        judge: a transformers causal language model with the same token ids; or a function (sequences LongTensor [B, L],
-            prompt_length) -> log-likelihood of the answer in nats, [B].
-        prompts: text or token ids each; the same one many times is fine, every instance has its own seed.
+        judge: a transformers causal language model with the same token ids; or a function
+            (sequences LongTensor [B, L], prompt_length) -> log-likelihood of the answer in nats,
+            [B].
+        prompts: text or token ids each; the same one many times is fine, every instance has its own
+            seed.
         **options: of `GenerationObjective`.
     """
 
@@ -54,15 +60,22 @@ class LikelihoodObjective(GenerationObjective):
     def __init__(self, model: Any, judge: Any, prompts: Sequence[Any], **options: Any) -> None:
         if not callable(judge):
             raise InvalidTypeError(
-                "the judge must be a causal language model or a function (sequences, prompt_length) -> "
+                "the judge must be a causal language model or a function (sequences, "
+                "prompt_length) -> "
                 f"log-likelihoods, got {shown(judge)}"
             )
         options = {"name": "judged likelihood"} | options
         if not options.get("max_new_tokens"):
-            raise InvalidValueError("a judge scores what follows a prompt; give max_new_tokens=64, say")
-        super().__init__(model, [{"prompt": prompt} for prompt in prompts], lambda output, answer: 0.0, **options)
+            raise InvalidValueError(
+                "a judge scores what follows a prompt; give max_new_tokens=64, say"
+            )
+        super().__init__(
+            model, [{"prompt": prompt} for prompt in prompts], lambda output, answer: 0.0, **options
+        )
         if any(self.mask_token_id in row for row in self.prompts):
-            raise InvalidValueError("a judge cannot score masks that are filled inside a prompt; leave them out")
+            raise InvalidValueError(
+                "a judge cannot score masks that are filled inside a prompt; leave them out"
+            )
         self.judged_by: Judge = causal_judge(judge) if isinstance(judge, torch.nn.Module) else judge
         self.metric_name = "log-likelihood per token"
 
@@ -73,7 +86,9 @@ class LikelihoodObjective(GenerationObjective):
         for length in sorted(set(lengths)):  # a judge is shown no padding
             rows = [row for row, other in enumerate(lengths) if other == length]
             told = self.judged_by(out.sequences[rows, out.prompt_length - length :], length)
-            for row, value in zip(rows, torch.as_tensor(told, dtype=torch.float64).reshape(-1).tolist(), strict=True):
+            for row, value in zip(
+                rows, torch.as_tensor(told, dtype=torch.float64).reshape(-1).tolist(), strict=True
+            ):
                 values[row] = value / written
         return values
 

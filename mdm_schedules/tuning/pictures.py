@@ -37,7 +37,12 @@ def _draw_map(figure: Any, axes: Any, result: TuningResult, steps: int | None) -
                 points.append((*pair, mean, trial))
     low, high = result.bounds
     axes.set(
-        xscale="log", yscale="log", xlabel="a", ylabel="b", xlim=(low * 0.9, high * 1.1), ylim=(low * 0.9, high * 1.1)
+        xscale="log",
+        yscale="log",
+        xlabel="a",
+        ylabel="b",
+        xlim=(low * 0.9, high * 1.1),
+        ylim=(low * 0.9, high * 1.1),
     )
     axes.plot([low, high], [low, high], color="0.8", linewidth=0.8, zorder=0)
     if points:
@@ -49,10 +54,16 @@ def _draw_map(figure: Any, axes: Any, result: TuningResult, steps: int | None) -
         marks = axes.scatter(a, b, c=values, cmap=colours, edgecolors="0.3", linewidths=0.4, s=22)
         figure.colorbar(marks, ax=axes, label=result.objective.metric)
         region = {trial.schedule for trial in result.region(steps)}
-        near = [(x, y) for x, y, trial in zip(a, b, trials, strict=True) if trial.schedule in region]
+        near = [
+            (x, y) for x, y, trial in zip(a, b, trials, strict=True) if trial.schedule in region
+        ]
         if near:
             axes.scatter(
-                *zip(*near, strict=True), facecolors="none", edgecolors="tab:red", s=60, label="as good (95 %)"
+                *zip(*near, strict=True),
+                facecolors="none",
+                edgecolors="tab:red",
+                s=60,
+                label="as good (95 %)",
             )
     for schedule, mark, label in (
         (choice.schedule, "*", "winner"),
@@ -60,7 +71,15 @@ def _draw_map(figure: Any, axes: Any, result: TuningResult, steps: int | None) -
     ):
         pair = as_beta(schedule)
         if pair is not None and (label == "winner" or schedule != choice.schedule):
-            axes.scatter(*pair, marker=mark, color="tab:red", edgecolors="black", s=160, label=label, zorder=3)
+            axes.scatter(
+                *pair,
+                marker=mark,
+                color="tab:red",
+                edgecolors="black",
+                s=160,
+                label=label,
+                zorder=3,
+            )
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", frameon=True, fontsize="small")
     if choice.steps is not None or len(group) > 1:
@@ -69,11 +88,18 @@ def _draw_map(figure: Any, axes: Any, result: TuningResult, steps: int | None) -
 
 def _draw_curves(axes: Any, result: TuningResult, counts: list[int]) -> None:
     """Scores against steps of the baseline and of the winners."""
-    wanted = [result.trials[0].schedule, *(choice.challenger.schedule for choice in result.choices.values())]
+    wanted = [
+        result.trials[0].schedule,
+        *(choice.challenger.schedule for choice in result.choices.values()),
+    ]
     names = {trial.schedule: trial for trial in result.trials if trial.schedule in wanted}
     for schedule in list(dict.fromkeys(wanted))[:CURVES]:
         trial = names[schedule]
-        steps = [count for count in counts if count in trial.scores and np.isfinite(trial.scores[count][0])]
+        steps = [
+            count
+            for count in counts
+            if count in trial.scores and np.isfinite(trial.scores[count][0])
+        ]
         if not steps:
             continue
         means, errors, _ = zip(*(trial.scores[count] for count in steps), strict=True)

@@ -15,7 +15,8 @@ _EXAMPLE = "ProfileObjective(profile, steps=16)"
 
 
 class ProfileObjective:
-    """Minus the nats by which a schedule's samples diverge from the data in random order (arXiv 2510.25544).
+    """Minus the nats by which a schedule's samples diverge from the data in random order (arXiv
+    2510.25544).
 
     Args:
         profile: an InformationProfile.
@@ -38,7 +39,9 @@ class ProfileObjective:
 
     def __call__(self, schedule: Schedule, steps: int | None = None) -> float:
         """The score of a schedule."""
-        return -self.profile.cost(schedule.plan(self.profile.num_tokens, needed_steps(steps, self.steps, _EXAMPLE)))
+        return -self.profile.cost(
+            schedule.plan(self.profile.num_tokens, needed_steps(steps, self.steps, _EXAMPLE))
+        )
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str:
         """The plan."""
@@ -54,5 +57,7 @@ def needed_steps(given: int | None, default: int | None, example: str) -> int:
     """The number of steps asked for, else the objective's own."""
     steps = default if given is None else given
     if steps is None:
-        raise InvalidValueError(f"the objective needs a number of steps: {example}, or tune(..., steps=16)")
+        raise InvalidValueError(
+            f"the objective needs a number of steps: {example}, or tune(..., steps=16)"
+        )
     return steps

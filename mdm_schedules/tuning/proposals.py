@@ -1,4 +1,6 @@
-"""What is worth checking without a search: common schedules, the paper's, and what an information profile predicts."""
+"""What is worth checking without a search: common schedules, the paper's, and what an information
+profile predicts.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +24,40 @@ def baselines(given: Any) -> list[Candidate]:
     if isinstance(given, str | Schedule):
         given = [given]
     if not isinstance(given, Sequence) or not given:
-        raise InvalidTypeError(f"baselines must be schedules such as ['linear'], got {shown(given)}")
+        raise InvalidTypeError(
+            f"baselines must be schedules such as ['linear'], got {shown(given)}"
+        )
     found = [get_schedule(one) for one in given]
-    return [Candidate(found[0], "baseline"), *(Candidate(one, f"baseline {one.name}") for one in found[1:])]
+    return [
+        Candidate(found[0], "baseline"),
+        *(Candidate(one, f"baseline {one.name}") for one in found[1:]),
+    ]
 
 
 def usual(steps: Sequence[int | None]) -> list[Candidate]:
-    """Linear, sine, squared sine, cosine, and the paper's best for every task at the nearest number of steps."""
+    """Linear, sine, squared sine, cosine, and the paper's best for every task at the nearest
+    number of steps.
+    """
     found: dict[Schedule, str] = {}
     for schedule in (Linear(), Sine(), SquaredSine(), Cosine()):
         found[schedule] = schedule.name
     for preset in list_presets():
-        for count in preset.steps if steps == [None] else [step for step in steps if step is not None]:
+        for count in (
+            preset.steps if steps == [None] else [step for step in steps if step is not None]
+        ):
             found.setdefault(get_schedule(preset.best(count).schedule), PREFIX + preset.name)
     return [Candidate(schedule, origin) for schedule, origin in found.items()]
 
 
 def predicted(profile: InformationProfile, steps: Sequence[int | None]) -> list[Candidate]:
-    """The best Beta and the best plan by the profile at each number of steps, and its schedule for all of them."""
+    """The best Beta and the best plan by the profile at each number of steps, and its schedule for
+    all of them.
+    """
     counts = [count for count in steps if count is not None]
     if not counts:
-        raise InvalidValueError("a profile predicts for a number of steps; give steps=16, or steps=[8, 16]")
+        raise InvalidValueError(
+            "a profile predicts for a number of steps; give steps=16, or steps=[8, 16]"
+        )
     found = []
     for count in sorted({min(count, profile.num_tokens) for count in counts}):
         found.append(Candidate(profile.fit_beta(count), f"{PREDICTED}: best Beta at {count}"))
@@ -50,8 +65,12 @@ def predicted(profile: InformationProfile, steps: Sequence[int | None]) -> list[
     return [*found, Candidate(profile.schedule(), f"{PREDICTED}: for all steps")]
 
 
-def predicted_cost(profile: InformationProfile, schedule: Schedule, steps: int | None) -> float | None:
-    """Nats by which a schedule's samples diverge, in random order; None where the number of steps is not known."""
+def predicted_cost(
+    profile: InformationProfile, schedule: Schedule, steps: int | None
+) -> float | None:
+    """Nats by which a schedule's samples diverge, in random order; None where the number of steps
+    is not known.
+    """
     return None if steps is None else profile.cost(schedule.plan(profile.num_tokens, steps))
 
 

@@ -1,4 +1,6 @@
-"""What a tuning found: the winner at each number of steps, every trial, pictures, a report, and the way to the Hub."""
+"""What a tuning found: the winner at each number of steps, every trial, pictures, a report, and
+the way to the Hub.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,10 @@ class Trial:
 
 
 def list_trials(
-    book: ScoreBook, steps: Sequence[int | None], whole: int, profile: InformationProfile | None = None
+    book: ScoreBook,
+    steps: Sequence[int | None],
+    whole: int,
+    profile: InformationProfile | None = None,
 ) -> list[Trial]:
     """Every schedule that was scored; those with fewer than `whole` instances were left early."""
     rows = []
@@ -57,14 +62,24 @@ def list_trials(
         entries = {count: entry for count, entry in entries.items() if entry.values}
         if not entries:
             continue
-        costs = {count: predicted_cost(profile, schedule, count) for count in entries} if profile else {}
+        costs = (
+            {count: predicted_cost(profile, schedule, count) for count in entries}
+            if profile
+            else {}
+        )
         rows.append(
             Trial(
                 schedule=schedule,
                 origin=origin,
-                state="complete" if min(len(entry.values) for entry in entries.values()) >= whole else "pruned",
+                state="complete"
+                if min(len(entry.values) for entry in entries.values()) >= whole
+                else "pruned",
                 scores={
-                    count: (float(np.mean(entry.values)), standard_error(entry.values), len(entry.values))
+                    count: (
+                        float(np.mean(entry.values)),
+                        standard_error(entry.values),
+                        len(entry.values),
+                    )
                     for count, entry in entries.items()
                 },
                 extras={count: entry.extras for count, entry in entries.items()},
@@ -80,8 +95,8 @@ class TuningResult:
     """What `tune` returns.
 
     Attributes:
-        choices: number of steps -> what won; under None the winner by the mean over several numbers of steps, or for an
-            objective that is given none.
+        choices: number of steps -> what won; under None the winner by the mean over several numbers
+            of steps, or for an objective that is given none.
         trials: every candidate.
         profile: the information profile, if one was used.
     """
@@ -96,8 +111,12 @@ class TuningResult:
 
     @property
     def passes(self) -> int:
-        """Sequences that this call passed forward, as far as the objective counts them, the profile's among them."""
-        measured = self.profile.measurement.passes if self.profile and self.profile.measurement else 0
+        """Sequences that this call passed forward, as far as the objective counts them, the
+        profile's among them.
+        """
+        measured = (
+            self.profile.measurement.passes if self.profile and self.profile.measurement else 0
+        )
         return self.book.passes + measured
 
     @property
@@ -120,7 +139,9 @@ class TuningResult:
         return self.choice_at(steps).schedule
 
     def choice_at(self, steps: int | None = None) -> Choice:
-        """The winner at one of the numbers of steps that were tuned, and the check that it passed."""
+        """The winner at one of the numbers of steps that were tuned, and the check that it
+        passed.
+        """
         if steps is None:
             return self.choice
         if steps not in self.choices:
@@ -129,10 +150,15 @@ class TuningResult:
         return self.choices[steps]
 
     def region(self, steps: int | None = None) -> list[Trial]:
-        """The trials that are not worse than the best candidate with 95 % confidence, the best first."""
+        """The trials that are not worse than the best candidate with 95 % confidence, the best
+        first.
+        """
         group = self._group(steps)
         sign = self.objective.sign
-        scores = {trial.schedule: mean_scores(self.book, "select", trial.schedule, group) for trial in self.trials}
+        scores = {
+            trial.schedule: mean_scores(self.book, "select", trial.schedule, group)
+            for trial in self.trials
+        }
         best = scores[self.choice_at(steps).challenger.schedule]
         rows = [
             (trial, compare(scores[trial.schedule], best, sign))
@@ -163,21 +189,28 @@ class TuningResult:
                 if name != "nfe"
             )
             return (
-                f"{_short(choice.schedule)}{at} ({choice.origin}): {metric} {score}, baseline {base}; "
+                f"{_short(choice.schedule)}{at} ({choice.origin}): {metric} {score}, baseline "
+                f"{base}; "
                 f"gain {choice.gain}{where}{beside}"
             )
         if choice.challenger.schedule == choice.schedule:
             return f"{_short(choice.schedule)}{at}: {metric} {score}; no candidate was ahead of it"
         return (
             f"{_short(choice.schedule)}{at} stays: {metric} {score}; the best candidate, "
-            f"{_short(choice.challenger.schedule)} ({choice.challenger.origin}), gained {choice.gain}{where}"
+            f"{_short(choice.challenger.schedule)} ({choice.challenger.origin}), gained "
+            f"{choice.gain}{where}"
         )
 
     def table(self, steps: int | None = None, rows: int | None = None) -> str:
         """The trials as Markdown, the best first, with all that was measured beside the score."""
         count = self._group(steps)[0]
         known = [trial for trial in self.trials if count in trial.scores]
-        known.sort(key=lambda trial: (trial.state != "complete", -self.objective.sign * trial.scores[count][0]))
+        known.sort(
+            key=lambda trial: (
+                trial.state != "complete",
+                -self.objective.sign * trial.scores[count][0],
+            )
+        )
         extras = list(dict.fromkeys(name for trial in known for name in trial.extras[count]))
         head = ["schedule", "origin", self.objective.metric, "instances", *extras]
         head += ["predicted nats"] if self.profile else []
@@ -186,8 +219,15 @@ class TuningResult:
             mean, error, number = trial.scores[count]
             origin = trial.origin + (" (left early)" if trial.state == "pruned" else "")
             cells = [f"`{_short(trial.schedule)}`", origin, _plus_minus(mean, error), str(number)]
-            cells += [f"{trial.extras[count][name]:.4g}" if name in trial.extras[count] else "" for name in extras]
-            cells += [f"{trial.predicted[count]:.4g}" if count in trial.predicted else ""] if self.profile else []
+            cells += [
+                f"{trial.extras[count][name]:.4g}" if name in trial.extras[count] else ""
+                for name in extras
+            ]
+            cells += (
+                [f"{trial.predicted[count]:.4g}" if count in trial.predicted else ""]
+                if self.profile
+                else []
+            )
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
@@ -230,8 +270,14 @@ class TuningResult:
                             "mean": _number(mean),
                             "standard_error": _number(error),
                             "instances": number,
-                            **({"extras": dict(trial.extras[count])} if trial.extras[count] else {}),
-                            **({"predicted": trial.predicted[count]} if count in trial.predicted else {}),
+                            **(
+                                {"extras": dict(trial.extras[count])} if trial.extras[count] else {}
+                            ),
+                            **(
+                                {"predicted": trial.predicted[count]}
+                                if count in trial.predicted
+                                else {}
+                            ),
                         }
                         for count, (mean, error, number) in trial.scores.items()
                     ],
@@ -241,8 +287,9 @@ class TuningResult:
         }
 
     def plot(self, path: str | os.PathLike[str] | None = None, steps: int | None = None) -> Any:
-        """A matplotlib Figure: the score over (a, b), with the winner and the region that is as good, and the scores by
-        number of steps where several were tuned. Written to `path` if given. Needs the extra `tune` or `plot`."""
+        """A matplotlib Figure: the score over (a, b), with the winner and the region that is as
+        good, and the scores by number of steps where several were tuned. Written to `path` if
+        given. Needs the extra `tune` or `plot`."""
         from mdm_schedules.tuning.pictures import draw_result
 
         figure = draw_result(self, steps)
@@ -256,8 +303,12 @@ class TuningResult:
 
         return write_report(self, Path(path))
 
-    def evaluation(self, steps: int | None = None, *, model: str | None = None, task: str | None = None) -> Evaluation:
-        """The winner's record for the Hub, by the check; `model` and `task` where the objective does not name them."""
+    def evaluation(
+        self, steps: int | None = None, *, model: str | None = None, task: str | None = None
+    ) -> Evaluation:
+        """The winner's record for the Hub, by the check; `model` and `task` where the objective
+        does not name them.
+        """
         choice = self.choice_at(steps)
         source = self.objective.objective
         name = model or getattr(source, "model_name", None)
@@ -287,13 +338,17 @@ class TuningResult:
         model: str | None = None,
         task: str | None = None,
     ) -> None:
-        """Write the winner into the folder `path` as `Schedule.save_pretrained` does, and tuning.json beside it."""
+        """Write the winner into the folder `path` as `Schedule.save_pretrained` does, and
+        tuning.json beside it.
+        """
         source = self.objective.objective
         named = model or getattr(source, "model_name", None)
         record = self.evaluation(steps, model=model, task=task) if named else None
         self.best(steps).save_pretrained(path, evaluation=record)
         text = dump_json(self.to_json(), "the result")
-        write_atomically(Path(path, "tuning.json"), lambda name: Path(name).write_text(text, encoding="utf-8"))
+        write_atomically(
+            Path(path, "tuning.json"), lambda name: Path(name).write_text(text, encoding="utf-8")
+        )
 
     def push_to_hub(
         self,
@@ -304,7 +359,9 @@ class TuningResult:
         task: str | None = None,
         **options: Any,
     ) -> Any:
-        """Publish the winner with its evaluation filled in; `options` as in `Schedule.push_to_hub`."""
+        """Publish the winner with its evaluation filled in; `options` as in
+        `Schedule.push_to_hub`.
+        """
         record = self.evaluation(steps, model=model, task=task)
         return self.best(steps).push_to_hub(repo_id, evaluation=record, **options)
 
@@ -318,4 +375,8 @@ def _plus_minus(value: float, error: float) -> str:
 
 
 def _short(schedule: Schedule) -> str:
-    return schedule.spec if len(schedule.spec) <= 60 else f"{schedule.name}({len(schedule.spec)} characters)"
+    return (
+        schedule.spec
+        if len(schedule.spec) <= 60
+        else f"{schedule.name}({len(schedule.spec)} characters)"
+    )

@@ -1,4 +1,6 @@
-"""What an objective answers, and the book that keeps every score, so that nothing is sampled twice or lost."""
+"""What an objective answers, and the book that keeps every score, so that nothing is sampled twice
+or lost.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, ObjectiveError, check_int, shown
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    ObjectiveError,
+    check_int,
+    shown,
+)
 from mdm_schedules.schedules import Schedule
 
 DIRECTIONS = ("maximize", "minimize")
@@ -37,25 +45,31 @@ class Asked:
     """An objective as it is asked: checked once, its answers checked each time.
 
     Args:
-        objective: schedule -> score, a number or one per instance. If it takes keywords `steps` or `instances`, it is
-            given the number of steps, or the indices (a list of ints in [0, num_instances)) to score. Attributes that
-            it may have: `num_instances`, `batch_size`, `direction`, `name`, `metric`, `settings`, and
-            `plan_key(schedule, steps)`, equal for schedules that it cannot tell apart.
+        objective: schedule -> score, a number or one per instance. If it takes keywords `steps` or
+            `instances`, it is given the number of steps, or the indices (a list of ints in [0,
+            num_instances)) to score. Attributes that it may have: `num_instances`, `batch_size`,
+            `direction`, `name`, `metric`, `settings`, and `plan_key(schedule, steps)`, equal for
+            schedules that it cannot tell apart.
         direction: "maximize" or "minimize"; None takes the objective's own, else "maximize".
     """
 
     def __init__(self, objective: Any, direction: str | None = None) -> None:
         if not callable(objective):
             raise InvalidTypeError(
-                f"the objective must be a function schedule -> score, got {shown(objective)}; for example "
+                f"the objective must be a function schedule -> score, got {shown(objective)}; for "
+                "example "
                 "tune(lambda schedule: score(schedule), n_trials=50)"
             )
         own = getattr(objective, "direction", None)
         for given in (direction, own):
             if given is not None and given not in DIRECTIONS:
-                raise InvalidValueError(f"direction must be 'maximize' or 'minimize', got {shown(given)}")
+                raise InvalidValueError(
+                    f"direction must be 'maximize' or 'minimize', got {shown(given)}"
+                )
         if direction is not None and own is not None and direction != own:
-            raise InvalidValueError(f"the objective is to {own} its score, but direction={direction!r} was asked for")
+            raise InvalidValueError(
+                f"the objective is to {own} its score, but direction={direction!r} was asked for"
+            )
         self.objective = objective
         self.direction = direction or own or "maximize"
         self.sign = 1.0 if self.direction == "maximize" else -1.0
@@ -69,7 +83,9 @@ class Asked:
         if self.takes_instances:
             count = getattr(objective, "num_instances", None)
             if count is None and parameters["instances"].default is inspect.Parameter.empty:
-                raise InvalidTypeError("an objective that takes `instances` must have an attribute num_instances")
+                raise InvalidTypeError(
+                    "an objective that takes `instances` must have an attribute num_instances"
+                )
             self.num_instances = None if count is None else check_int("num_instances", count, 0)
             if self.num_instances == 0:
                 raise InvalidValueError("the objective has no instances to score a schedule on")
@@ -78,14 +94,19 @@ class Asked:
         if getattr(objective, "asked_together", False) and self.num_instances:
             self.batch_size = self.num_instances
         self.name = str(
-            getattr(objective, "name", None) or getattr(objective, "__qualname__", type(objective).__name__)
+            getattr(objective, "name", None)
+            or getattr(objective, "__qualname__", type(objective).__name__)
         )
         self.metric = str(getattr(objective, "metric_name", None) or "score")
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the objective says of itself, to be compared when a study goes on."""
-        return {"name": self.name, "num_instances": self.num_instances, **getattr(self.objective, "settings", {})}
+        return {
+            "name": self.name,
+            "num_instances": self.num_instances,
+            **getattr(self.objective, "settings", {}),
+        }
 
     def key(self, schedule: Schedule, steps: int | None) -> str:
         """Equal for schedules with the same scores."""
@@ -93,7 +114,9 @@ class Asked:
         found = same(schedule, steps) if same is not None else None
         return schedule.spec if found is None else str(found)
 
-    def __call__(self, schedule: Schedule, steps: int | None, instances: Sequence[int] | None) -> Scores:
+    def __call__(
+        self, schedule: Schedule, steps: int | None, instances: Sequence[int] | None
+    ) -> Scores:
         """Scores of the given instances; ObjectiveError for anything that is no score."""
         options: dict[str, Any] = {}
         if steps is not None:
@@ -111,13 +134,19 @@ class Asked:
         values = [self._number(value, schedule) for value in answer.values]
         if not values or (instances is not None and len(values) != len(instances)):
             wanted = "at least one score" if instances is None else f"{len(instances)} scores"
-            raise ObjectiveError(f"the objective must give {wanted} for {shown(schedule)}, got {len(values)}")
+            raise ObjectiveError(
+                f"the objective must give {wanted} for {shown(schedule)}, got {len(values)}"
+            )
         return Scores(
-            values, {name: self._number(value, schedule) for name, value in answer.extras.items()}, answer.passes
+            values,
+            {name: self._number(value, schedule) for name, value in answer.extras.items()},
+            answer.passes,
         )
 
     def _number(self, value: Any, schedule: Schedule) -> float:
-        """A finite number, or the infinitely bad one (linear's energy under gamma = t is infinite)."""
+        """A finite number, or the infinitely bad one (linear's energy under gamma = t is
+        infinite).
+        """
         if isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0:
             try:
                 number = float(value)  # type: ignore[arg-type]
@@ -126,17 +155,24 @@ class Asked:
             if math.isfinite(number) or number == -self.sign * math.inf:
                 return number
         raise ObjectiveError(
-            f"the objective must give finite numbers (or {-self.sign * math.inf} for the worst), got {shown(value)} "
+            f"the objective must give finite numbers (or {-self.sign * math.inf} for the worst), "
+            f"got {shown(value)} "
             f"for {shown(schedule)}"
         )
 
 
 def _is_many(answer: Any) -> bool:
-    return isinstance(answer, Iterable) and not isinstance(answer, str | bytes) and getattr(answer, "ndim", 1) != 0
+    return (
+        isinstance(answer, Iterable)
+        and not isinstance(answer, str | bytes)
+        and getattr(answer, "ndim", 1) != 0
+    )
 
 
 def model_name(model: Any) -> str | None:
-    """The Hub id that a model was loaded by, or the name of its folder; None if neither is known."""
+    """The Hub id that a model was loaded by, or the name of its folder; None if neither is
+    known.
+    """
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     if not name:
         return None
@@ -145,7 +181,9 @@ def model_name(model: Any) -> str | None:
 
 @dataclass
 class Entry:
-    """The scores of one schedule at one number of steps, for the first instances in the study's order."""
+    """The scores of one schedule at one number of steps, for the first instances in the study's
+    order.
+    """
 
     values: list[float] = field(default_factory=list)
     extras: dict[str, float] = field(default_factory=dict)
@@ -162,12 +200,13 @@ class Entry:
 
 
 class ScoreBook:
-    """Every score of a study: asks the objective for what is missing, and writes each answer down at once.
+    """Every score of a study: asks the objective for what is missing, and writes each answer down
+    at once.
 
     Args:
         asked: the objective.
-        parts: names of the disjoint sets of instances and their indices, in the order they are asked for; None for an
-            objective without instances.
+        parts: names of the disjoint sets of instances and their indices, in the order they are
+            asked for; None for an objective without instances.
     """
 
     def __init__(self, asked: Asked, parts: Mapping[str, Sequence[int] | None]) -> None:
@@ -202,11 +241,17 @@ class ScoreBook:
         name = self._name(part, schedule, steps)
         entry, stored = self._entries.get(name) or Entry(), self._read(name)
         if stored is not None and len(stored["values"]) > len(entry.values):
-            entry = self._entries[name] = Entry(stored["values"], stored["extras"], stored["passes"])
+            entry = self._entries[name] = Entry(
+                stored["values"], stored["extras"], stored["passes"]
+            )
         return entry
 
-    def extend(self, part: str, schedule: Schedule, steps: int | None, upto: int, origin: str = "") -> Entry:
-        """Scores of the first `upto` instances of a part, those that are missing asked for and written down."""
+    def extend(
+        self, part: str, schedule: Schedule, steps: int | None, upto: int, origin: str = ""
+    ) -> Entry:
+        """Scores of the first `upto` instances of a part, those that are missing asked for and
+        written down.
+        """
         name, indices = self._name(part, schedule, steps), self.parts[part]
         entry = self.entry(part, schedule, steps)
         if len(entry.values) < (1 if indices is None else upto):
@@ -214,10 +259,16 @@ class ScoreBook:
         else:
             self.origins.setdefault(schedule, origin)
         while len(entry.values) < (1 if indices is None else upto):
-            wanted = None if indices is None else indices[len(entry.values) : upto][: self.asked.batch_size]
+            wanted = (
+                None
+                if indices is None
+                else indices[len(entry.values) : upto][: self.asked.batch_size]
+            )
             answer = self.asked(schedule, steps, wanted)
             entry = self._entries[name] = entry.add(answer)
             with self._lock:
                 self.passes += answer.passes
-            self._write(name, {"values": entry.values, "extras": entry.extras, "passes": entry.passes})
+            self._write(
+                name, {"values": entry.values, "extras": entry.extras, "passes": entry.passes}
+            )
         return entry

@@ -1,4 +1,6 @@
-"""The search over (a, b): Optuna proposes, the score book scores, and what can no longer win is left early."""
+"""The search over (a, b): Optuna proposes, the score book scores, and what can no longer win is
+left early.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,14 @@ from mdm_schedules.errors import (
 from mdm_schedules.schedules import Beta
 from mdm_schedules.tuning.compare import compare
 from mdm_schedules.tuning.scores import ScoreBook
-from mdm_schedules.tuning.storage import abandoned, beat, optuna_module, sign_trial, signed_here, unsigned
+from mdm_schedules.tuning.storage import (
+    abandoned,
+    beat,
+    optuna_module,
+    sign_trial,
+    signed_here,
+    unsigned,
+)
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -37,7 +46,8 @@ if TYPE_CHECKING:
 
 GRID = tuple(round(0.1 * i, 1) for i in range(1, 11))  # of a and of b: the paper's, App. E.1
 METHODS = ("tpe", "gp", "cmaes", "random", "grid")
-# linear, squared sine, what the paper found best on its tasks, and one that reveals much early (orders by confidence)
+# linear, squared sine, what the paper found best on its tasks, and one that reveals much early
+# (orders by confidence)
 START = ((0.5, 0.5), (1.0, 1.0), (0.9, 0.3), (1.0, 0.2), (0.9, 0.9), (0.3, 0.3), (0.35, 0.7))
 RACE_FROM = 16  # instances before a candidate may be left
 RACE_RISK = 0.01  # of leaving one that is as good
@@ -46,16 +56,22 @@ RACE_RISK = 0.01  # of leaving one that is as good
 def check_method(method: Any) -> str:
     """A name of METHODS, or "profile"."""
     if not isinstance(method, str):
-        raise InvalidTypeError(f"method must be one of {', '.join((*METHODS, 'profile'))}, got {shown(method)}")
+        raise InvalidTypeError(
+            f"method must be one of {', '.join((*METHODS, 'profile'))}, got {shown(method)}"
+        )
     if method not in (*METHODS, "profile"):
-        raise UnknownNameError(f"no method is named {shown(method)}.{did_you_mean(method, (*METHODS, 'profile'))}")
+        raise UnknownNameError(
+            f"no method is named {shown(method)}.{did_you_mean(method, (*METHODS, 'profile'))}"
+        )
     return method
 
 
 def check_bounds(bounds: Any) -> tuple[float, float]:
     """Least and largest a and b."""
     if not isinstance(bounds, Sequence) or isinstance(bounds, str) or len(bounds) != 2:
-        raise InvalidTypeError(f"bounds must be two numbers such as (0.05, 5.0), got {shown(bounds)}")
+        raise InvalidTypeError(
+            f"bounds must be two numbers such as (0.05, 5.0), got {shown(bounds)}"
+        )
     low, high = (check_real("bounds", value, 0, low_open=True) for value in bounds)
     if low >= high:
         raise InvalidValueError(f"bounds must increase, got {shown(bounds)}")
@@ -63,7 +79,9 @@ def check_bounds(bounds: Any) -> tuple[float, float]:
 
 
 def make_sampler(method: str, seed: int, trial: int) -> BaseSampler:
-    """A sampler for one proposal, seeded by the trial's number, so that a resumed study goes on as it would have."""
+    """A sampler for one proposal, seeded by the trial's number, so that a resumed study goes on as
+    it would have.
+    """
     optuna = optuna_module()
     word = hashlib.sha256(f"{seed}/{trial}".encode()).digest()
     number = int.from_bytes(word[:4], "big")
@@ -102,9 +120,11 @@ class Search:
     race: bool
     on_trial: Callable[[], None]
     _lock: Any = field(default_factory=threading.Lock)
-    _active: set[int] = field(default_factory=set)  # numbers of the trials that this process works on
+    # numbers of the trials that this process works on
+    _active: set[int] = field(default_factory=set)
     _stop: threading.Event = field(default_factory=threading.Event)
-    _leaders: dict[int | None, Beta] = field(default_factory=dict)  # by steps; under None by their mean
+    # by steps; under None by their mean
+    _leaders: dict[int | None, Beta] = field(default_factory=dict)
 
     def run(self, n_jobs: int) -> None:
         """Until `n_trials` have finished, those of earlier runs and of other workers among them."""
@@ -122,13 +142,16 @@ class Search:
         else:
             with ThreadPoolExecutor(n_jobs, thread_name_prefix="tune") as pool:
                 try:
-                    for done in as_completed([pool.submit(self._work, states) for _ in range(n_jobs)]):
+                    for done in as_completed(
+                        [pool.submit(self._work, states) for _ in range(n_jobs)]
+                    ):
                         done.result()
                 finally:  # after an error, or Ctrl-C, no thread begins another trial
                     self._stop.set()
 
     def _release(self, states: Any) -> bool:
-        """Give up what dead workers had begun; it is proposed again, and the book keeps the scores that it had.
+        """Give up what dead workers had begun; it is proposed again, and the book keeps the scores
+        that it had.
 
         Returns whether a look in a moment will tell more.
         """
@@ -164,34 +187,53 @@ class Search:
         self.on_trial()
 
     def _check_storage(self, running: Sequence[FrozenTrial], states: Any) -> None:
-        """Raise if the storage holds a trial for unfinished that this process has finished: it would wait for ever."""
+        """Raise if the storage holds a trial for unfinished that this process has finished: it
+        would wait for ever.
+        """
         done = {trial.number for trial in running if signed_here(trial)} - self._active
         if done and any(
-            trial.number in done for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,))
+            trial.number in done
+            for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,))
         ):
             raise StorageError(
-                "the storage of the study can no longer be used: it does not tell of a trial that was finished; was "
+                "the storage of the study can no longer be used: it does not tell of a trial that "
+                "was finished; was "
                 "its file deleted?"
             )
 
     def _next(self, states: Any) -> Trial | None:
-        """The next trial; None once enough have finished, waiting for other workers' that may yet fail."""
+        """The next trial; None once enough have finished, waiting for other workers' that may yet
+        fail.
+        """
         while True:
             with self._lock:
                 trials = self.study.get_trials(deepcopy=False)
-                done = [trial for trial in trials if trial.state in (states.COMPLETE, states.PRUNED)]
+                done = [
+                    trial for trial in trials if trial.state in (states.COMPLETE, states.PRUNED)
+                ]
                 running = [trial for trial in trials if trial.state == states.RUNNING]
                 if self._stop.is_set() or (len(done) >= self.n_trials and not running):
                     return None  # with nothing under way, so that all workers see the same trials
                 if len(done) + len(running) < self.n_trials:
-                    self.study.sampler = make_sampler(self.method, self.seed, len(done) + len(running))
-                    taken = [(trial.params.get("a"), trial.params.get("b")) for trial in (*done, *running)]
-                    queued = any(trial.state == states.WAITING for trial in trials)  # by a worker that died at once
-                    for a, b in [point for point in self._points() if point not in taken][: 0 if queued else 1]:
+                    self.study.sampler = make_sampler(
+                        self.method, self.seed, len(done) + len(running)
+                    )
+                    taken = [
+                        (trial.params.get("a"), trial.params.get("b"))
+                        for trial in (*done, *running)
+                    ]
+                    # by a worker that died at once
+                    queued = any(trial.state == states.WAITING for trial in trials)
+                    for a, b in [point for point in self._points() if point not in taken][
+                        : 0 if queued else 1
+                    ]:
                         self.study.enqueue_trial({"a": a, "b": b})
                     trial = self.study.ask()
-                    if trial.number > len(trials):  # another worker was quicker, with the same sampler
-                        self.study.sampler = make_sampler(self.method, self.seed, trial.number + self.n_trials)
+                    # another worker was quicker, with the same sampler
+                    if trial.number > len(trials):
+                        self.study.sampler = make_sampler(
+                            self.method, self.seed, trial.number + self.n_trials
+                        )
                     sign_trial(self.study._storage, trial._trial_id)
                     self._active.add(trial.number)
                     for name in ("a", "b"):
@@ -210,7 +252,11 @@ class Search:
 
     def _range(self) -> tuple[float, float]:
         """The bounds, wider where the grid asks for it."""
-        return (min(self.bounds[0], GRID[0]), max(self.bounds[1], GRID[-1])) if self.method == "grid" else self.bounds
+        return (
+            (min(self.bounds[0], GRID[0]), max(self.bounds[1], GRID[-1]))
+            if self.method == "grid"
+            else self.bounds
+        )
 
     def _score(self, trial: Trial) -> list[float] | None:
         """The mean scores to be told; None if the candidate cannot win, or was left on the way."""
@@ -237,7 +283,9 @@ class Search:
         for key, leader in self._leaders.items():
             group = self.steps if key is None else [key]
             own = mean_scores(self.book, "select", schedule, group)
-            against = compare(own, mean_scores(self.book, "select", leader, group), self.book.asked.sign)
+            against = compare(
+                own, mean_scores(self.book, "select", leader, group), self.book.asked.sign
+            )
             if leader == schedule or len(own) < RACE_FROM or against.confidence >= RACE_RISK:
                 return False
         return bool(self._leaders)
@@ -250,7 +298,9 @@ class Search:
             for key in {None, *self.steps}:
                 group = self.steps if key is None else [key]
                 leader = self._leaders.setdefault(key, schedule)
-                own, best = (mean_scores(self.book, "select", one, group) for one in (schedule, leader))
+                own, best = (
+                    mean_scores(self.book, "select", one, group) for one in (schedule, leader)
+                )
                 if compare(own, best, self.book.asked.sign).difference > 0:
                     self._leaders[key] = schedule
 
@@ -260,9 +310,13 @@ def schedule_of(trial: Trial | FrozenTrial) -> Beta:
     return Beta(*(float(f"{trial.params[name]:.4g}") for name in ("a", "b")))
 
 
-def mean_scores(book: ScoreBook, part: str, schedule: Any, steps: Sequence[int | None]) -> list[float]:
+def mean_scores(
+    book: ScoreBook, part: str, schedule: Any, steps: Sequence[int | None]
+) -> list[float]:
     """Per instance, the mean over numbers of steps, for the instances that have all of them."""
     rows = [book.entry(part, schedule, count).values for count in steps]
     shortest = min(map(len, rows))
-    means: list[float] = np.mean([row[:shortest] for row in rows], axis=0).tolist() if shortest else []
+    means: list[float] = (
+        np.mean([row[:shortest] for row in rows], axis=0).tolist() if shortest else []
+    )
     return means

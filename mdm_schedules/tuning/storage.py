@@ -1,4 +1,6 @@
-"""Where a study is kept: memory, SQLite, a journal file, or any Optuna storage; and what a killed worker left there."""
+"""Where a study is kept: memory, SQLite, a journal file, or any Optuna storage; and what a killed
+worker left there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError, missing_extra, shown
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    StorageError,
+    missing_extra,
+    shown,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -20,7 +28,8 @@ DATABASES = (".db", ".sqlite", ".sqlite3")
 OPENINGS = 20
 _OWNER = "worker"
 _SEEN = "seen"  # seconds since the epoch at which the worker last wrote
-UNOWNED = 5.0  # seconds after which a trial that nobody has signed belongs to a worker that died in between
+# seconds after which a trial that nobody has signed belongs to a worker that died in between
+UNOWNED = 5.0
 SILENT = 3600.0  # seconds after which a worker on another machine is taken for dead
 
 
@@ -37,8 +46,9 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
     """An Optuna storage, and whether it outlives this process.
 
     Args:
-        storage: None for memory; a path that ends in .db or .sqlite for SQLite, in .journal or .log for a journal (for
-            many processes, on a shared file system too); a database URL; or an Optuna storage.
+        storage: None for memory; a path that ends in .db or .sqlite for SQLite, in .journal or .log
+            for a journal (for many processes, on a shared file system too); a database URL; or an
+            Optuna storage.
     """
     optuna = optuna_module()
     if storage is None:
@@ -46,7 +56,9 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
     if isinstance(storage, optuna.storages.BaseStorage):
         return storage, True
     if not isinstance(storage, str | os.PathLike):
-        raise InvalidTypeError(f"storage must be a path, a URL or an Optuna storage, got {shown(storage)}")
+        raise InvalidTypeError(
+            f"storage must be a path, a URL or an Optuna storage, got {shown(storage)}"
+        )
     text = os.fspath(storage)
     try:
         if "://" in text:
@@ -54,7 +66,8 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
         path = Path(text)
         if path.suffix not in (*JOURNALS, *DATABASES):
             raise InvalidValueError(
-                f"storage must end in {', '.join((*DATABASES, *JOURNALS))}, or be a URL, got {shown(text)}; "
+                f"storage must end in {', '.join((*DATABASES, *JOURNALS))}, or be a URL, got "
+                f"{shown(text)}; "
                 "for example storage='study.db'"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,13 +85,19 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """What a full disk or a power cut left at the end of a journal; the next line would be joined to it."""
+    """What a full disk or a power cut left at the end of a journal; the next line would be joined
+    to it.
+    """
     from optuna.storages.journal import JournalFileSymlinkLock
 
     def unfinished() -> int:
         data = path.read_bytes() if path.exists() else b""
         # a file that is no journal is left alone
-        return len(data.rpartition(b"\n")[2]) if data.startswith(b'{"op_code"') and b"\n" in data else 0
+        return (
+            len(data.rpartition(b"\n")[2])
+            if data.startswith(b'{"op_code"') and b"\n" in data
+            else 0
+        )
 
     if not unfinished():
         return
@@ -91,7 +110,9 @@ def _drop_unfinished_line(path: Path) -> None:
 
 
 def _open_sqlite(path: Path) -> BaseStorage:
-    """Several workers that find no file make its tables at once; those that come second try again."""
+    """Several workers that find no file make its tables at once; those that come second try
+    again.
+    """
     from sqlalchemy.exc import IntegrityError, OperationalError
 
     optuna = optuna_module()
@@ -100,18 +121,23 @@ def _open_sqlite(path: Path) -> BaseStorage:
             waiting = {"connect_args": {"timeout": 60}}  # for other workers' writes
             return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=waiting)  # type: ignore[no-any-return]
         except (OperationalError, IntegrityError) as error:
-            if attempt == OPENINGS - 1 or not any(word in str(error) for word in ("exists", "UNIQUE", "locked")):
+            if attempt == OPENINGS - 1 or not any(
+                word in str(error) for word in ("exists", "UNIQUE", "locked")
+            ):
                 raise
             time.sleep(0.2)
     raise AssertionError
 
 
 def check_same(study: Study, settings: dict[str, Any]) -> None:
-    """Write down what a new study is about; refuse to go on with one that is about something else."""
+    """Write down what a new study is about; refuse to go on with one that is about something
+    else.
+    """
     known = study.user_attrs.get("settings")
     if known is None and study.get_trials(deepcopy=False):
         raise InvalidValueError(
-            f"the study {study.study_name!r} in this storage was not made by tune; give another study_name"
+            f"the study {study.study_name!r} in this storage was not made by tune; give another "
+            "study_name"
         )
     if known is None:
         study.set_user_attr("settings", settings)
@@ -119,8 +145,10 @@ def check_same(study: Study, settings: dict[str, Any]) -> None:
     for name in {**known, **settings}:
         if known.get(name) != settings.get(name):
             raise InvalidValueError(
-                f"the study {study.study_name!r} in this storage has {name} {shown(known.get(name))}, not "
-                f"{shown(settings.get(name))}; go on with the same, or give another study_name or storage"
+                f"the study {study.study_name!r} in this storage has {name} "
+                f"{shown(known.get(name))}, not "
+                f"{shown(settings.get(name))}; go on with the same, or give another study_name or "
+                "storage"
             )
 
 
@@ -145,7 +173,9 @@ def beat(storage: BaseStorage, trial_id: int) -> None:
 
 
 def unsigned(trial: FrozenTrial) -> bool:
-    """Whether a running trial may have lost its worker before that signed it, or be signed in a moment."""
+    """Whether a running trial may have lost its worker before that signed it, or be signed in a
+    moment.
+    """
     return _OWNER not in trial.user_attrs and not abandoned(trial)
 
 
@@ -153,7 +183,9 @@ def abandoned(trial: FrozenTrial) -> bool:
     """Whether the worker of a running trial has died."""
     owner = trial.user_attrs.get(_OWNER)
     if owner is None:
-        return trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > UNOWNED
+        return (
+            trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > UNOWNED
+        )
     host, pid, started = owner
     if host != socket.gethostname():
         return bool(time.time() - trial.user_attrs.get(_SEEN, 0) > SILENT)
@@ -161,7 +193,9 @@ def abandoned(trial: FrozenTrial) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine began, so that a reused number is told apart; '' if there is none."""
+    """When a process of this machine began, so that a reused number is told apart; '' if there is
+    none.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()

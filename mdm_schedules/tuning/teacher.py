@@ -1,4 +1,6 @@
-"""How well a schedule explains given text: the true tokens are revealed step by step, as the plan and the order say."""
+"""How well a schedule explains given text: the true tokens are revealed step by step, as the plan
+and the order say.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,23 @@ _EXAMPLE = "TeacherForcedObjective(model, sequences, steps=16)"
 
 
 class TeacherForcedObjective:
-    """Mean log-likelihood per token of given sequences, in nats, when they are revealed by the schedule and the order.
+    """Mean log-likelihood per token of given sequences, in nats, when they are revealed by the
+    schedule and the order.
 
-    In each step the tokens that it reveals are scored by the model given those before, as if independent, which is what
-    sampling takes them for. In random order its mean is minus the entropy less the predicted cost (arXiv 2510.25544);
-    in an order by confidence it prices that order too, which no profile does. It needs no judge, and is far less noisy
-    than the quality of samples.
+    In each step the tokens that it reveals are scored by the model given those before, as if
+    independent, which is what sampling takes them for. In random order its mean is minus the
+    entropy less the predicted cost (arXiv 2510.25544); in an order by confidence it prices that
+    order too, which no profile does. It needs no judge, and is far less noisy than the quality of
+    samples.
 
     Args:
         model: as `InformationProfile.estimate` takes it; run without dropout.
         sequences: clean token ids [S, L].
-        maskable: bool [S, L], True at the N tokens that are to be generated (as many in each row); None is all.
+        maskable: bool [S, L], True at the N tokens that are to be generated (as many in each row);
+            None is all.
         steps: forward passes, where `tune` is given none.
-        remasking: position policy; confidence is that of the model's own best token, as in sampling at temperature 0.
+        remasking: position policy; confidence is that of the model's own best token, as in sampling
+            at temperature 0.
         mask_token_id: by default that of the model's config.
         batch_size: sequences per call of the model.
         seed: sequence i is revealed with the seed `seed` + i.
@@ -59,7 +65,11 @@ class TeacherForcedObjective:
         self.data = check_data(model, sequences, maskable, mask_token_id)
         self.model, self.denoiser = model, as_denoiser(model)
         self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
-        self.batch_size, self.seed, self.name = check_int("batch_size", batch_size, 1), check_int("seed", seed, 0), name
+        self.batch_size, self.seed, self.name = (
+            check_int("batch_size", batch_size, 1),
+            check_int("seed", seed, 0),
+            name,
+        )
         self.model_name = model_name(model)
 
     @property
@@ -80,21 +90,34 @@ class TeacherForcedObjective:
     @property
     def settings(self) -> dict[str, Any]:
         """What a study that goes on is compared with."""
-        told = {"remasking": self.remasking, "seed": self.seed, "model": self.model_name, "steps": self.steps}
+        told = {
+            "remasking": self.remasking,
+            "seed": self.seed,
+            "model": self.model_name,
+            "steps": self.steps,
+        }
         texts = repr((self.data.tokens.tolist(), self.data.places.tolist()))
         return {**told, "sequences": hashlib.sha256(texts.encode()).hexdigest()[:16]}
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
         """The plan, unless counts are random."""
         count = needed_steps(steps, self.steps, _EXAMPLE)
-        return None if self.remasking == "ancestral" else str(schedule.plan(self.data.num_tokens, count).tolist())
+        return (
+            None
+            if self.remasking == "ancestral"
+            else str(schedule.plan(self.data.num_tokens, count).tolist())
+        )
 
-    def __call__(self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None) -> Scores:
+    def __call__(
+        self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None
+    ) -> Scores:
         """The log-likelihood per token of each sequence."""
         wanted = list(range(self.num_instances)) if instances is None else list(instances)
         count, values, passes = needed_steps(steps, self.steps, _EXAMPLE), [], 0
         for begin in range(0, len(wanted), self.batch_size):
-            batch = torch.tensor(wanted[begin : begin + self.batch_size], device=self.data.tokens.device)
+            batch = torch.tensor(
+                wanted[begin : begin + self.batch_size], device=self.data.tokens.device
+            )
             truth, places = self.data.tokens[batch], self.data.places[batch]
             teacher = _Teacher(self.denoiser, truth, self.policy, self.data.mask_token_id)
             with evaluating(self.model):
@@ -104,7 +127,9 @@ class TeacherForcedObjective:
                     mask_token_id=self.data.mask_token_id,
                     schedule=schedule,
                     steps=count,
-                    remasking="low_confidence" if isinstance(self.policy, ConfidencePolicy) else self.policy,
+                    remasking="low_confidence"
+                    if isinstance(self.policy, ConfidencePolicy)
+                    else self.policy,
                     seed=[self.seed + index for index in batch.tolist()],
                 )
             values += (teacher.total() / self.data.num_tokens).tolist()
@@ -113,34 +138,47 @@ class TeacherForcedObjective:
 
 
 class _Teacher:
-    """A denoiser through which the loop reveals the true tokens in the order of the policy, and adds up their scores.
+    """A denoiser through which the loop reveals the true tokens in the order of the policy, and
+    adds up their scores.
 
-    The loop is answered with logits of two tokens. The true one has a probability above one half, in float64, so that
-    it is drawn at temperature 0, and one that rises with the policy's score, so that the order is the policy's.
+    The loop is answered with logits of two tokens. The true one has a probability above one half,
+    in float64, so that it is drawn at temperature 0, and one that rises with the policy's score, so
+    that the order is the policy's.
     """
 
-    def __init__(self, denoiser: Any, truth: torch.Tensor, policy: ConfidencePolicy | OrderPolicy, mask: int) -> None:
+    def __init__(
+        self, denoiser: Any, truth: torch.Tensor, policy: ConfidencePolicy | OrderPolicy, mask: int
+    ) -> None:
         self.denoiser, self.truth, self.policy, self.mask = denoiser, truth, policy, mask
-        self.known = torch.zeros(truth.shape, dtype=torch.float64, device=truth.device)  # by the latest pass
+        # by the latest pass
+        self.known = torch.zeros(truth.shape, dtype=torch.float64, device=truth.device)
 
     def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         answer = self.denoiser(tokens, rows)
         logits = answer[0][answer[1]] if isinstance(answer, tuple) else answer
-        scores = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32, copy=True)
+        scores = logits.to(
+            torch.float64 if logits.dtype == torch.float64 else torch.float32, copy=True
+        )
         probs = scores.softmax(1) if isinstance(self.policy, ConfidencePolicy) else None
         scores[:, self.mask : self.mask + 1] = -torch.inf
         logs = torch.log_softmax(scores, 1)
         true = self.truth.flatten()[rows]
-        # a position that is asked again before it is revealed is overwritten, so that its last score stays
+        # a position that is asked again before it is revealed is overwritten, so that its last
+        # score stays
         self.known.view(-1)[rows] = logs.gather(1, true[:, None])[:, 0].double()
         chance = torch.full((len(rows),), 0.6, dtype=torch.float64, device=rows.device)
         if isinstance(self.policy, ConfidencePolicy) and probs is not None:
             score = self.policy.score(probs, logs.argmax(1)).double()
-            ranks = score.unique(return_inverse=True)[1]  # equal scores stay equal, whatever the policy's range
+            # equal scores stay equal, whatever the policy's range
+            ranks = score.unique(return_inverse=True)[1]
             chance += 0.3 * ranks / (ranks.max() + 1.0)
-        out = torch.full((len(rows), logits.shape[1]), -torch.inf, dtype=torch.float64, device=rows.device)
+        out = torch.full(
+            (len(rows), logits.shape[1]), -torch.inf, dtype=torch.float64, device=rows.device
+        )
         first, second = [token for token in range(logits.shape[1]) if token != self.mask][:2]
-        out.scatter_(1, torch.where(true == first, second, first)[:, None], (1 - chance).log()[:, None])
+        out.scatter_(
+            1, torch.where(true == first, second, first)[:, None], (1 - chance).log()[:, None]
+        )
         return out.scatter_(1, true[:, None], chance.log()[:, None])
 
     def total(self) -> torch.Tensor:

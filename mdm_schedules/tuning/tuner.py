@@ -60,45 +60,58 @@ def tune(
 ) -> TuningResult:
     """Find a schedule for a model, a task and a number of steps, without training.
 
-    Candidates, the common schedules and the paper's among them, are scored on some instances, the best of them on more
-    (arXiv 2509.13866, App. E.1), always on the same instances and seeds so that their common noise cancels; the winner
-    is then checked against the baseline on instances that chose nothing.
+    Candidates, the common schedules and the paper's among them, are scored on some instances, the
+    best of them on more (arXiv 2509.13866, App. E.1), always on the same instances and seeds so
+    that their common noise cancels; the winner is then checked against the baseline on instances
+    that chose nothing.
 
     Args:
-        objective: schedule -> score; see `mdm_schedules.tuning.Asked` for objectives that know instances and steps, and
-            `GenerationObjective`, `TeacherForcedObjective`, `LikelihoodObjective`, `ProfileObjective` for ready ones.
-        n_trials: (a, b) to try, counting those of earlier runs on the same storage; by default 60, or the grid.
+        objective: schedule -> score; see `mdm_schedules.tuning.Asked` for objectives that know
+            instances and steps, and `GenerationObjective`, `TeacherForcedObjective`,
+            `LikelihoodObjective`, `ProfileObjective` for ready ones.
+        n_trials: (a, b) to try, counting those of earlier runs on the same storage; by default 60,
+            or the grid.
         seed: of the proposals and of the order of instances.
-        method: how (a, b) is searched: "tpe", "gp", "cmaes", "random", or "grid", the paper's 10 x 10; or "profile",
-            which tries instead what an information profile predicts to be best. That is by far the cheapest.
-        steps: forward passes, one number or several; given to the objective as `steps`. Several are tuned together,
-            for the mean of their scores, and `result.best(steps)` tells the winner at each. None leaves it to the
-            objective.
-        direction: "maximize" or "minimize" the score; by default the objective's own, else maximize.
+        method: how (a, b) is searched: "tpe", "gp", "cmaes", "random", or "grid", the paper's 10 x
+            10; or "profile", which tries instead what an information profile predicts to be best.
+            That is by far the cheapest.
+        steps: forward passes, one number or several; given to the objective as `steps`. Several are
+            tuned together, for the mean of their scores, and `result.best(steps)` tells the winner
+            at each. None leaves it to the objective.
+        direction: "maximize" or "minimize" the score; by default the objective's own, else
+            maximize.
         baselines: schedules to beat, the first of which wins unless another is ahead.
         bounds: least and largest a and b, searched on a logarithmic scale.
         multi_objective: search for the Pareto front over `steps`, not for their mean.
-        screening: instances for the first round. Later rounds take twice as many and a third of the candidates.
-        held_out: share of the instances kept for the check, in [0, 0.9]. 0 checks on those that chose.
-        confidence: that the winner is ahead of the baseline, in [0.5, 1), for it to be taken. By default 0.5 (its mean
-            is ahead), and 0.95 for a schedule that a profile predicted unless the objective's `remasking` says
-            that its order is random, since the prediction says nothing of others. Above 0.5 it takes 10 instances.
-        race: leave a candidate before its first round ends if it can hardly be the best at any of the steps (paired
-            t-test, 1 % at each look).
-        profile: for method "profile"; by default estimated by the objective (`objective.estimate_profile()`).
-        storage: where finished work is kept: None for memory; "study.db" (SQLite); "study.journal", for many processes;
-            a database URL; an Optuna storage. The same call goes on after an interruption, and several processes (of
-            `accelerate launch`, say) share the trials of one storage.
+        screening: instances for the first round. Later rounds take twice as many and a third of the
+            candidates.
+        held_out: share of the instances kept for the check, in [0, 0.9]. 0 checks on those that
+            chose.
+        confidence: that the winner is ahead of the baseline, in [0.5, 1), for it to be taken. By
+            default 0.5 (its mean is ahead), and 0.95 for a schedule that a profile predicted unless
+            the objective's `remasking` says that its order is random, since the prediction says
+            nothing of others. Above 0.5 it takes 10 instances.
+        race: leave a candidate before its first round ends if it can hardly be the best at any of
+            the steps (paired t-test, 1 % at each look).
+        profile: for method "profile"; by default estimated by the objective
+            (`objective.estimate_profile()`).
+        storage: where finished work is kept: None for memory; "study.db" (SQLite); "study.journal",
+            for many processes; a database URL; an Optuna storage. The same call goes on after an
+            interruption, and several processes (of `accelerate launch`, say) share the trials of
+            one storage.
         study_name: in the storage.
         n_jobs: threads.
         progress: show a progress bar.
 
     Returns:
-        A TuningResult: `.best_schedule`, `.best(steps)`, `.trials`, `.plot()`, `.report(path)`, `.push_to_hub(repo)`.
+        A TuningResult: `.best_schedule`, `.best(steps)`, `.trials`, `.plot()`, `.report(path)`,
+        `.push_to_hub(repo)`.
 
     Raises:
-        InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument, or a storage with another study.
-        ObjectiveError: the objective raised or gave no finite number; `.finished` has the trials before it.
+        InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument, or a storage with
+            another study.
+        ObjectiveError: the objective raised or gave no finite number; `.finished` has the trials
+            before it.
         StorageError: the storage cannot be read or written any more; `.finished` as well.
         KeyboardInterrupt: Ctrl-C; `.finished` as well.
         MissingExtraError: optuna is not installed (extra `tune`).
@@ -107,16 +120,22 @@ def tune(
     counts = _check_steps(asked, steps)
     seed, n_jobs = check_int("seed", seed, 0), check_int("n_jobs", n_jobs, 1, 256)
     n_trials = (
-        check_int("n_trials", n_trials, 1) if n_trials is not None else (len(GRID) ** 2 if method == "grid" else 60)
+        check_int("n_trials", n_trials, 1)
+        if n_trials is not None
+        else (len(GRID) ** 2 if method == "grid" else 60)
     )
     limits, first = check_bounds(bounds), check_int("screening", screening, 2)
     share = check_real("held_out", held_out, 0, 0.9)
     if confidence is not None:
         check_real("confidence", confidence, 0.5, 1, high_open=True)
     if multi_objective and method == "cmaes":
-        raise InvalidValueError("cmaes has one objective; use method='tpe' or 'gp' with multi_objective")
+        raise InvalidValueError(
+            "cmaes has one objective; use method='tpe' or 'gp' with multi_objective"
+        )
     if multi_objective and len(counts) < 2:
-        raise InvalidValueError("multi_objective needs several numbers of steps, such as steps=[8, 16, 32]")
+        raise InvalidValueError(
+            "multi_objective needs several numbers of steps, such as steps=[8, 16, 32]"
+        )
     optuna_module()
     base = proposals.baselines(baselines)
     parts = _parts(asked, share, seed)
@@ -130,8 +149,17 @@ def tune(
             load_if_exists=True,
             directions=[asked.direction] * (len(counts) if multi_objective else 1),
         )
-        settings = {"direction": asked.direction, "bounds": list(limits), "steps": list(counts), "seed": seed}
-        settings |= {"multi_objective": bool(multi_objective), "held_out": share, "objective": asked.settings}
+        settings = {
+            "direction": asked.direction,
+            "bounds": list(limits),
+            "steps": list(counts),
+            "seed": seed,
+        }
+        settings |= {
+            "multi_objective": bool(multi_objective),
+            "held_out": share,
+            "objective": asked.settings,
+        }
         check_same(study, settings)
         if lasting:
             book.keep_in(
@@ -139,13 +167,25 @@ def tune(
                 lambda name, value: kept.set_study_user_attr(study._study_id, name, value),
             )
         found = [*base, *proposals.usual(counts)]
-        with tqdm(total=None if method == "profile" else n_trials, desc="tune", disable=not progress) as bar:
+        with tqdm(
+            total=None if method == "profile" else n_trials, desc="tune", disable=not progress
+        ) as bar:
             if method == "profile":
                 profile = _estimate(asked, parts["select"]) if profile is None else profile
                 found += proposals.predicted(profile, counts)
             else:
                 Search(
-                    study, book, method, n_trials, seed, limits, counts, first, multi_objective, race, bar.update
+                    study,
+                    book,
+                    method,
+                    n_trials,
+                    seed,
+                    limits,
+                    counts,
+                    first,
+                    multi_objective,
+                    race,
+                    bar.update,
                 ).run(n_jobs)
                 states = optuna_module().trial.TrialState
                 whole = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
@@ -154,7 +194,9 @@ def tune(
             for group in [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]:
                 choice = _decide(found, base[0], book, group, first, confidence)
                 choices[choice.steps] = choice
-    return TuningResult(choices, list_trials(book, counts, first, profile), asked, method, book, profile, limits)
+    return TuningResult(
+        choices, list_trials(book, counts, first, profile), asked, method, book, profile, limits
+    )
 
 
 def _check_steps(asked: Asked, steps: Any) -> list[int | None]:
@@ -162,7 +204,8 @@ def _check_steps(asked: Asked, steps: Any) -> list[int | None]:
         return [getattr(asked.objective, "steps", None)] if asked.takes_steps else [None]
     if not asked.takes_steps:
         raise InvalidTypeError(
-            "the objective takes no `steps`; write it as score(schedule, steps), or leave out steps="
+            "the objective takes no `steps`; write it as score(schedule, steps), or leave out "
+            "steps="
         )
     given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
     counts = sorted({check_int("steps", count, 1, MAX_STEPS, "steps=[8, 16]") for count in given})
@@ -190,7 +233,9 @@ def _decide(
     first: int,
     confidence: float | None,
 ) -> Choice:
-    """The check of the best candidate, and, if that was a mere prediction and failed, of the best of the others."""
+    """The check of the best candidate, and, if that was a mere prediction and failed, of the best
+    of the others.
+    """
     unsure = getattr(book.asked.objective, "remasking", None) not in RANDOM_ORDERS
     challenger = shortlist(found, book, steps, first)[0]
     foretold = challenger.origin.startswith(proposals.PREDICTED)
@@ -198,8 +243,12 @@ def _decide(
     choice = check(challenger, baseline, book, steps, needed)
     if choice.won or not foretold:
         return choice
-    others = [candidate for candidate in found if not candidate.origin.startswith(proposals.PREDICTED)]
-    again = check(shortlist(others, book, steps, first)[0], baseline, book, steps, confidence or 0.5)
+    others = [
+        candidate for candidate in found if not candidate.origin.startswith(proposals.PREDICTED)
+    ]
+    again = check(
+        shortlist(others, book, steps, first)[0], baseline, book, steps, confidence or 0.5
+    )
     return again if again.won else choice
 
 
@@ -207,11 +256,14 @@ def _estimate(asked: Asked, instances: Sequence[int] | None) -> InformationProfi
     estimate = getattr(asked.objective, "estimate_profile", None)
     if estimate is None:
         raise InvalidTypeError(
-            "method='profile' needs a profile for this objective: tune(objective, method='profile', steps=16, "
+            "method='profile' needs a profile for this objective: tune(objective, "
+            "method='profile', steps=16, "
             "profile=InformationProfile.estimate(model, sequences))"
         )
     # on instances that choose, so that the others stay unseen
-    options = {"instances": instances} if "instances" in inspect.signature(estimate).parameters else {}
+    options = (
+        {"instances": instances} if "instances" in inspect.signature(estimate).parameters else {}
+    )
     return estimate(**options)  # type: ignore[no-any-return]
 
 
@@ -240,8 +292,16 @@ def _keeping(finished: Callable[[], Sequence[Any]]) -> Iterator[None]:
     except MDMError:
         raise
     except Exception as error:
-        inner = (OSError, KeyError, JSONDecodeError, optuna_module().exceptions.StorageInternalError)
-        if not isinstance(error, inner) and type(error).__module__.partition(".")[0] not in ("sqlalchemy", "sqlite3"):
+        inner = (
+            OSError,
+            KeyError,
+            JSONDecodeError,
+            optuna_module().exceptions.StorageInternalError,
+        )
+        if not isinstance(error, inner) and type(error).__module__.partition(".")[0] not in (
+            "sqlalchemy",
+            "sqlite3",
+        ):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         trouble = StorageError(f"the storage of the study can no longer be used: {reason}")

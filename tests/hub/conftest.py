@@ -33,7 +33,9 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def plots():
-    """Asked for by tests that look at plots, which take half a second each; without it, matplotlib is missing."""
+    """Asked for by tests that look at plots, which take half a second each; without it, matplotlib
+    is missing.
+    """
 
 
 @pytest.fixture
@@ -49,7 +51,8 @@ def hub(request, monkeypatch, tmp_path, offline):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setenv("HF_TOKEN", "hf_alice")
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits up to half a minute
+        # huggingface_hub waits up to half a minute
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
         monkeypatch.chdir(tmp_path)
         if "plots" not in request.fixturenames:
             for module in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):

@@ -1,7 +1,9 @@
-"""A Hub on loopback that the real huggingface_hub client talks to: repositories in memory, faults on request.
+"""A Hub on loopback that the real huggingface_hub client talks to: repositories in memory, faults
+on request.
 
-It speaks the part of the Hub's protocol that models need: whoami, create, preupload, LFS upload, commit (with parent
-commit and pull requests), info, tree, list with filters, resolve with ETag and commit, and the 404 codes.
+It speaks the part of the Hub's protocol that models need: whoami, create, preupload, LFS upload,
+commit (with parent commit and pull requests), info, tree, list with filters, resolve with ETag and
+commit, and the 404 codes.
 """
 
 from __future__ import annotations
@@ -50,7 +52,11 @@ class Repo:
         return self.commits[self.refs["main"]]
 
     def card(self) -> dict[str, Any]:
-        found = re.match(r"---\n(.*?)\n---", self.files.get("README.md", b"").decode("utf-8", "replace"), re.DOTALL)
+        found = re.match(
+            r"---\n(.*?)\n---",
+            self.files.get("README.md", b"").decode("utf-8", "replace"),
+            re.DOTALL,
+        )
         data = yaml.safe_load(found[1]) if found else None
         return data if isinstance(data, dict) else {}
 
@@ -58,20 +64,39 @@ class Repo:
         card = self.card()
         base = card.get("base_model") or []
         bases = [base] if isinstance(base, str) else base
-        return [*(card.get("tags") or []), *(f"base_model:{one}" for one in bases), str(card.get("library_name"))]
+        return [
+            *(card.get("tags") or []),
+            *(f"base_model:{one}" for one in bases),
+            str(card.get("library_name")),
+        ]
 
     def summary(self) -> dict[str, Any]:
-        about = {"_id": self.name, "id": self.name, "modelId": self.name, "private": self.private, "likes": 3}
-        about |= {"tags": self.tags(), "cardData": self.card(), "downloads": 7, "lastModified": WHEN, "createdAt": WHEN}
+        about = {
+            "_id": self.name,
+            "id": self.name,
+            "modelId": self.name,
+            "private": self.private,
+            "likes": 3,
+        }
+        about |= {
+            "tags": self.tags(),
+            "cardData": self.card(),
+            "downloads": 7,
+            "lastModified": WHEN,
+            "createdAt": WHEN,
+        }
         return {**about, "author": self.name.split("/")[0]}
 
 
 @dataclass
 class Fault:
-    """For the next `times` requests whose "METHOD /path" matches: a status, or a connection that fails."""
+    """For the next `times` requests whose "METHOD /path" matches: a status, or a connection that
+    fails.
+    """
 
     pattern: str
-    kind: int | str  # a status; "drop": no answer; "after": done, but no answer; "half": half an answer; "slow"
+    # a status; "drop": no answer; "after": done, but no answer; "half": half an answer; "slow"
+    kind: int | str
     times: int = 1
 
 
@@ -91,7 +116,9 @@ class Hub(ThreadingHTTPServer):
         self.lock = threading.RLock()
 
     def __enter__(self) -> Hub:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,11 +185,17 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
 
-    def reply(self, status: int, content: Any, headers: dict[str, str] | None = None, half: bool = False) -> None:
+    def reply(
+        self, status: int, content: Any, headers: dict[str, str] | None = None, half: bool = False
+    ) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
-        for key, value in {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}.items():
+        for key, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(data)),
+            **(headers or {}),
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -192,7 +225,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.blob(path[5:])
         if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self.lfs_batch(self.repo(found[1], write=True))
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|preupload|commit)/(.+))?", path):
+        if found := re.fullmatch(
+            r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|preupload|commit)/(.+))?", path
+        ):
             return self.api(found[1], found[2], found[3])
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
             return self.resolve(found[1], found[2], found[3])
@@ -215,7 +250,9 @@ class Handler(BaseHTTPRequestHandler):
         if repo is None or (repo.private and not owner):
             raise Refusal(404 if user else 401, "RepoNotFound", "Repository not found")
         if repo.gated and not owner:
-            raise Refusal(403 if user else 401, "GatedRepo", "Access to this repository is restricted")
+            raise Refusal(
+                403 if user else 401, "GatedRepo", "Access to this repository is restricted"
+            )
         if write and self.query.get("create_pr") != ["1"]:
             self.user(write=True)
             if not owner:
@@ -229,7 +266,10 @@ class Handler(BaseHTTPRequestHandler):
         if owner != user:
             raise Refusal(403, "", f"you may not create repositories in {owner}")
         if name in self.server.repos:
-            about = {"error": "You already created this model repo", "url": f"{self.server.url}/{name}"}
+            about = {
+                "error": "You already created this model repo",
+                "url": f"{self.server.url}/{name}",
+            }
             return 409, about, {"X-Error-Message": about["error"]}
         private = bool(asked.get("private")) or asked.get("visibility") == "private"
         self.server.add(name, private=private)
@@ -254,13 +294,29 @@ class Handler(BaseHTTPRequestHandler):
         if verb == "tree":
             revision, _, folder = revision.partition("/")
             files = repo.commits[self.commit_of(repo, revision)]
-            rows = [{"type": "file", "path": n, "size": len(d), "oid": sha1(d)} for n, d in files.items()]
+            rows = [
+                {"type": "file", "path": n, "size": len(d), "oid": sha1(d)}
+                for n, d in files.items()
+            ]
             if folder and not any(row["path"].startswith(f"{folder}/") for row in rows):
                 raise Refusal(404, "EntryNotFound", "no such folder")
-            return 200, [row for row in rows if not folder or row["path"].startswith(f"{folder}/")], {}
+            return (
+                200,
+                [row for row in rows if not folder or row["path"].startswith(f"{folder}/")],
+                {},
+            )
         commit = self.commit_of(repo, revision)
         if verb == "preupload":
-            return 200, {"files": [self.preupload(repo.commits[commit], f) for f in json.loads(self.body)["files"]]}, {}
+            return (
+                200,
+                {
+                    "files": [
+                        self.preupload(repo.commits[commit], f)
+                        for f in json.loads(self.body)["files"]
+                    ]
+                },
+                {},
+            )
         if verb == "commit":
             return self.commit(repo, revision, commit)
         siblings = [{"rfilename": name} for name in repo.commits[commit]]
@@ -277,7 +333,12 @@ class Handler(BaseHTTPRequestHandler):
         binary = self.server.lfs and name.endswith((".safetensors", ".png"))
         old = files.get(name)
         oid = None if old is None else (hashlib.sha256(old).hexdigest() if binary else git_oid(old))
-        return {"path": name, "uploadMode": "lfs" if binary else "regular", "shouldIgnore": False, "oid": oid}
+        return {
+            "path": name,
+            "uploadMode": "lfs" if binary else "regular",
+            "shouldIgnore": False,
+            "oid": oid,
+        }
 
     def lfs_batch(self, repo: Repo) -> tuple[int, Any, dict[str, str]]:
         objects = json.loads(self.body)["objects"]
@@ -315,7 +376,11 @@ class Handler(BaseHTTPRequestHandler):
             pull_request = f"{self.server.url}/{repo.name}/discussions/{repo.pull_requests}"
         oid = repo.commit(files, revision, header["summary"])
         url = f"{self.server.url}/{repo.name}/commit/{oid}"
-        return 200, {"success": True, "commitOid": oid, "commitUrl": url, "pullRequestUrl": pull_request}, {}
+        return (
+            200,
+            {"success": True, "commitOid": oid, "commitUrl": url, "pullRequestUrl": pull_request},
+            {},
+        )
 
     def resolve(self, name: str, revision: str, path: str) -> tuple[int, Any, dict[str, str]]:
         repo = self.repo(name)
@@ -329,7 +394,14 @@ class Handler(BaseHTTPRequestHandler):
             self.server.blobs[oid] = data
             headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(data))}
             # another host, as the real one's
-            return 302, b"", {**headers, "Location": f"{self.server.url}/lfs/{oid}".replace("127.0.0.1", "localhost")}
+            return (
+                302,
+                b"",
+                {
+                    **headers,
+                    "Location": f"{self.server.url}/lfs/{oid}".replace("127.0.0.1", "localhost"),
+                },
+            )
         return 200, data, {**headers, "ETag": f'"{git_oid(data)}"'}
 
 

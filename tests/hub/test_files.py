@@ -1,4 +1,6 @@
-"""Schedules as files: whole round trips, and files by anyone else read as data or refused with one of our errors."""
+"""Schedules as files: whole round trips, and files by anyone else read as data or refused with one
+of our errors.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,16 @@ from safetensors.torch import load_file, save_file
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidTypeError, StorageError
 from mdm_schedules.hub import find_schedule
-from mdm_schedules.schedules import Beta, Cosine, EnergyOptimal, Geometric, Linear, Polynomial, Schedule, Tabulated
+from mdm_schedules.schedules import (
+    Beta,
+    Cosine,
+    EnergyOptimal,
+    Geometric,
+    Linear,
+    Polynomial,
+    Schedule,
+    Tabulated,
+)
 
 LONG = Tabulated(np.linspace(0, 1, 1000) ** 2, np.linspace(0, 1, 1000) ** 0.5)  # type: ignore[arg-type]
 SHORT = Tabulated([0, 0.1 + 0.2, 1])
@@ -79,9 +90,13 @@ def test_the_format_is_what_it_was(tmp_path: Path) -> None:
         "params": {"gamma": {"name": "beta", "params": {"a": 0.9, "b": 0.3}}},
     }
     EnergyOptimal(LONG).save_pretrained(tmp_path)
-    names = ["gamma.alpha.9654b194d56ca54e", "gamma.t.e181b29224837096"]  # ends of a SHA-256 of the content
+    # ends of a SHA-256 of the content
+    names = ["gamma.alpha.9654b194d56ca54e", "gamma.t.e181b29224837096"]
     assert json.loads((tmp_path / "schedule.json").read_text())["params"] == {
-        "gamma": {"name": "tabulated", "params": {"alpha": {"tensor": names[0]}, "t": {"tensor": names[1]}}}
+        "gamma": {
+            "name": "tabulated",
+            "params": {"alpha": {"tensor": names[0]}, "t": {"tensor": names[1]}},
+        }
     }
     tensors = load_file(tmp_path / "schedule.safetensors")
     assert sorted(tensors) == names
@@ -105,11 +120,16 @@ def test_home_is_expanded_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_from_pretrained_of_a_family_wants_that_family(tmp_path: Path) -> None:
     Linear().save_pretrained(tmp_path)
-    with pytest.raises(InvalidTypeError, match=r"holds linear\(\), which is not a Beta; use Schedule\.from_pretrained"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"holds linear\(\), which is not a Beta; use Schedule\.from_pretrained",
+    ):
         Beta.from_pretrained(tmp_path)
 
 
-def test_a_failed_save_leaves_the_old_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_files_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     SHORT.save_pretrained(tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
@@ -134,7 +154,9 @@ def test_readers_see_whole_files_while_others_write(tmp_path: Path) -> None:
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=work, args=(schedule,)) for schedule in (Linear(), SHORT, LONG)]
+    threads = [
+        threading.Thread(target=work, args=(schedule,)) for schedule in (Linear(), SHORT, LONG)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -198,7 +220,9 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     link = folder / "schedule.json"
     link.symlink_to("../secret/schedule.json")
     for read in (mdm.get_schedule, find_schedule, lambda path: mdm.get_schedule(path, steps=8)):
-        with pytest.raises(FormatError, match=r"schedule\.json is a link that leaves the folder, to .*secret"):
+        with pytest.raises(
+            FormatError, match=r"schedule\.json is a link that leaves the folder, to .*secret"
+        ):
             read(folder)
     link.unlink()
     (folder / "sub").symlink_to("../secret")
@@ -212,8 +236,14 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     # the tensors alone
     shutil.copy(tmp_path / "secret" / "schedule.json", link)
     (folder / "schedule.safetensors").symlink_to(tmp_path / "secret" / "schedule.safetensors")
-    for read in (mdm.get_schedule, find_schedule, lambda path: mdm.get_schedule(path / "schedule.json")):
-        with pytest.raises(FormatError, match=r"schedule\.safetensors is a link that leaves the folder"):
+    for read in (
+        mdm.get_schedule,
+        find_schedule,
+        lambda path: mdm.get_schedule(path / "schedule.json"),
+    ):
+        with pytest.raises(
+            FormatError, match=r"schedule\.safetensors is a link that leaves the folder"
+        ):
             read(folder)
     LONG.save_pretrained(folder)  # replaces the link, and leaves what it led to
     assert mdm.get_schedule(folder) == Schedule.from_pretrained(tmp_path / "secret") == LONG
@@ -231,7 +261,9 @@ def test_links_that_stay_inside_and_those_of_the_cache_are_followed(tmp_path: Pa
         (repository / "blobs").mkdir(exist_ok=True)
         for name in ("schedule.json", "schedule.safetensors"):
             shutil.copy(tmp_path / "real" / name, repository / "blobs" / f"hash-{name}")
-            (snapshot / name).symlink_to(os.path.relpath(repository / "blobs" / f"hash-{name}", snapshot))
+            (snapshot / name).symlink_to(
+                os.path.relpath(repository / "blobs" / f"hash-{name}", snapshot)
+            )
     snapshot = repository / "snapshots" / ("a" * 40)
     (tmp_path / "cached").symlink_to(snapshot)
     for path in ("real", "alias", "alias/deep", snapshot, snapshot / "sub", "cached"):
@@ -260,7 +292,9 @@ def test_links_that_stay_inside_and_those_of_the_cache_are_followed(tmp_path: Pa
         '{"format_version": "1.0", "time": "generation", "name": "beta", "params": {"a": NaN, "b": 1}}',
         '{"format_version": "1.0", "time": "generation", "name": "beta", "params": {"a": -Infinity, "b": 1}}',
         '{"format_version": "1.0", "time": "generation", "name": "beta", "params": {"a": 1e999, "b": 1}}',
-        '{"format_version": "1.0", "time": "generation", "name": "beta", "params": {"a": ' + "9" * 5000 + ', "b": 1}}',
+        '{"format_version": "1.0", "time": "generation", "name": "beta", "params": {"a": '
+        + "9" * 5000
+        + ', "b": 1}}',
         "[" * 100_000,
         '{"a":' * 100_000,
         '{"format_version": "1.0", "time": "generation", '
@@ -288,7 +322,10 @@ def test_text_that_is_no_schedule(text: str, tmp_path: Path) -> None:
         (document(format_version="²"), "format_version"),
         (document(format_version="1.0; rm"), "format_version"),
         (document(format_version="9" * 100), "format_version"),
-        (document(format_version="2.0"), r"format version 2\.0; this library reads 1\.0: upgrade mdm-schedules"),
+        (
+            document(format_version="2.0"),
+            r"format version 2\.0; this library reads 1\.0: upgrade mdm-schedules",
+        ),
         (document(format_version="37"), "format version 37; .*upgrade"),
         (document(time="noise"), "time must be 'generation', got 'noise'"),
         (document(time=None), "time must be"),
@@ -317,14 +354,18 @@ def test_text_that_is_no_schedule(text: str, tmp_path: Path) -> None:
         (document("energy_optimal", {"gamma": "/etc/passwd"}), "no schedule is named"),
     ],
 )
-def test_documents_that_are_no_schedule(content: dict[str, object], words: str, tmp_path: Path) -> None:
+def test_documents_that_are_no_schedule(
+    content: dict[str, object], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(FormatError, match=words) as caught:
         Schedule.from_pretrained(write(tmp_path, content))
     assert str(tmp_path) in str(caught.value)
 
 
 def test_what_a_later_minor_version_may_add_is_passed_over(tmp_path: Path) -> None:
-    content = document(format_version="1.7.2", license="mit", metrics={"gsm8k": [0.5, None, {"x": 1}]})
+    content = document(
+        format_version="1.7.2", license="mit", metrics={"gsm8k": [0.5, None, {"x": 1}]}
+    )
     assert Schedule.from_pretrained(write(tmp_path, content)) == Beta(0.9, 0.3)
     nested = document("energy_optimal", {"gamma": {"name": "linear", "note": "x"}})
     assert Schedule.from_pretrained(write(tmp_path, nested)) == EnergyOptimal(Linear())
@@ -345,7 +386,9 @@ def test_huge_files_are_refused_before_they_are_read(tmp_path: Path) -> None:
 # --- tensors
 
 
-def table(folder: Path, tensors: dict[str, torch.Tensor] | None, reference: object = "alpha") -> Path:
+def table(
+    folder: Path, tensors: dict[str, torch.Tensor] | None, reference: object = "alpha"
+) -> Path:
     write(folder, document("tabulated", {"alpha": {"tensor": reference}}))
     if tensors is not None:
         save_file(tensors, folder / "schedule.safetensors")
@@ -357,10 +400,19 @@ KNOTS = torch.tensor([0, 0.5, 1], dtype=torch.float64)
 
 def test_tensor_names_are_keys_and_no_paths(tmp_path: Path) -> None:
     save_file({"alpha": KNOTS}, tmp_path / "outside.safetensors")
-    for name in ("/etc/passwd", "../outside.safetensors", str(tmp_path / "outside.safetensors"), "..", "", "alpha\0"):
+    for name in (
+        "/etc/passwd",
+        "../outside.safetensors",
+        str(tmp_path / "outside.safetensors"),
+        "..",
+        "",
+        "alpha\0",
+    ):
         with pytest.raises(FormatError, match="has no tensor"):
             Schedule.from_pretrained(table(tmp_path / "a", {"alpha": KNOTS}, name))
-        assert Schedule.from_pretrained(table(tmp_path / "b", {name: KNOTS}, name)) == Tabulated([0, 0.5, 1])
+        assert Schedule.from_pretrained(table(tmp_path / "b", {name: KNOTS}, name)) == Tabulated(
+            [0, 0.5, 1]
+        )
     for name in (None, 5, ["alpha"], {"tensor": "alpha"}, True):
         with pytest.raises(FormatError, match="has no tensor"):
             Schedule.from_pretrained(table(tmp_path / "a", {"alpha": KNOTS}, name))
@@ -390,7 +442,9 @@ def test_tensors_of_a_wrong_kind(tensor: torch.Tensor, tmp_path: Path) -> None:
 
 def test_the_tensor_file_is_missing_or_no_file(tmp_path: Path) -> None:
     table(tmp_path, None)
-    with pytest.raises(StorageError, match=r"schedule\.safetensors is missing, which schedule\.json refers to"):
+    with pytest.raises(
+        StorageError, match=r"schedule\.safetensors is missing, which schedule\.json refers to"
+    ):
         Schedule.from_pretrained(tmp_path)
     (tmp_path / "schedule.safetensors").mkdir()
     with pytest.raises(StorageError, match="not a file"):
@@ -404,7 +458,10 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
 
     write(tmp_path, document("tabulated", {"alpha": {"tensor": "alpha"}}))
     torch.save({"alpha": Trap()}, tmp_path / "schedule.safetensors")
-    for content in (pickle.dumps({"alpha": Trap()}), (tmp_path / "schedule.safetensors").read_bytes()):
+    for content in (
+        pickle.dumps({"alpha": Trap()}),
+        (tmp_path / "schedule.safetensors").read_bytes(),
+    ):
         for name in ("schedule.safetensors", "schedule.json"):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(FormatError):
@@ -413,7 +470,9 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     assert not (tmp_path / "trapped").exists()
 
 
-@pytest.mark.parametrize("header", [b"", b"{", b"[]", b"null", b'{"alpha": 5}', b'{"alpha": {"dtype": "F64"}}'])
+@pytest.mark.parametrize(
+    "header", [b"", b"{", b"[]", b"null", b'{"alpha": 5}', b'{"alpha": {"dtype": "F64"}}']
+)
 def test_safetensors_headers_that_are_none(header: bytes, tmp_path: Path) -> None:
     table(tmp_path, None)
     for length in (len(header), 0, 2**40, 2**64 - 1):
@@ -431,7 +490,9 @@ def test_offsets_that_lie(tmp_path: Path) -> None:
         ([-1], [0, 8]),
         ([2**32, 2**32], [0, 0]),
     ):
-        header = json.dumps({"alpha": {"dtype": "F64", "shape": shape, "data_offsets": offsets}}).encode()
+        header = json.dumps(
+            {"alpha": {"dtype": "F64", "shape": shape, "data_offsets": offsets}}
+        ).encode()
         data = struct.pack("<Q", len(header)) + header + bytes(24)
         (tmp_path / "schedule.safetensors").write_bytes(data)
         with pytest.raises(FormatError):
@@ -442,7 +503,9 @@ def test_one_tensor_named_a_thousand_times_is_read_once(tmp_path: Path) -> None:
     """A small file must not make us allocate without end."""
     params = {f"x{number}": {"tensor": "alpha"} for number in range(1000)}
     write(tmp_path, document("tabulated", params))
-    save_file({"alpha": torch.zeros(1 << 20, dtype=torch.float64)}, tmp_path / "schedule.safetensors")
+    save_file(
+        {"alpha": torch.zeros(1 << 20, dtype=torch.float64)}, tmp_path / "schedule.safetensors"
+    )
     with pytest.raises(FormatError, match="no parameter 'x0'"):
         Schedule.from_pretrained(tmp_path)
 
@@ -462,7 +525,23 @@ def test_truncated_files(tmp_path: Path) -> None:
     assert Schedule.from_pretrained(tmp_path) == EnergyOptimal(LONG)
 
 
-PIECES = [b"{", b"}", b"[", b"]", b'"', b",", b":", b"0", b"-", b"1e400", b"NaN", b"null", b"true", b"\x00", b"\xff"]
+PIECES = [
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b",",
+    b":",
+    b"0",
+    b"-",
+    b"1e400",
+    b"NaN",
+    b"null",
+    b"true",
+    b"\x00",
+    b"\xff",
+]
 PIECES += [
     b'{"tensor": "alpha"}',
     b'{"name": "linear"}',
@@ -480,7 +559,9 @@ def damaged(content: bytes, source: random.Random) -> bytes:
     for _ in range(source.choice([1, 1, 2, 5])):
         start = source.randrange(len(data) + 1)
         end = min(len(data), start + source.choice([0, 1, 1, 2, 8, 40]))
-        piece = source.choice([b"", bytes([source.randrange(256)]), source.choice(PIECES), data[:start][-20:]])
+        piece = source.choice(
+            [b"", bytes([source.randrange(256)]), source.choice(PIECES), data[:start][-20:]]
+        )
         data[start:end] = piece
     return bytes(data)
 

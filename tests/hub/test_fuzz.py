@@ -1,4 +1,6 @@
-"""Over ten thousand files and indexes, damaged or made up: our error or a schedule, and nothing else happens."""
+"""Over ten thousand files and indexes, damaged or made up: our error or a schedule, and nothing
+else happens.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,37 @@ from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
 from mdm_schedules.hub.places import Folder, read_index
 from mdm_schedules.schedules import Beta, EnergyOptimal, Schedule, Tabulated
 
-SCORE = mdm.Evaluation(model="lab/m", task="t", steps=16, metric="m", value=0.5, sampler={"temperature": 0.0})
+SCORE = mdm.Evaluation(
+    model="lab/m", task="t", steps=16, metric="m", value=0.5, sampler={"temperature": 0.0}
+)
 TABLE = Tabulated(np.linspace(0, 1, 20) ** 2, np.linspace(0, 1, 20) ** 0.5)  # type: ignore[arg-type]
 ALLOWED = (FormatError, StorageError, InvalidValueError)
-ODD: list[Any] = [None, True, -1, 0, 2, 0.5, 1e308, 10**400, "", "linear", "../x", "/etc/passwd", "a\0", "\ud800"]
-ODD += [[], {}, [0, 1], [0, 0.7, 0.6, 1], [[0, 1]], {"tensor": "alpha"}, {"tensor": "../x"}, {"tensor": 5}]
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2,
+    0.5,
+    1e308,
+    10**400,
+    "",
+    "linear",
+    "../x",
+    "/etc/passwd",
+    "a\0",
+    "\ud800",
+]
+ODD += [
+    [],
+    {},
+    [0, 1],
+    [0, 0.7, 0.6, 1],
+    [[0, 1]],
+    {"tensor": "alpha"},
+    {"tensor": "../x"},
+    {"tensor": 5},
+]
 ODD += [{"name": "linear"}, {"name": "beta", "params": {"a": -1}}, "x" * 5000, list(range(2000))]
 
 watching: list[str] | None = None
@@ -40,9 +68,29 @@ def watch(event: str, args: tuple[Any, ...]) -> None:
     """An audit hook: what a reader of data never does."""
     if watching is None:
         return
-    forbidden = ("exec", "compile", "os.system", "os.exec", "subprocess.Popen", "pickle.find_class", "socket.connect")
+    forbidden = (
+        "exec",
+        "compile",
+        "os.system",
+        "os.exec",
+        "subprocess.Popen",
+        "pickle.find_class",
+        "socket.connect",
+    )
     writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
-    if event in (*forbidden, "os.remove", "os.rename", "os.mkdir", "os.link", "os.symlink", "marshal.loads") or writes:
+    if (
+        event
+        in (
+            *forbidden,
+            "os.remove",
+            "os.rename",
+            "os.mkdir",
+            "os.link",
+            "os.symlink",
+            "marshal.loads",
+        )
+        or writes
+    ):
         watching.append(f"{event} {args!r:.200}")
 
 
@@ -71,14 +119,29 @@ def damaged(content: bytes, source: random.Random) -> bytes:
     for _ in range(source.choice([1, 1, 2, 5])):
         start = source.randrange(len(data) + 1)
         end = min(len(data), start + source.choice([0, 1, 1, 2, 8, 40]))
-        pieces = [b"", bytes([source.randrange(256)]), b"NaN", b"1e999", b'"name": "linear", "name": "x",', b"{" * 50]
-        data[start:end] = source.choice([*pieces, data[:start][-20:], b"9" * 400, b"\x00", b"\xff\xff\xff\xff"])
+        pieces = [
+            b"",
+            bytes([source.randrange(256)]),
+            b"NaN",
+            b"1e999",
+            b'"name": "linear", "name": "x",',
+            b"{" * 50,
+        ]
+        data[start:end] = source.choice(
+            [*pieces, data[:start][-20:], b"9" * 400, b"\x00", b"\xff\xff\xff\xff"]
+        )
     return bytes(data[: source.randrange(len(data) + 1)] if source.random() < 0.3 else data)
 
 
 def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield path
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, item in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield from nodes(item, (*path, key))
 
 
@@ -117,15 +180,22 @@ def sandbox(tmp_path: Path) -> Iterator[Path]:
     assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == outside
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["folder"]
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < (400_000_000 if sys.platform == "darwin" else 400_000), "bytes there, kilobytes elsewhere"
+    assert grown < (400_000_000 if sys.platform == "darwin" else 400_000), (
+        "bytes there, kilobytes elsewhere"
+    )
 
 
 def test_damaged_bytes(sandbox: Path) -> None:
     source, seen = random.Random(0), Counter[str]()
-    for schedule in itertools.cycle((Beta(0.9, 0.3), Tabulated([0, 0.5, 1]), TABLE, EnergyOptimal(TABLE))):
+    for schedule in itertools.cycle(
+        (Beta(0.9, 0.3), Tabulated([0, 0.5, 1]), TABLE, EnergyOptimal(TABLE))
+    ):
         for name in ("schedule.json", "schedule.safetensors"):
             schedule.save_pretrained(sandbox, evaluation=SCORE)
-            if not name.endswith("json") and b"tensor" not in (sandbox / "schedule.json").read_bytes():
+            if (
+                not name.endswith("json")
+                and b"tensor" not in (sandbox / "schedule.json").read_bytes()
+            ):
                 continue
             whole = (sandbox / name).read_bytes()
             for _ in range(300):
@@ -150,7 +220,9 @@ def test_changed_documents(sandbox: Path) -> None:
 
 def test_changed_indexes(sandbox: Path) -> None:
     source, seen = random.Random(2), Counter[str]()
-    entries = [{"path": f"t-{k}", "schedule": "beta()", "evaluation": SCORE.to_json()} for k in (1, 2, 3)]
+    entries = [
+        {"path": f"t-{k}", "schedule": "beta()", "evaluation": SCORE.to_json()} for k in (1, 2, 3)
+    ]
     index = {"format_version": "1.0", "schedules": entries}
     while seen["refused"] < 2000:
         (sandbox / "schedules.json").write_text(json.dumps(changed(index, source)))
@@ -160,7 +232,12 @@ def test_changed_indexes(sandbox: Path) -> None:
 
 def test_tables_that_are_none(sandbox: Path) -> None:
     source, seen = np.random.default_rng(3), Counter[str]()
-    content = {"format_version": "1.0", "time": "generation", "name": "tabulated", "params": {"alpha": {"tensor": "a"}}}
+    content = {
+        "format_version": "1.0",
+        "time": "generation",
+        "name": "tabulated",
+        "params": {"alpha": {"tensor": "a"}},
+    }
     (sandbox / "schedule.json").write_text(json.dumps(content))
     breakers: list[Callable[[np.ndarray], Any]] = [
         lambda a: a[::-1],
@@ -185,16 +262,30 @@ def test_tables_that_are_none(sandbox: Path) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(JSON, JSON, JSON)
 def test_any_json(sandbox: Path, params: Any, evaluation: Any, gamma: Any) -> None:
-    document = {"format_version": "1.0", "time": "generation", "name": "energy_optimal", "params": {"gamma": gamma}}
-    for content in (params, document, {**document, "params": params}, {**document, "evaluation": evaluation}):
+    document = {
+        "format_version": "1.0",
+        "time": "generation",
+        "name": "energy_optimal",
+        "params": {"gamma": gamma},
+    }
+    for content in (
+        params,
+        document,
+        {**document, "params": params},
+        {**document, "evaluation": evaluation},
+    ):
         (sandbox / "schedule.json").write_text(json.dumps(content))
         read(lambda: Schedule.from_pretrained(sandbox), Counter())
 
@@ -212,6 +303,8 @@ def test_the_watch_sees_what_it_should(sandbox: Path) -> None:
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 def test_killed_saves_leave_the_old_schedule_or_the_new_one() -> None:
     script = Path(__file__).parents[2] / "examples/benchmarks/killed_saves.py"
-    run = subprocess.run([sys.executable, str(script), "--kills", "40"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, str(script), "--kills", "40"], capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     assert "40 processes killed" in run.stdout

@@ -14,7 +14,13 @@ import torch
 import yaml
 
 import mdm_schedules as mdm
-from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, MDMError, StorageError
+from mdm_schedules.errors import (
+    FormatError,
+    InvalidTypeError,
+    InvalidValueError,
+    MDMError,
+    StorageError,
+)
 from mdm_schedules.schedules import Beta, EnergyOptimal, Linear, Polynomial, Schedule, Tabulated
 
 LONG = Tabulated(np.linspace(0, 1, 300) ** 1.7, np.linspace(0, 1, 300) ** 0.9)  # type: ignore[arg-type]
@@ -136,7 +142,10 @@ def test_choosing_among_several(several: Any) -> None:
     assert mdm.get_schedule("alice/many", task="humaneval") == Beta(0.5, 0.5)
     assert mdm.get_schedule("alice/many", subfolder="humaneval-16") == Beta(0.5, 0.5)
     for options, words in (
-        ({}, r"holds 4 schedules that fit; choose one: subfolder='gsm8k-16' \(task='GSM8K', steps=16\)"),
+        (
+            {},
+            r"holds 4 schedules that fit; choose one: subfolder='gsm8k-16' \(task='GSM8K', steps=16\)",
+        ),
         ({"steps": 16}, "holds 2 schedules that fit"),
         ({"task": "GSM8K"}, "holds 3 schedules that fit"),
         ({"task": "GSM9K"}, "no schedule for the task 'GSM9K'. Did you mean 'GSM8K'"),
@@ -161,7 +170,11 @@ def test_generate_takes_the_nearest_to_its_steps(several: Any) -> None:
     def passes(steps: int | None, schedule: Any, **config: Any) -> list[int]:
         options = {"max_new_tokens": 40, "mask_token_id": 3, "remasking": "left_to_right", **config}
         out = mdm.generate(
-            lambda tokens: torch.zeros(*tokens.shape, 4), torch.tensor([[1]]), steps=steps, schedule=schedule, **options
+            lambda tokens: torch.zeros(*tokens.shape, 4),
+            torch.tensor([[1]]),
+            steps=steps,
+            schedule=schedule,
+            **options,
         )
         return out.plan[0].tolist()  # type: ignore[no-any-return]
 
@@ -185,7 +198,10 @@ def test_show_takes_what_pull_takes(several: Any, capsys: pytest.CaptureFixture[
     assert (shown["evaluation"]["steps"], len(shown["plan"])) == (16, 16)
     for command in ("show", "pull"):
         assert main([command, "alice/many", "--task", "gsm8k"]) == 1
-        assert "choose one: --subfolder gsm8k-16 (--task GSM8K --steps 16), --sub" in capsys.readouterr().err
+        assert (
+            "choose one: --subfolder gsm8k-16 (--task GSM8K --steps 16), --sub"
+            in capsys.readouterr().err
+        )
 
 
 def test_a_local_copy_of_such_a_repository(several: Any, tmp_path: Path) -> None:
@@ -210,11 +226,14 @@ def test_a_single_schedule_needs_no_choice(hub: Any) -> None:
 def test_another_model_s_place_is_taken(several: Any) -> None:
     before = several.repos["alice/many"].refs["main"]
     with pytest.raises(
-        InvalidValueError, match="already holds a schedule for lab/llada in 'gsm8k-16'; push to another"
+        InvalidValueError,
+        match="already holds a schedule for lab/llada in 'gsm8k-16'; push to another",
     ):
         Linear().push_to_hub("alice/many", evaluation=scored(16, model="lab/dream"))
     assert several.repos["alice/many"].refs["main"] == before
-    Linear().push_to_hub("alice/many", evaluation=scored(16, model="lab/dream"), subfolder="dream/gsm8k-16")
+    Linear().push_to_hub(
+        "alice/many", evaluation=scored(16, model="lab/dream"), subfolder="dream/gsm8k-16"
+    )
     assert mdm.get_schedule("alice/many", subfolder="dream/gsm8k-16") == Linear()
     assert mdm.search_schedules("lab/dream")[0].base_models == ("lab/dream", "lab/llada")
 
@@ -248,7 +267,9 @@ def test_unknown_fields_are_kept(hub: Any, tmp_path: Path) -> None:
 
 
 def test_the_card(plots: None, several: Any) -> None:
-    Linear().push_to_hub("alice/many", evaluation=scored(2, task="a|b <i>", model="somewhere local"))
+    Linear().push_to_hub(
+        "alice/many", evaluation=scored(2, task="a|b <i>", model="somewhere local")
+    )
     text = several.repos["alice/many"].files["README.md"].decode()
     metadata = yaml.safe_load(text.split("---\n")[1])
     assert metadata["library_name"] == "mdm-schedules"
@@ -258,8 +279,8 @@ def test_the_card(plots: None, several: Any) -> None:
     assert len(metrics) == 5
     assert {m["args"]["steps"] for m in metrics} == {2, 4, 16, 64}
     assert (
-        "| gsm8k-16 | `beta(a=0.9, b=0.0625)` | lab/llada @ 0123456789ab | GSM8K | 16 | exact_match | 0.52 ± 0.014 |"
-        in text
+        "| gsm8k-16 | `beta(a=0.9, b=0.0625)` | lab/llada @ 0123456789ab | GSM8K | 16 | "
+        "exact_match | 0.52 ± 0.014 |" in text
     )
     assert "a\\|b &lt;i>" in text
     for place in ("gsm8k-16", "humaneval-16"):
@@ -277,7 +298,10 @@ def test_what_others_wrote_into_the_card_stays(hub: Any) -> None:
     Linear().push_to_hub("alice/mine", evaluation=SCORE)
     repo = hub.repos["alice/mine"]
     text = repo.files["README.md"].decode().replace("library_name:", "license: mit\nlibrary_name:")
-    text = text.replace("<!-- mdm-schedules: generated", "My words.\n\n<!-- mdm-schedules: generated") + "\nMy end.\n"
+    text = (
+        text.replace("<!-- mdm-schedules: generated", "My words.\n\n<!-- mdm-schedules: generated")
+        + "\nMy end.\n"
+    )
     repo.commit({**repo.files, "README.md": text.encode()})
     Beta(1, 1).push_to_hub("alice/mine", evaluation=SCORE)
     new = repo.files["README.md"].decode()
@@ -344,7 +368,10 @@ def test_search(several: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Linear().push_to_hub("alice/other", evaluation=scored(8, model="lab/dream", task="MBPP"))
     Linear().push_to_hub("alice/hidden", evaluation=SCORE, private=True)
     several.add("bob/model", {"README.md": b"---\ntags: [llada]\n---\n"})
-    several.add("bob/odd", {"README.md": b"---\ntags: [mask-schedule]\nbase_model: {a: 1}\nmodel-index: [5]\n---\n"})
+    several.add(
+        "bob/odd",
+        {"README.md": b"---\ntags: [mask-schedule]\nbase_model: {a: 1}\nmodel-index: [5]\n---\n"},
+    )
     odd = {
         "name": "x",
         "results": [

@@ -1,4 +1,6 @@
-"""As a user does it, in a process of their own whose HF_ENDPOINT is the Hub on loopback; and the command line."""
+"""As a user does it, in a process of their own whose HF_ENDPOINT is the Hub on loopback; and the
+command line.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from mdm_schedules.schedules import Beta, Linear
 
 
 def user(hub: Any, folder: Path, code: str, **environment: str) -> str:
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_TOKEN": "hf_alice", "HF_HUB_OFFLINE": "0"}
+    settings = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(folder / "home"),
+        "HF_TOKEN": "hf_alice",
+        "HF_HUB_OFFLINE": "0",
+    }
     settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -33,7 +40,11 @@ def user(hub: Any, folder: Path, code: str, **environment: str) -> str:
 
 
 def test_push_search_pull_generate(plots: None, hub: Any, tmp_path: Path) -> None:
-    files = {file.name: file.read_bytes() for file in demo_models.path("code").iterdir() if file.is_file()}
+    files = {
+        file.name: file.read_bytes()
+        for file in demo_models.path("code").iterdir()
+        if file.is_file()
+    }
     for name in ("lab/code", "alice/code"):
         hub.add(name, {file: data for file, data in files.items() if file != "README.md"})
     said = user(
@@ -83,7 +94,9 @@ def test_a_broken_schedule_beside_a_model_is_an_error(hub: Any) -> None:
         mdm.AutoModelForMaskedDiffusion.from_pretrained("bob/model")
 
 
-def test_a_repository_that_cannot_be_asked_is_said(hub: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_repository_that_cannot_be_asked_is_said(
+    hub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     from mdm_schedules.hub import find_schedule
 
     hub.add("bob/plain", {"config.json": b"{}"})
@@ -100,13 +113,31 @@ def test_the_command_line(hub: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         status = main(list(words))
         return (status, *capsys.readouterr())
 
-    score = {"model": "lab/llada", "task": "gsm8k", "steps": 16, "metric": "exact_match", "value": 0.5, "baseline": 0.4}
+    score = {
+        "model": "lab/llada",
+        "task": "gsm8k",
+        "steps": 16,
+        "metric": "exact_match",
+        "value": 0.5,
+        "baseline": 0.4,
+    }
     (tmp_path / "score.json").write_text(json.dumps(score))
-    status, out, _ = run("push", "beta(a=0.9, b=0.3)", "alice/mine", "--evaluation", "score.json", "--message", "First")
+    status, out, _ = run(
+        "push",
+        "beta(a=0.9, b=0.3)",
+        "alice/mine",
+        "--evaluation",
+        "score.json",
+        "--message",
+        "First",
+    )
     assert (status, out.split(":")[0]) == (0, "Pushed")
     assert hub.repos["alice/mine"].messages[-1] == "First"
     scored = "gsm8k in 16 steps on lab/llada: exact_match 0.5, linear 0.4"
-    for words in (("search",), ("search", "--base-model", "lab/llada", "--task", "gsm8k", "--author", "alice")):
+    for words in (
+        ("search",),
+        ("search", "--base-model", "lab/llada", "--task", "gsm8k", "--author", "alice"),
+    ):
         status, out, _ = run(*words)
         assert status == 0
         assert out.startswith("alice/mine  for lab/llada")
@@ -137,6 +168,9 @@ def test_the_command_line(hub: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert (status, out) == (1, "")
         assert err.startswith("mdm-schedules: ")
         assert err.count("\n") == 1
-    assert "no evaluation file at missing.json" in run("push", "linear", "alice/x", "--evaluation", "missing.json")[2]
+    assert (
+        "no evaluation file at missing.json"
+        in run("push", "linear", "alice/x", "--evaluation", "missing.json")[2]
+    )
     Linear().push_to_hub("alice/pr-target")
     assert "/discussions/1" in run("push", "beta(1, 1)", "alice/pr-target", "--create-pr")[1]

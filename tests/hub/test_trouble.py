@@ -1,4 +1,6 @@
-"""What goes wrong between here and the Hub: each one clear line, tried again where that is safe; and life offline."""
+"""What goes wrong between here and the Hub: each one clear line, tried again where that is safe;
+and life offline.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def test_no_token(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not hub.requests
     Linear().push_to_hub("alice/x", token="hf_alice")
     assert mdm.get_schedule("alice/x") == Linear()  # a public one needs none
-    with pytest.raises(InvalidTypeError, match="token must be text, True, False or None, got a int"):
+    with pytest.raises(
+        InvalidTypeError, match="token must be text, True, False or None, got a int"
+    ):
         mdm.get_schedule("alice/x", token=5)
 
 
@@ -49,11 +53,23 @@ def test_no_permission(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("bob/secret", {"schedule.json": b"{}"}, private=True)
     hub.add("bob/gated", {"schedule.json": b"{}"}, gated=True)
     for repo in ("bob/theirs", "bob/new"):
-        refused("no permission for bob/.*use a token with write permission", lambda r=repo: Linear().push_to_hub(r))
-    refused("no permission for alice/x .*only read", lambda: Linear().push_to_hub("alice/x", token="hf_reader"))
+        refused(
+            "no permission for bob/.*use a token with write permission",
+            lambda r=repo: Linear().push_to_hub(r),
+        )
+    refused(
+        "no permission for alice/x .*only read",
+        lambda: Linear().push_to_hub("alice/x", token="hf_reader"),
+    )
     refused("does not accept your token", lambda: Linear().push_to_hub("alice/x", token="hf_wrong"))
-    refused("no repository bob/secret, or not for you.*hf auth login", lambda: mdm.get_schedule("bob/secret"))
-    refused("gated: accept its terms at .*/bob/gated, then log in", lambda: mdm.get_schedule("bob/gated"))
+    refused(
+        "no repository bob/secret, or not for you.*hf auth login",
+        lambda: mdm.get_schedule("bob/secret"),
+    )
+    refused(
+        "gated: accept its terms at .*/bob/gated, then log in",
+        lambda: mdm.get_schedule("bob/gated"),
+    )
     refused("bob/secret", lambda: mdm.get_schedule("bob/secret", token=False))
     assert "schedule.json" not in hub.repos["bob/theirs"].files
 
@@ -64,11 +80,18 @@ def test_no_permission(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_there(hub: Any) -> None:
     hub.add("alice/empty")
     Linear().push_to_hub("alice/mine")
-    refused("no repository alice/none, .*no folder 'alice/none' here either", lambda: mdm.get_schedule("alice/none"))
-    refused("alice/mine has no branch, tag or commit 'v9'; see", lambda: mdm.get_schedule("alice/mine@v9"))
+    refused(
+        "no repository alice/none, .*no folder 'alice/none' here either",
+        lambda: mdm.get_schedule("alice/none"),
+    )
+    refused(
+        "alice/mine has no branch, tag or commit 'v9'; see",
+        lambda: mdm.get_schedule("alice/mine@v9"),
+    )
     refused("alice/mine has no branch", lambda: Linear().push_to_hub("alice/mine", revision="v9"))
     refused(
-        r"alice/empty holds no schedule\.json; see .*/alice/empty/tree/main", lambda: mdm.get_schedule("alice/empty")
+        r"alice/empty holds no schedule\.json; see .*/alice/empty/tree/main",
+        lambda: mdm.get_schedule("alice/empty"),
     )
     refused(r"holds no schedule\.json", lambda: mdm.get_schedule("alice/empty", steps=8))
 
@@ -108,7 +131,9 @@ def test_a_pull_survives_failures(hub: Any) -> None:
         assert not any(fault.times for fault in hub.faults)
 
 
-def test_a_download_that_stays_broken_is_told_in_one_line(hub: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_download_that_stays_broken_is_told_in_one_line(
+    hub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     Linear().push_to_hub("alice/mine")
     hub.fail("GET .*", "half", times=1 << 20)
     caplog.clear()
@@ -126,16 +151,25 @@ def test_a_search_survives_one_failure_and_tells_of_many(hub: Any) -> None:
 
 def test_a_server_that_stays_broken(hub: Any) -> None:
     hub.fail("POST /api/repos/create", 500, times=50)
-    refused(r"answered 500 for alice/x \(out of order\): try again later", lambda: Linear().push_to_hub("alice/x"))
+    refused(
+        r"answered 500 for alice/x \(out of order\): try again later",
+        lambda: Linear().push_to_hub("alice/x"),
+    )
     hub.faults.clear()
     hub.fail("POST /api/repos/create", "drop", times=50)
-    refused("connection to .* failed .*all of it has arrived or nothing", lambda: Linear().push_to_hub("alice/x"))
+    refused(
+        "connection to .* failed .*all of it has arrived or nothing",
+        lambda: Linear().push_to_hub("alice/x"),
+    )
 
 
 def test_pull_requests_are_not_tried_again(hub: Any) -> None:
     hub.add("bob/model")
     hub.fail("POST /api/models/bob/model/commit/main", "after")
-    refused("look there before you push again", lambda: Linear().push_to_hub("bob/model", create_pr=True))
+    refused(
+        "look there before you push again",
+        lambda: Linear().push_to_hub("bob/model", create_pr=True),
+    )
     assert hub.repos["bob/model"].pull_requests == 1
 
 
@@ -157,7 +191,9 @@ def test_others_commit_at_the_same_time(hub: Any, monkeypatch: pytest.MonkeyPatc
     assert repo.files["other-1"] == b"x"
     assert mdm.get_schedule("alice/mine") == Beta(1, 2)
     races.extend(range(50))
-    refused("others commit to alice/mine at the same time", lambda: Linear().push_to_hub("alice/mine"))
+    refused(
+        "others commit to alice/mine at the same time", lambda: Linear().push_to_hub("alice/mine")
+    )
 
 
 # --- offline
@@ -167,21 +203,34 @@ def test_offline_from_the_cache(hub: Any, offline: Any, tmp_path: Path) -> None:
     for steps in (4, 64):
         score = mdm.Evaluation(model="lab/llada", task="t", steps=steps, metric="m", value=1)
         LONG.push_to_hub("alice/many", evaluation=score)
-    hub.add("alice/bare", {"schedule.json": b'{"format_version": "1.0", "time": "generation", "name": "linear"}'})
-    asked = [("alice/bare", {}), ("alice/bare", {"steps": 8}), ("alice/many", {"steps": 5}), ("alice/bare@main", {})]
+    hub.add(
+        "alice/bare",
+        {"schedule.json": b'{"format_version": "1.0", "time": "generation", "name": "linear"}'},
+    )
+    asked = [
+        ("alice/bare", {}),
+        ("alice/bare", {"steps": 8}),
+        ("alice/many", {"steps": 5}),
+        ("alice/bare@main", {}),
+    ]
     online = [mdm.get_schedule(repo, **options) for repo, options in asked]
     own_cache = mdm.get_schedule("alice/bare", cache_dir=tmp_path / "own")
     hub.requests.clear()
-    assert [mdm.get_schedule(repo, local_files_only=True, **options) for repo, options in asked] == online
+    assert [
+        mdm.get_schedule(repo, local_files_only=True, **options) for repo, options in asked
+    ] == online
     offline()
     assert [mdm.get_schedule(repo, **options) for repo, options in asked] == online
     assert mdm.get_schedule("alice/bare", cache_dir=tmp_path / "own") == own_cache
     assert find_schedule("alice/bare") == Linear()
     assert find_schedule("alice/none") is None
     refused(
-        r"gsm|t-64/schedule\.json of alice/many is not in the cache", lambda: mdm.get_schedule("alice/many", steps=64)
+        r"gsm|t-64/schedule\.json of alice/many is not in the cache",
+        lambda: mdm.get_schedule("alice/many", steps=64),
     )
-    refused("not in the cache, and the Hub may not be asked", lambda: mdm.get_schedule("alice/none"))
+    refused(
+        "not in the cache, and the Hub may not be asked", lambda: mdm.get_schedule("alice/none")
+    )
     refused("push and search need the Hub: unset it", lambda: Linear().push_to_hub("alice/x"))
     refused("push and search need the Hub: unset it", mdm.search_schedules)
     with pytest.raises(InvalidValueError, match="force_download needs the Hub"):
@@ -228,13 +277,32 @@ def test_huge_files_are_refused_before_they_are_downloaded(hub: Any) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["..", "../x", "/etc", "a/../..", "a//b", "C:\\x", "a\\b", "~", ".ssh", "a\0", "a/" * 9, "x" * 999, None, 5, ["a"]],
+    [
+        "..",
+        "../x",
+        "/etc",
+        "a/../..",
+        "a//b",
+        "C:\\x",
+        "a\\b",
+        "~",
+        ".ssh",
+        "a\0",
+        "a/" * 9,
+        "x" * 999,
+        None,
+        5,
+        ["a"],
+    ],
 )
 def test_an_index_that_points_out(hub: Any, path: Any, tmp_path: Path) -> None:
     import json
 
     score = {"model": "m", "task": "t", "steps": 4, "metric": "m", "value": 1}
-    index = {"format_version": "1.0", "schedules": [{"path": path, "schedule": "linear()", "evaluation": score}]}
+    index = {
+        "format_version": "1.0",
+        "schedules": [{"path": path, "schedule": "linear()", "evaluation": score}],
+    }
     hub.add("alice/mine", {"schedules.json": json.dumps(index).encode()})
     with pytest.raises(FormatError, match=r"schedules\.json: subfolder must be"):
         mdm.get_schedule("alice/mine", steps=4)
@@ -264,5 +332,8 @@ def test_no_network_at_all(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
-    refused("connection to http://127.0.0.1:.* failed .*check the network, try again", mdm.search_schedules)
+    refused(
+        "connection to http://127.0.0.1:.* failed .*check the network, try again",
+        mdm.search_schedules,
+    )
     refused("connection to http://127.0.0.1:.* failed", lambda: Linear().push_to_hub("alice/x"))

@@ -1,6 +1,8 @@
-"""Jobs of several real processes (gloo) for the tests of `generate_distributed`, forked from one that has imported.
+"""Jobs of several real processes (gloo) for the tests of `generate_distributed`, forked from one
+that has imported.
 
-The functions here run in those processes, so they are at the top of a module that can be imported by its name.
+The functions here run in those processes, so they are at the top of a module that can be imported
+by its name.
 """
 
 import multiprocessing
@@ -13,11 +15,11 @@ import traceback
 from multiprocessing import forkserver
 from pathlib import Path
 
-import mdm_schedules.integrations.accelerate
 import torch
 import transformers.models.esm.modeling_esm  # noqa: F401
 
 import mdm_schedules as mdm
+import mdm_schedules.integrations.accelerate
 from mdm_schedules import demo_models
 
 _context = multiprocessing.get_context("forkserver")
@@ -27,7 +29,9 @@ def _start_server():
     """The server that processes are forked from, with this module imported."""
     _context.set_forkserver_preload([__name__])
     before = dict(os.environ)
-    os.environ.update(PYTHONPATH=str(Path(__file__).parent), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    os.environ.update(
+        PYTHONPATH=str(Path(__file__).parent), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
+    )
     forkserver.ensure_running()
     os.environ.clear()
     os.environ.update(before)
@@ -44,19 +48,26 @@ def load():
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     path = demo_models.path("code")
-    return mdm.AutoModelForMaskedDiffusion.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    return mdm.AutoModelForMaskedDiffusion.from_pretrained(path), AutoTokenizer.from_pretrained(
+        path
+    )
 
 
 def ragged(count, seed=0):
     """Texts of 0 to 60 letters."""
     source = random.Random(seed)
-    return ["".join(source.choices(string.ascii_letters + " ()=", k=source.randrange(60))) for _ in range(count)]
+    return [
+        "".join(source.choices(string.ascii_letters + " ()=", k=source.randrange(60)))
+        for _ in range(count)
+    ]
 
 
 def call(prompts, **options):
     """`generate_distributed` with the shipped model; what it returned, without what varies."""
     model, tokenizer = load()
-    out = mdm.generate_distributed(model, prompts, tokenizer=tokenizer, **{**OPTIONS, "timeout": 5, **options})
+    out = mdm.generate_distributed(
+        model, prompts, tokenizer=tokenizer, **{**OPTIONS, "timeout": 5, **options}
+    )
     return {name: value for name, value in vars(out).items() if name != "seconds"}
 
 
@@ -72,8 +83,12 @@ def each(calls):
 
 
 def _process(rank, world, port, pipe, function, args, options):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world)
+    )
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
+    )
     try:
         answer = function(*args, **options)
     except Exception as error:
@@ -94,7 +109,9 @@ class Processes:
         self.pipes, self.processes = [], []
         for rank in range(world):
             mine, theirs = _context.Pipe(duplex=False)
-            process = _context.Process(target=_process, args=(rank, world, port, theirs, function, args, options))
+            process = _context.Process(
+                target=_process, args=(rank, world, port, theirs, function, args, options)
+            )
             process.start()
             theirs.close()
             self.pipes.append(mine)
@@ -153,7 +170,9 @@ def file_on_one_machine(path):
 
 
 def failing(rank, marker, **options):
-    """A model that raises in process `rank` at a batch with `marker`, and is slow in others, so that one gets there."""
+    """A model that raises in process `rank` at a batch with `marker`, and is slow in others, so
+    that one gets there.
+    """
 
     def model(tokens):
         if int(os.environ["RANK"]) != rank:
@@ -164,23 +183,41 @@ def failing(rank, marker, **options):
 
     prompts = [[n % 10 + 2] for n in range(40)]
     return mdm.generate_distributed(
-        model, prompts, mask_token_id=0, suppress_tokens=[1], max_new_tokens=2, timeout=5, batch_size=2, **options
+        model,
+        prompts,
+        mask_token_id=0,
+        suppress_tokens=[1],
+        max_new_tokens=2,
+        timeout=5,
+        batch_size=2,
+        **options,
     )
 
 
 def slow_model(path, count, seconds, **options):
-    """A function as model that takes its time, for processes that are to be killed; random-looking logits."""
+    """A function as model that takes its time, for processes that are to be killed; random-looking
+    logits.
+    """
 
     def model(tokens):
         time.sleep(seconds)
-        return torch.sin(tokens[..., None] * 7.0 + torch.arange(30) + torch.arange(tokens.shape[1])[:, None])
+        return torch.sin(
+            tokens[..., None] * 7.0 + torch.arange(30) + torch.arange(tokens.shape[1])[:, None]
+        )
 
     def prompts():
         (Path(path).parent / f"begun-{os.getpid()}").touch()
         for n in range(count):
             yield [n % 23 + 3] * (1 + n % 3)
 
-    settings = {"mask_token_id": 0, "max_new_tokens": 4, "steps": 2, "temperature": 1.0, "seed": 1, "batch_size": 3}
+    settings = {
+        "mask_token_id": 0,
+        "max_new_tokens": 4,
+        "steps": 2,
+        "temperature": 1.0,
+        "seed": 1,
+        "batch_size": 3,
+    }
     return mdm.generate_distributed(
         model,
         prompts(),
@@ -192,11 +229,16 @@ def slow_model(path, count, seconds, **options):
 
 def own_stream(tmp):
     """A generator, which each process runs through by itself, and the shard folder left alone."""
-    return call(iter([{"prompt": text, "id": f"p{n}"} for n, text in enumerate(ragged(11))]), output_path=Path(tmp))
+    return call(
+        iter([{"prompt": text, "id": f"p{n}"} for n, text in enumerate(ragged(11))]),
+        output_path=Path(tmp),
+    )
 
 
 def on_a_small_disk(size, path, count):
-    """`slow_model` where files may not grow beyond `size` bytes, then with all the room it needs."""
+    """`slow_model` where files may not grow beyond `size` bytes, then with all the room it
+    needs.
+    """
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -208,19 +250,29 @@ def on_a_small_disk(size, path, count):
 
 
 def spread(kind, prompts, **options):
-    """Records of the shipped model with its weights spread over processes, and of the whole model."""
+    """Records of the shipped model with its weights spread over processes, and of the whole
+    model.
+    """
     from accelerate import PartialState
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
 
     world = PartialState(cpu=True).num_processes
     whole = call(prompts, **options)
     if kind == "tp_plan":
         layer = "esm.encoder.layer.*"
         names = {f"{layer}.intermediate.dense": "colwise", f"{layer}.output.dense": "rowwise"}
-        model = mdm.AutoModelForMaskedDiffusion.from_pretrained(demo_models.path("code"), tp_plan=names, tp_size=world)
-        out = mdm.generate_distributed(model, prompts, tokenizer=load()[1], **{**OPTIONS, **options})
+        model = mdm.AutoModelForMaskedDiffusion.from_pretrained(
+            demo_models.path("code"), tp_plan=names, tp_size=world
+        )
+        out = mdm.generate_distributed(
+            model, prompts, tokenizer=load()[1], **{**OPTIONS, **options}
+        )
         return whole["records"], out.records, whole["nfe"], out.nfe
     model, tokenizer = load()
     mesh = init_device_mesh("cpu", (world,))
@@ -229,7 +281,9 @@ def spread(kind, prompts, **options):
     for layer in model.esm.encoder.layer:
         if kind == "tensor":
             parallelize_module(
-                layer, mesh, {"intermediate.dense": ColwiseParallel(), "output.dense": RowwiseParallel()}
+                layer,
+                mesh,
+                {"intermediate.dense": ColwiseParallel(), "output.dense": RowwiseParallel()},
             )
         else:
             fully_shard(layer, mesh=mesh)

@@ -1,7 +1,9 @@
-"""Small models with random weights that are called as the released model families are: LLaDA, Dream, MDLM, LLaDA2.
+"""Small models with random weights that are called as the released model families are: LLaDA,
+Dream, MDLM, LLaDA2.
 
-The originals are code of model repositories, which cannot be fetched here; arguments, outputs and the place of the head
-are theirs. All are the same two bidirectional layers with rotary-like relative positions.
+The originals are code of model repositories, which cannot be fetched here; arguments, outputs and
+the place of the head are theirs. All are the same two bidirectional layers with rotary-like
+relative positions.
 """
 
 from types import SimpleNamespace
@@ -13,7 +15,9 @@ V, MASK, HIDDEN = 60, 59, 16
 
 
 class Body(nn.Module):
-    """Attention by content and relative position; `seen` is a bool mask that broadcasts to [B, 1, L, L]."""
+    """Attention by content and relative position; `seen` is a bool mask that broadcasts to [B, 1,
+    L, L].
+    """
 
     def __init__(self):
         super().__init__()
@@ -25,7 +29,9 @@ class Body(nn.Module):
         if positions is None:
             positions = torch.arange(tokens.shape[1])[None].expand(tokens.shape)
         hidden = self.embed(tokens)
-        bias = self.near((positions[:, :, None] - positions[:, None, :]).clamp(-20, 20) + 20)[..., 0]
+        bias = self.near((positions[:, :, None] - positions[:, None, :]).clamp(-20, 20) + 20)[
+            ..., 0
+        ]
         for layer in self.layers:
             query, key, value = layer(hidden).chunk(3, -1)
             scores = query @ key.transpose(1, 2) / 4 + bias

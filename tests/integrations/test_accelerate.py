@@ -1,4 +1,6 @@
-"""generate_distributed on real processes: the same tokens on any number, failures told in time, results kept."""
+"""generate_distributed on real processes: the same tokens on any number, failures told in time,
+results kept.
+"""
 
 import json
 import os
@@ -46,35 +48,64 @@ def test_the_same_bytes_on_any_number_of_processes_in_any_batches(tmp_path):
     assert len({record["text"] for record in records}) > 60
     for world, batch_size in ((2, 8), (3, 8), (4, 8), (1, 3), (2, 3), (1, 32), (3, 32)):
         path = tmp_path / f"{world}-{batch_size}"
-        outs = run(world, call, prompts, output_path=path, batch_size=batch_size, split=("even", "dynamic")[world % 2])
-        assert [(out["prompts"], out["done_before"], out["tokens"]) for out in outs] == [(70, 0, 840)] * world
+        outs = run(
+            world,
+            call,
+            prompts,
+            output_path=path,
+            batch_size=batch_size,
+            split=("even", "dynamic")[world % 2],
+        )
+        assert [(out["prompts"], out["done_before"], out["tokens"]) for out in outs] == [
+            (70, 0, 840)
+        ] * world
         assert path.read_bytes() == expected
     model, tokenizer = load()
     for record in records[10:13]:  # a record says how to write it again
-        ids = tokenizer(prompts[record["index"]], return_tensors="pt", add_special_tokens=False).input_ids
+        ids = tokenizer(
+            prompts[record["index"]], return_tensors="pt", add_special_tokens=False
+        ).input_ids
         out = model.generate(ids, **{**OPTIONS, "seed": [record["seed"]]})
         assert out.sequences[0].tolist() == record["tokens"]
 
 
 def test_records_in_order_on_every_process(tmp_path):
-    outs = run(3, call, ragged(11), num_return_sequences=2, remasking="low_confidence", progress=True)
+    outs = run(
+        3, call, ragged(11), num_return_sequences=2, remasking="low_confidence", progress=True
+    )
     assert outs[0] == outs[1] == outs[2]
     records = outs[0]["records"]
-    assert [(record["index"], record["sample"]) for record in records] == [(n, k) for n in range(11) for k in (0, 1)]
-    assert records == call(ragged(11), num_return_sequences=2, remasking="low_confidence", batch_size=4)["records"]
+    assert [(record["index"], record["sample"]) for record in records] == [
+        (n, k) for n in range(11) for k in (0, 1)
+    ]
+    assert (
+        records
+        == call(ragged(11), num_return_sequences=2, remasking="low_confidence", batch_size=4)[
+            "records"
+        ]
+    )
     assert len({record["seed"] for record in records}) == 22
-    assert sum(a["answer"] != b["answer"] for a, b in zip(records[::2], records[1::2], strict=True)) == 11
+    assert (
+        sum(a["answer"] != b["answer"] for a, b in zip(records[::2], records[1::2], strict=True))
+        == 11
+    )
 
 
 def test_fewer_prompts_than_processes_and_streams(tmp_path):
-    outs = run(4, each, [(call, (ragged(2),), {}), (own_stream, (str(tmp_path / "out"),), {}), (call, ([],), {})])
+    outs = run(
+        4,
+        each,
+        [(call, (ragged(2),), {}), (own_stream, (str(tmp_path / "out"),), {}), (call, ([],), {})],
+    )
     for few, stream, none in outs:
         assert few["records"] == call(ragged(2))["records"]
         assert (stream["prompts"], stream["records"]) == (11, [])
         assert isinstance(none, InvalidValueError)
     records = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert [record["id"] for record in records] == [f"p{n}" for n in range(11)]
-    assert [record["tokens"] for record in records] == [record["tokens"] for record in call(ragged(11))["records"]]
+    assert [record["tokens"] for record in records] == [
+        record["tokens"] for record in call(ragged(11))["records"]
+    ]
 
 
 def test_a_failing_process_ends_all_and_says_where(monkeypatch):
@@ -82,10 +113,13 @@ def test_a_failing_process_ends_all_and_says_where(monkeypatch):
     first, second = run(2, failing, 1, 5)
     assert time.monotonic() - start < 60
     assert isinstance(second, DistributedError)
-    assert "ZeroDivisionError: as the test wants it (process 1, in the batch of prompt" in str(second)
+    assert "ZeroDivisionError: as the test wants it (process 1, in the batch of prompt" in str(
+        second
+    )
     assert isinstance(first, DistributedError)
     assert "process 1 failed" in str(first)
-    assert 'raise ZeroDivisionError("as the test wants it")' in first.told  # the traceback of the other process
+    # the traceback of the other process
+    assert 'raise ZeroDivisionError("as the test wants it")' in first.told
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(DistributedError, match=r"in the batch of prompt 2, prompt 3\)"):
         failing(0, 5)
@@ -103,7 +137,9 @@ def test_processes_that_do_not_want_the_same(tmp_path):
         assert isinstance(missing, StorageError)
         assert "does not exist" in str(missing)
         assert isinstance(schedules, DistributedError)
-        assert "schedule is 'linear()' in process 0, and in process 1 'beta(a=0.9, b=0.3)'" in str(schedules)
+        assert "schedule is 'linear()' in process 0, and in process 1 'beta(a=0.9, b=0.3)'" in str(
+            schedules
+        )
         assert "batch_size is 2" in str(sizes)
         assert "different prompts" in str(prompts)
 
@@ -116,14 +152,16 @@ def test_a_killed_process_loses_nothing(seed, tmp_path, undisturbed):
         world = source.choice([1, 2, 3])
         victim, moment = source.randrange(world), source.uniform(0, 1)
         job = Processes(world, slow_model, path, 60, 0.1 / world)
-        job.wait_for_prompts(tmp_path)  # before that, the launcher ends the others, or torch's own time runs out
+        # before that, the launcher ends the others, or torch's own time runs out
+        job.wait_for_prompts(tmp_path)
         time.sleep(moment)
         job.kill(victim)
         start = time.monotonic()
         answers = job.answers()
         assert time.monotonic() - start < 30
         for rank, answer in enumerate(answers):
-            # all was done before, or another process says that this one is gone; never a result without it
+            # all was done before, or another process says that this one is gone; never a result
+            # without it
             gone = isinstance(answer, DistributedError)
             assert gone or answer is None or path.exists(), (kill, rank, answer)
         assert not path.exists() or path.read_bytes() == undisturbed
@@ -169,11 +207,14 @@ def test_a_full_disk(tmp_path, undisturbed):
     assert left == ["lock", "rank-00000.jsonl", "run.json"]
     assert 0 < second.done_before < 60
     assert path.read_bytes() == undisturbed
-    run(1, on_a_small_disk, len(undisturbed) - 100, tmp_path / "other.jsonl", 60)  # no room in the merge, or before
+    # no room in the merge, or before
+    run(1, on_a_small_disk, len(undisturbed) - 100, tmp_path / "other.jsonl", 60)
     assert (tmp_path / "other.jsonl").read_bytes() == undisturbed
 
 
-@pytest.mark.parametrize(("kind", "world"), [("fsdp", 2), ("tensor", 2), ("lanes", 4), ("tp_plan", 2)])
+@pytest.mark.parametrize(
+    ("kind", "world"), [("fsdp", 2), ("tensor", 2), ("lanes", 4), ("tp_plan", 2)]
+)
 def test_weights_spread_over_processes(kind, world):
     if kind == "tp_plan" and transformers.__version__ < "5":
         pytest.skip("transformers 4 takes no plan for this model")

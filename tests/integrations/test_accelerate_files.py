@@ -1,4 +1,6 @@
-"""generate_distributed in one process: what it reads, what it writes, what it refuses, and what it goes on from."""
+"""generate_distributed in one process: what it reads, what it writes, what it refuses, and what it
+goes on from.
+"""
 
 import gc
 import importlib.util
@@ -12,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate_jobs import OPTIONS, call, load, ragged, slow_model
-from mdm_schedules.integrations.accelerate.shards import Output
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, StorageError
+from mdm_schedules.integrations.accelerate.shards import Output
 from mdm_schedules.sampling.noise import derive_seeds
 
 
@@ -46,7 +48,9 @@ def test_seeds_come_from_the_seed_and_the_index_alone():
     assert len(set(seeds)) == 15000
     assert derive_seeds(7, [17, 4], 3) == seeds[51:54] + seeds[12:15]
     assert not set(derive_seeds(8, range(5000))) & set(seeds)
-    assert len({*derive_seeds(-1, [0]), *derive_seeds(2**64 - 2, [0]), *derive_seeds(2**63, [0])}) == 3
+    assert (
+        len({*derive_seeds(-1, [0]), *derive_seeds(2**64 - 2, [0]), *derive_seeds(2**63, [0])}) == 3
+    )
     bits = np.array(seeds, dtype=np.int64).view(np.uint64)
     ones = [(bits >> np.uint64(bit) & np.uint64(1)).mean() for bit in range(64)]
     assert np.abs(np.array(ones) - 0.5).max() < 0.03  # six standard errors
@@ -61,7 +65,9 @@ def test_files_lists_and_streams_are_the_same(tmp_path):
     _, tokenizer = load()
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     (tmp_path / "texts.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(texts).encode())
-    (tmp_path / "ids.jsonl").write_text("\n".join(json.dumps({"prompt": row, "id": 7}) for row in ids))
+    (tmp_path / "ids.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": row, "id": 7}) for row in ids)
+    )
     stream = ({"prompt": text, "other": 1} for text in texts)
     if importlib.util.find_spec("datasets"):  # no dependency of ours
         import datasets
@@ -76,12 +82,16 @@ def test_files_lists_and_streams_are_the_same(tmp_path):
     ):
         records = call(prompts, batch_size=5)["records"]
         assert [record["tokens"] for record in records] == expected
-        assert all(record["text"].startswith(text) for record, text in zip(records, texts, strict=True))
+        assert all(
+            record["text"].startswith(text) for record, text in zip(records, texts, strict=True)
+        )
 
 
 def test_a_bad_line_stops_or_is_skipped(tmp_path):
     path, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
-    path.write_bytes(b'{"prompt": "def f("}\n\n{"prompt": \n["a"]\n{"text": "x"}\n"\xff"\n"import "\n{"prompt": 5}\n')
+    path.write_bytes(
+        b'{"prompt": "def f("}\n\n{"prompt": \n["a"]\n{"text": "x"}\n"\xff"\n"import "\n{"prompt": 5}\n'
+    )
     with pytest.raises(FormatError, match=r"line 3 of p\.jsonl: not JSON .*on_error='skip'"):
         call(path)
     assert call(path, output_path=out, on_error="skip", batch_size=2)["skipped"] == 5
@@ -101,7 +111,10 @@ def test_a_bad_line_stops_or_is_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("prompt", "text"),
     [
-        ("x" * 120, "prompt 1: prompt and answer take 132 tokens, but the model has positions for 128"),
+        (
+            "x" * 120,
+            "prompt 1: prompt and answer take 132 tokens, but the model has positions for 128",
+        ),
         ([5, 260], "prompt 1: token id 260 lies outside the vocabulary, [0, 259]"),
         ([-1], "prompt 1: token id -1 lies outside"),
         ([[5]], "prompt 1: a prompt must be text or a flat list of token ids"),
@@ -127,10 +140,15 @@ def test_masks_in_prompts():
     options = {"max_new_tokens": None, "steps": None}
     with pytest.raises(InvalidValueError, match="prompt 1: nothing to generate"):
         call([[5, 1, 1, 6], [5, 6]], **options)
-    with pytest.raises(InvalidValueError, match="prompt 0: it holds the mask token, which infill=False refuses"):
+    with pytest.raises(
+        InvalidValueError, match="prompt 0: it holds the mask token, which infill=False refuses"
+    ):
         call([[5, 1, 1, 6]], infill=False)
     records = call([[5, 1, 1, 6], [1, 7, 9]], **options)["records"]
-    assert [(record["tokens"][0], record["nfe"]) for record in records] == [(5, 2), (records[1]["tokens"][0], 1)]
+    assert [(record["tokens"][0], record["nfe"]) for record in records] == [
+        (5, 2),
+        (records[1]["tokens"][0], 1),
+    ]
     assert all(1 not in record["tokens"] for record in records)
 
 
@@ -139,7 +157,9 @@ def test_nothing_to_read(tmp_path):
     for prompts in (tmp_path / "empty.jsonl", [], iter(())):
         with pytest.raises(InvalidValueError, match="there are no prompts"):
             call(prompts, output_path=tmp_path / "out")
-    with pytest.raises(StorageError, match="does not exist; for a single prompt give a list of one"):
+    with pytest.raises(
+        StorageError, match="does not exist; for a single prompt give a list of one"
+    ):
         call("def f(")
     with pytest.raises(StorageError, match="is not a file"):
         call(tmp_path)
@@ -182,7 +202,11 @@ def test_a_torn_last_line_at_every_byte(tmp_path, caplog):
     ends = [0]
     for line in content.splitlines(keepends=True):
         ends.append(ends[-1] + len(line))
-    whole = [end for end, line in zip(ends[1:], content.splitlines(), strict=True) if line.startswith(b'{"batch')]
+    whole = [
+        end
+        for end, line in zip(ends[1:], content.splitlines(), strict=True)
+        if line.startswith(b'{"batch')
+    ]
     assert len(whole) == 3
     for cut in range(0, len(content) + 1):
         shard.write_bytes(content[:cut])
@@ -212,7 +236,9 @@ def test_other_settings_are_refused_unless_told(tmp_path):
     with pytest.raises(InvalidValueError, match="prompts up to 58 are not those"):
         slow_model(path, 59, 0)
     assert slow_model(path, 60, 0, schedule="sine", force_resume=True).done_before == 6
-    with pytest.raises(InvalidValueError, match=r"the finished output .* schedule was 'sine\(\)', now 'linear"):
+    with pytest.raises(
+        InvalidValueError, match=r"the finished output .* schedule was 'sine\(\)', now 'linear"
+    ):
         slow_model(path, 60, 0)
     assert slow_model(path, 60, 0, overwrite=True).done_before == 0
     before = path.stat()
@@ -227,7 +253,13 @@ def test_a_smaller_batch_after_an_interruption(tmp_path):
     slow_model(tmp_path / "whole.jsonl", 60, 0)
     interrupted(tmp_path / "out.jsonl", 9)
     rows = []
-    out = slow_model(tmp_path / "out.jsonl", 60, 0, batch_size=2, callback=lambda info: rows.append(len(info.tokens)))
+    out = slow_model(
+        tmp_path / "out.jsonl",
+        60,
+        0,
+        batch_size=2,
+        callback=lambda info: rows.append(len(info.tokens)),
+    )
     assert out.done_before == 12
     assert max(rows) == 2
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -255,7 +287,9 @@ def test_an_end_at_any_step_of_the_merge(number, tmp_path, monkeypatch):
     (tmp_path / ".out.jsonl2.abcdefgh.tmp").touch()
     assert slow_model(path, 60, 0).done_before == (0 if number == 0 else 60)
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    left = {file.name for file in tmp_path.iterdir() if not file.name.startswith(("begun", "whole"))}
+    left = {
+        file.name for file in tmp_path.iterdir() if not file.name.startswith(("begun", "whole"))
+    }
     expected = {"out.jsonl", "out.jsonl.run.json", ".out.jsonl2.abcdefgh.tmp"}
     assert left == expected | ({".out.jsonl.abcdefgh.tmp"} if number == 3 else set())
 
@@ -275,7 +309,9 @@ def test_what_stands_in_the_way(tmp_path):
     with pytest.raises(InvalidValueError, match="output_path is the prompt file itself"):
         call(prompts, output_path=tmp_path / "." / "p.txt", overwrite=True)
     (tmp_path / "mine").write_text("precious")
-    with pytest.raises(StorageError, match="exists and is no finished output of this call; overwrite=True"):
+    with pytest.raises(
+        StorageError, match="exists and is no finished output of this call; overwrite=True"
+    ):
         call(prompts, output_path=tmp_path / "mine")
     for place in (tmp_path, "/dev/null"):
         with pytest.raises(StorageError, match="is no file; name a file in a folder that exists"):
@@ -318,7 +354,8 @@ def test_memory_does_not_grow_with_the_prompts(tmp_path, monkeypatch):
 
     peak(100)
     few, many = peak(1_024), peak(7_168)
-    # 6,144 records as dicts would take 5 MB; what grows are 8 bytes a prompt, twice while an array is extended
+    # 6,144 records as dicts would take 5 MB; what grows are 8 bytes a prompt, twice while an array
+    # is extended
     assert many - few < 6_144 * 150
     assert len(lines(tmp_path / "7168")) == 7_168
 
@@ -329,9 +366,14 @@ def test_wrapped_and_compiled_models_and_precision(monkeypatch):
     compiled = torch.compile(model, backend="eager")
     for wrapped in (compiled, torch.nn.DataParallel(model)):
         out = mdm.generate_distributed(wrapped, ragged(6), tokenizer=tokenizer, **OPTIONS)
-        assert [record["tokens"] for record in out.records] == [record["tokens"] for record in expected]
+        assert [record["tokens"] for record in out.records] == [
+            record["tokens"] for record in expected
+        ]
     model.train()
-    assert mdm.generate_distributed(model, ragged(6), tokenizer=tokenizer, **OPTIONS).records == expected
+    assert (
+        mdm.generate_distributed(model, ragged(6), tokenizer=tokenizer, **OPTIONS).records
+        == expected
+    )
     assert model.training
     seen = []
 

@@ -1,12 +1,14 @@
-"""Each model family's adapter: how the model is called, which logits speak of which token, the head on wanted rows."""
+"""Each model family's adapter: how the model is called, which logits speak of which token, the
+head on wanted rows.
+"""
 
 import pytest
 import torch
 from families import FAMILIES, HIDDEN, MASK, V
-from mdm_schedules.integrations.models import ModelAdapter, get_adapter, models
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
+from mdm_schedules.integrations.models import ModelAdapter, get_adapter, models
 
 
 @pytest.fixture(params=FAMILIES)
@@ -20,7 +22,9 @@ def prompts(batch=2, length=6, seed=0):
 
 def test_it_is_found_by_model_type_and_knows_the_mask(model):
     bound = get_adapter(model)
-    assert bound.name == {"Dream": "dream", "llada2_moe": "llada2"}.get(model.model_type, model.model_type)
+    assert bound.name == {"Dream": "dream", "llada2_moe": "llada2"}.get(
+        model.model_type, model.model_type
+    )
     assert (bound.mask_token_id, bound.vocab_size, bound.max_length) == (MASK, V, 64)
 
 
@@ -32,11 +36,14 @@ def test_the_head_runs_on_wanted_rows_only(model):
     assert bound.head_takes_rows
     model.calls.clear()
     hooked = []
-    handle = bound.head.register_forward_hook(lambda module, args, output: hooked.append(output.shape))
+    handle = bound.head.register_forward_hook(
+        lambda module, args, output: hooked.append(output.shape)
+    )
     some = bound.logits(ids, rows, None)
     handle.remove()
     assert hooked == [(1, 5, V)]
-    # Dream's logits at a position speak of the token after it; of the first token nothing speaks but itself
+    # Dream's logits at a position speak of the token after it; of the first token nothing speaks
+    # but itself
     source = torch.tensor([0, 0, 4, 6, 9]) if bound.shift else rows
     torch.testing.assert_close(some, full.flatten(0, 1)[source])
 
@@ -136,11 +143,15 @@ def test_a_module_of_no_family_must_be_asked_for_by_name():
 
 
 def test_a_compiled_model_is_asked_for_full_logits_and_writes_the_same():
-    expected = mdm.generate(FAMILIES["llada"]().eval(), prompts(), max_new_tokens=6, steps=3).sequences
+    expected = mdm.generate(
+        FAMILIES["llada"]().eval(), prompts(), max_new_tokens=6, steps=3
+    ).sequences
     model = FAMILIES["llada"]().eval()
     model.compile(backend="eager")
     assert not get_adapter(model).head_takes_rows
-    assert torch.equal(mdm.generate(model, prompts(), max_new_tokens=6, steps=3).sequences, expected)
+    assert torch.equal(
+        mdm.generate(model, prompts(), max_new_tokens=6, steps=3).sequences, expected
+    )
 
 
 def test_a_new_family_is_a_few_lines(monkeypatch):

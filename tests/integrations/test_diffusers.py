@@ -1,4 +1,6 @@
-"""Our diffusers schedulers against the two they replace, on random logits, and their configs on disk."""
+"""Our diffusers schedulers against the two they replace, on random logits, and their configs on
+disk.
+"""
 
 import json
 import subprocess
@@ -13,7 +15,13 @@ import torch
 from diffusers import AmusedScheduler, BlockRefinementScheduler
 
 import mdm_schedules as mdm
-from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, MDMError, UnknownNameError
+from mdm_schedules.errors import (
+    FormatError,
+    InvalidTypeError,
+    InvalidValueError,
+    MDMError,
+    UnknownNameError,
+)
 
 TABLE = mdm.Tabulated([0, 0.1, 0.2 + 1e-16, 0.7123456789012345, 1])
 V = 32
@@ -35,7 +43,8 @@ def logits(*shape, seed, axis=-1, mask=None, dtype=torch.float32):
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 @pytest.mark.parametrize(
-    ("steps", "grid"), [(1, (3, 5)), (3, (8, 8)), (6, (4, 4)), (12, (16, 16)), (20, (4, 4)), (7, (37,))]
+    ("steps", "grid"),
+    [(1, (3, 5)), (3, (8, 8)), (6, (4, 4)), (12, (16, 16)), (20, (4, 4)), (7, (37,))],
 )
 def test_the_tokens_of_amused_scheduler(name, steps, grid):
     for mask, dtype in ((40, torch.float32), (20, torch.float32), (40, torch.bfloat16)):
@@ -70,7 +79,9 @@ def test_another_schedule_reveals_what_its_plan_says(schedule, steps):
     plan = mdm.get_schedule(schedule).plan(36, steps)
     for step, t in enumerate(ours.timesteps):
         before = tokens.clone()
-        tokens = ours.step(logits(2, V, 6, 6, seed=step), t, tokens, generator=seeded(step)).prev_sample
+        tokens = ours.step(
+            logits(2, V, 6, 6, seed=step), t, tokens, generator=seeded(step)
+        ).prev_sample
         known = before != 9
         assert torch.equal(tokens[known], before[known])
         revealed = ((before == 9) & (tokens != 9)).flatten(1).sum(1)
@@ -106,7 +117,9 @@ def test_the_mask_token_is_never_drawn():
         for step in range(2):
             out = torch.zeros(2, 4, V)
             out[..., 0] = 200
-            tokens = block.step(out, step, tokens, mask_token_id=0, temperature=temperature).prev_sample
+            tokens = block.step(
+                out, step, tokens, mask_token_id=0, temperature=temperature
+            ).prev_sample
         assert not (tokens == 0).any()
 
 
@@ -124,12 +137,20 @@ def test_nothing_given_is_changed_in_place():
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda s: s.step(torch.zeros(1, V, 2, 2), 0, torch.zeros(1, 2, 2).long()), InvalidValueError, "set_timesteps"),
+        (
+            lambda s: s.step(torch.zeros(1, V, 2, 2), 0, torch.zeros(1, 2, 2).long()),
+            InvalidValueError,
+            "set_timesteps",
+        ),
         (lambda s: s.add_noise(torch.zeros(1, 2, 2).long(), 0), InvalidValueError, "set_timesteps"),
         (lambda s: s.set_timesteps(0), InvalidValueError, "num_inference_steps"),
         (lambda s: s.set_timesteps(4, (1, 2, 3)), InvalidValueError, "temperature"),
         (lambda s: s.set_timesteps(4, (1, float("nan"))), InvalidValueError, "temperature"),
-        (lambda s: s.set_timesteps(sigmas=[1.0, 0.5], mu=0.1), InvalidTypeError, "continuous latents"),
+        (
+            lambda s: s.set_timesteps(sigmas=[1.0, 0.5], mu=0.1),
+            InvalidTypeError,
+            "continuous latents",
+        ),
         (lambda s: s.init_noise_sigma, InvalidTypeError, "continuous latents"),
     ],
 )
@@ -167,7 +188,11 @@ def test_wrong_step(out, timestep, tokens, says):
 @pytest.mark.parametrize(("threshold", "editing"), [(1.1, None), (0.2, 0.1), (0.05, 0.0)])
 def test_the_tokens_of_block_refinement(steps, temperature, threshold, editing):
     length, mask = 16, 20
-    for dtype, filters in ((torch.float32, {}), (torch.float32, {"top_k": 5, "top_p": 0.8}), (torch.bfloat16, {})):
+    for dtype, filters in (
+        (torch.float32, {}),
+        (torch.float32, {"top_k": 5, "top_p": 0.8}),
+        (torch.bfloat16, {}),
+    ):
         theirs, ours = BlockRefinementScheduler(length), mdm.BlockMaskedDiffusionScheduler(length)
         theirs.set_timesteps(steps, device="cpu", block_length=length)
         ours.set_timesteps(steps, device="cpu", block_length=length)
@@ -175,7 +200,12 @@ def test_the_tokens_of_block_refinement(steps, temperature, threshold, editing):
         prompt = torch.arange(length) < 2
         a[:, :2] = 1
         b, one, two = a, seeded(1), seeded(1)
-        settings = {"temperature": temperature, "threshold": threshold, "editing_threshold": editing, **filters}
+        settings = {
+            "temperature": temperature,
+            "threshold": threshold,
+            "editing_threshold": editing,
+            **filters,
+        }
         for step in range(steps):
             out = logits(3, length, V, seed=step, mask=mask, dtype=dtype)
             out[0] = out[0, :1]  # equal confidences
@@ -221,12 +251,23 @@ def test_eos_as_in_diffusers_but_for_one_in_the_prompt():
         arguments = (x, x[:, 4:], transfer, before.clone(), eos, mask, 3)
         expected = BlockRefinementScheduler.check_eos_finished(*arguments)
         assert torch.equal(
-            mdm.BlockMaskedDiffusionScheduler.check_eos_finished(*arguments[:3], before, *arguments[4:]), expected
+            mdm.BlockMaskedDiffusionScheduler.check_eos_finished(
+                *arguments[:3], before, *arguments[4:]
+            ),
+            expected,
         )
         seen.add(tuple(expected.tolist()))
     assert len(seen) > 2
     x = torch.tensor([[eos, 4, 4, 2, eos, 0]])  # a chat turn that ended
-    arguments = (x, x[:, 3:], torch.ones(1, 3, dtype=torch.bool), torch.tensor([False]), eos, mask, 3)
+    arguments = (
+        x,
+        x[:, 3:],
+        torch.ones(1, 3, dtype=torch.bool),
+        torch.tensor([False]),
+        eos,
+        mask,
+        3,
+    )
     assert mdm.BlockMaskedDiffusionScheduler.check_eos_finished(*arguments).item()
 
 
@@ -239,7 +280,9 @@ def test_wrong_use_of_blocks():
         with pytest.raises(InvalidValueError):
             ours.set_timesteps(**wrong)
     ours.set_timesteps(4)
-    with pytest.raises(InvalidValueError, match=r"would leave masks; call set_timesteps\(4, block_length=16\)"):
+    with pytest.raises(
+        InvalidValueError, match=r"would leave masks; call set_timesteps\(4, block_length=16\)"
+    ):
         ours.step(torch.zeros(1, 16, V), 0, torch.full((1, 16), 9), mask_token_id=9)
     with pytest.raises(InvalidValueError, match="timestep 4 was not set"):
         ours.step(out, 4, tokens, mask_token_id=9)
@@ -278,13 +321,17 @@ def test_uniform_corruption_is_left_to_diffusers():
         scheduler.set_timesteps(3)
         tokens, draw = torch.zeros(2, 8, dtype=torch.long), seeded(0)
         for step in range(3):
-            tokens = scheduler.step(logits(2, 8, V, seed=step), step, tokens, generator=draw).prev_sample
+            tokens = scheduler.step(
+                logits(2, 8, V, seed=step), step, tokens, generator=draw
+            ).prev_sample
         results.append(tokens)
     assert torch.equal(*results)
 
 
 def test_the_proposed_contract_of_discrete_schedulers():
-    """Timesteps that are times, and outputs of a shared class; in a process where diffusers has that class."""
+    """Timesteps that are times, and outputs of a shared class; in a process where diffusers has
+    that class.
+    """
     code = """
         from dataclasses import dataclass
         import torch
@@ -314,7 +361,9 @@ def test_the_proposed_contract_of_discrete_schedulers():
         assert not (tokens["time"] == 9).any()
         print("works")
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
     assert done.stdout == "works\n", done.stderr
 
 
@@ -329,7 +378,9 @@ def test_a_time_that_was_not_set():
 # --- configs
 
 
-@pytest.mark.parametrize("schedule", ["beta(a=0.9, b=0.3)", TABLE, mdm.EnergyOptimal(mdm.Beta(0.9, 0.3))])
+@pytest.mark.parametrize(
+    "schedule", ["beta(a=0.9, b=0.3)", TABLE, mdm.EnergyOptimal(mdm.Beta(0.9, 0.3))]
+)
 @pytest.mark.parametrize("cls", [mdm.MaskedDiffusionScheduler, mdm.BlockMaskedDiffusionScheduler])
 def test_a_schedule_survives_files_and_other_classes(cls, schedule, tmp_path):
     own = {"mask_token_id": 7} if cls is mdm.MaskedDiffusionScheduler else {"threshold": 0.6}
@@ -337,12 +388,19 @@ def test_a_schedule_survives_files_and_other_classes(cls, schedule, tmp_path):
     schedule = mdm.get_schedule(schedule)
     ours = cls(**own, schedule=schedule)
     ours.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "scheduler_config.json").read_text())["_class_name"] == cls.__name__
+    assert (
+        json.loads((tmp_path / "scheduler_config.json").read_text())["_class_name"] == cls.__name__
+    )
     loaded = cls.from_pretrained(tmp_path)
     there = theirs.from_config(ours.config)
     back = cls.from_config(there.config)
     there.save_pretrained(tmp_path / "there")
-    for one in (loaded, back, cls.from_pretrained(tmp_path / "there"), cls.from_config(loaded.config)):
+    for one in (
+        loaded,
+        back,
+        cls.from_pretrained(tmp_path / "there"),
+        cls.from_config(loaded.config),
+    ):
         assert one.schedule == schedule  # bit for bit: the knots are compared as floats
         assert one.config[next(iter(own))] == own[next(iter(own))]
     assert cls.from_pretrained(tmp_path, schedule="sine").schedule == mdm.Sine()
@@ -352,7 +410,9 @@ def test_a_scheduler_in_a_repository(tmp_path):
     """The files as the Hub's cache keeps them, read without a network."""
     revision = "a" * 40
     repository = tmp_path / "models--somebody--schedule"
-    mdm.MaskedDiffusionScheduler(mask_token_id=7, schedule=TABLE).save_pretrained(repository / "snapshots" / revision)
+    mdm.MaskedDiffusionScheduler(mask_token_id=7, schedule=TABLE).save_pretrained(
+        repository / "snapshots" / revision
+    )
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(revision)
     loaded = mdm.MaskedDiffusionScheduler.from_pretrained(
@@ -363,7 +423,10 @@ def test_a_scheduler_in_a_repository(tmp_path):
 
 def test_configs_of_diffusers_keep_their_meaning():
     for name in ("cosine", "linear"):
-        for theirs in (AmusedScheduler(7, name), AmusedScheduler(mask_token_id=7, masking_schedule=name)):
+        for theirs in (
+            AmusedScheduler(7, name),
+            AmusedScheduler(mask_token_id=7, masking_schedule=name),
+        ):
             ours = mdm.MaskedDiffusionScheduler.from_config(theirs.config)
             assert ours.schedule == mdm.get_schedule(name)
             assert ours.config.mask_token_id == 7
@@ -373,10 +436,17 @@ def test_configs_of_diffusers_keep_their_meaning():
     theirs = AmusedScheduler(7)
     theirs.register_to_config(masking_schedule="linear")
     assert mdm.MaskedDiffusionScheduler.from_config(theirs.config).schedule == mdm.Linear()
-    assert mdm.MaskedDiffusionScheduler.from_config(theirs.config, schedule="sine").schedule == mdm.Sine()
+    assert (
+        mdm.MaskedDiffusionScheduler.from_config(theirs.config, schedule="sine").schedule
+        == mdm.Sine()
+    )
     theirs = BlockRefinementScheduler(block_length=8, editing_threshold=0.3)
     ours = mdm.BlockMaskedDiffusionScheduler.from_config(theirs.config)
-    assert (ours.config.block_length, ours.config.editing_threshold, ours.schedule) == (8, 0.3, None)
+    assert (ours.config.block_length, ours.config.editing_threshold, ours.schedule) == (
+        8,
+        0.3,
+        None,
+    )
 
 
 def test_schedules_that_cannot_be_kept(tmp_path):
@@ -397,14 +467,17 @@ def test_schedules_that_cannot_be_kept(tmp_path):
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     with pytest.raises(MDMError):
         mdm.MaskedDiffusionScheduler.from_pretrained(tmp_path)
-    assert mdm.MaskedDiffusionScheduler(**config).schedule == mdm.Sine()  # a user may well name a folder
+    # a user may well name a folder
+    assert mdm.MaskedDiffusionScheduler(**config).schedule == mdm.Sine()
 
 
 def test_continuous_schedulers_are_refused():
     for theirs in (diffusers.DDIMScheduler(), diffusers.FlowMatchEulerDiscreteScheduler()):
         with pytest.raises(InvalidTypeError, match=r"no mask_token_id.*continuous latents"):
             mdm.MaskedDiffusionScheduler.from_config(theirs.config)
-        with pytest.raises(InvalidTypeError, match=r"no block_length.*continuous latents.*is for LLaDA2Pipeline"):
+        with pytest.raises(
+            InvalidTypeError, match=r"no block_length.*continuous latents.*is for LLaDA2Pipeline"
+        ):
             mdm.BlockMaskedDiffusionScheduler.from_config(theirs.config)
     block = mdm.BlockMaskedDiffusionScheduler()
     for ask in (
@@ -419,6 +492,8 @@ def test_continuous_schedulers_are_refused():
 def test_a_truncated_file_is_told_as_such(tmp_path):
     ours = mdm.MaskedDiffusionScheduler(mask_token_id=7, schedule=TABLE)
     ours.save_pretrained(tmp_path)
-    (tmp_path / "scheduler_config.json").write_text((tmp_path / "scheduler_config.json").read_text()[:50])
+    (tmp_path / "scheduler_config.json").write_text(
+        (tmp_path / "scheduler_config.json").read_text()[:50]
+    )
     with pytest.raises(OSError, match="valid JSON"):
         mdm.MaskedDiffusionScheduler.from_pretrained(tmp_path)

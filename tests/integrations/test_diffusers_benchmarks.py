@@ -27,7 +27,20 @@ def run(monkeypatch, capsys):
 
 
 def test_step_time(run, tmp_path):
-    words = ("--batch", 2, "--vocabulary", 64, "--codes", 16, "--sides", 4, "--runs", 1, "--steps", 3)
+    words = (
+        "--batch",
+        2,
+        "--vocabulary",
+        64,
+        "--codes",
+        16,
+        "--sides",
+        4,
+        "--runs",
+        1,
+        "--steps",
+        3,
+    )
     _, printed = run("diffusers_step_time", *words, "--output", tmp_path / "times.json")
     rows = json.loads((tmp_path / "times.json").read_text())
     assert len(rows) == 5
@@ -36,7 +49,19 @@ def test_step_time(run, tmp_path):
 
 
 def test_digits(run, tmp_path):
-    words = ("--seconds", 1, "--samples", 8, "--steps", 2, 4, "--schedule", "linear", "--output", tmp_path)
+    words = (
+        "--seconds",
+        1,
+        "--samples",
+        8,
+        "--steps",
+        2,
+        4,
+        "--schedule",
+        "linear",
+        "--output",
+        tmp_path,
+    )
     digits, printed = run("digits", *words)
     assert set(json.loads((tmp_path / "digits.json").read_text())["linear"]) == {"2", "4"}
     assert Image.open(tmp_path / "digits.png").size[0] > 100

@@ -1,4 +1,6 @@
-"""Our schedulers inside diffusers' own pipelines, and our own, with the models of examples/diffusers_swap.py."""
+"""Our schedulers inside diffusers' own pipelines, and our own, with the models of
+examples/diffusers_swap.py.
+"""
 
 import copy
 import http.server
@@ -59,7 +61,9 @@ def seeded(seed=0):
 
 
 def image_tokens(pipe, **inputs):
-    return pipe("a cat", num_inference_steps=5, generator=seeded(), output_type="latent", **inputs)[0]
+    return pipe("a cat", num_inference_steps=5, generator=seeded(), output_type="latent", **inputs)[
+        0
+    ]
 
 
 def with_scheduler(cls, pipe, scheduler):
@@ -83,7 +87,11 @@ def picture(value):
         (AmusedImg2ImgPipeline, {"image": picture(30), "strength": 0.7}),
         (
             AmusedInpaintPipeline,
-            {"image": picture(30), "mask_image": Image.linear_gradient("L").resize((16, 16)), "strength": 0.8},
+            {
+                "image": picture(30),
+                "mask_image": Image.linear_gradient("L").resize((16, 16)),
+                "strength": 0.8,
+            },
         ),
     ],
 )
@@ -96,7 +104,9 @@ def test_amused_pipelines(amused, cls, inputs):
     assert torch.equal(image_tokens(ours, **inputs), expected)
     theirs.scheduler = mdm.MaskedDiffusionScheduler.from_config(theirs.scheduler.config)
     assert torch.equal(image_tokens(theirs, **inputs), expected)
-    theirs.scheduler = mdm.MaskedDiffusionScheduler.from_config(theirs.scheduler.config, schedule="beta(a=0.9, b=0.3)")
+    theirs.scheduler = mdm.MaskedDiffusionScheduler.from_config(
+        theirs.scheduler.config, schedule="beta(a=0.9, b=0.3)"
+    )
     other = image_tokens(theirs, **inputs)
     assert other.shape == expected.shape
     assert not (other == 24).any()
@@ -118,11 +128,20 @@ def test_llada2_pipeline(text_model, settings):
     def run(scheduler):
         pipe = LLaDA2Pipeline(model=model, scheduler=scheduler, tokenizer=tokenizer)
         pipe.set_progress_bar_config(disable=True)
-        common = {"input_ids": ids, "gen_length": 19, "num_inference_steps": 3, "generator": seeded()}
+        common = {
+            "input_ids": ids,
+            "gen_length": 19,
+            "num_inference_steps": 3,
+            "generator": seeded(),
+        }
         return pipe(**common, **settings)
 
     expected = run(BlockRefinementScheduler(block_length=8))
-    got = run(mdm.BlockMaskedDiffusionScheduler.from_config(BlockRefinementScheduler(block_length=8).config))
+    got = run(
+        mdm.BlockMaskedDiffusionScheduler.from_config(
+            BlockRefinementScheduler(block_length=8).config
+        )
+    )
     assert torch.equal(got.sequences, expected.sequences)
     assert got.texts == expected.texts
     other = run(mdm.BlockMaskedDiffusionScheduler(8, schedule="beta(a=0.9, b=0.3)"))
@@ -139,7 +158,9 @@ def test_a_pipeline_saved_with_our_scheduler(amused, text_model, schedule, tmp_p
     assert loaded.scheduler.schedule == mdm.get_schedule(schedule)
     assert torch.equal(image_tokens(loaded), image_tokens(pipe))
     assert (
-        mdm.MaskedDiffusionScheduler.from_pretrained(tmp_path / "images", subfolder="scheduler").schedule
+        mdm.MaskedDiffusionScheduler.from_pretrained(
+            tmp_path / "images", subfolder="scheduler"
+        ).schedule
         == loaded.scheduler.schedule
     )
     # over the scheduler of a saved pipeline
@@ -147,9 +168,9 @@ def test_a_pipeline_saved_with_our_scheduler(amused, text_model, schedule, tmp_p
     swapped = AmusedPipeline.from_pretrained(tmp_path / "theirs", scheduler=pipe.scheduler)
     assert swapped.scheduler is pipe.scheduler
     model, tokenizer = text_model
-    LLaDA2Pipeline(model, mdm.BlockMaskedDiffusionScheduler(8, schedule=schedule), tokenizer).save_pretrained(
-        tmp_path / "text"
-    )
+    LLaDA2Pipeline(
+        model, mdm.BlockMaskedDiffusionScheduler(8, schedule=schedule), tokenizer
+    ).save_pretrained(tmp_path / "text")
     # its tokenizer has to be given: LLaDA2Pipeline of 0.42 does not load it
     loaded = LLaDA2Pipeline.from_pretrained(tmp_path / "text", tokenizer=tokenizer)
     assert loaded.scheduler.schedule == mdm.get_schedule(schedule)
@@ -168,8 +189,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path.startswith("/api/models/"):
-            files = [{"rfilename": str(f.relative_to(self.folder))} for f in self.folder.rglob("*") if f.is_file()]
-            body = json.dumps({"id": "somebody/amused", "sha": "a" * 40, "siblings": files}).encode()
+            files = [
+                {"rfilename": str(f.relative_to(self.folder))}
+                for f in self.folder.rglob("*")
+                if f.is_file()
+            ]
+            body = json.dumps(
+                {"id": "somebody/amused", "sha": "a" * 40, "siblings": files}
+            ).encode()
         else:
             body = (self.folder / self.path.split("/resolve/")[1].split("/", 1)[1]).read_bytes()
         self.send_response(200)
@@ -185,8 +212,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def test_which_ways_of_loading_work_in_a_new_process(amused, tmp_path):
     """A folder, once our module is imported; from the Hub not the pipeline, but its scheduler."""
     folder, cache = tmp_path / "repo", tmp_path / "cache"
-    with_scheduler(AmusedPipeline, amused, mdm.MaskedDiffusionScheduler(24, TABLE)).save_pretrained(folder)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Hub,), {"folder": folder}))
+    with_scheduler(AmusedPipeline, amused, mdm.MaskedDiffusionScheduler(24, TABLE)).save_pretrained(
+        folder
+    )
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Handler", (Hub,), {"folder": folder})
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = f"""
         from diffusers import AmusedPipeline
@@ -210,17 +241,27 @@ def test_which_ways_of_loading_work_in_a_new_process(amused, tmp_path):
             print(line)
         print(repr(scheduler.schedule))
     """
-    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HUB_OFFLINE": "0", "no_proxy": "*"}
+    settings = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HUB_OFFLINE": "0",
+        "no_proxy": "*",
+    }
     try:
         command = [sys.executable, "-c", textwrap.dedent(code)]
-        done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env={**os.environ, **settings}, capture_output=True, text=True, check=False
+        )
     finally:
         server.shutdown()
         server.server_close()
     assert done.returncode == 0, done.stderr
     before, after, refused, schedule = done.stdout.strip().splitlines()
     # 0.39 imports what the file names
-    assert before == repr(TABLE) if OLD else "import mdm_schedules.integrations.diffusers before calling" in before
+    assert (
+        before == repr(TABLE)
+        if OLD
+        else "import mdm_schedules.integrations.diffusers before calling" in before
+    )
     assert after == schedule == repr(TABLE)
     assert "scheduler/mdm_schedules.integrations.diffusers.py" in refused
     assert "does not exist in somebody/amused" in refused
@@ -228,8 +269,14 @@ def test_which_ways_of_loading_work_in_a_new_process(amused, tmp_path):
 
 def test_pipelines_of_continuous_latents_are_refused_before_their_first_pass():
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    unet = diffusers.UNet2DConditionModel(8, norm_num_groups=2, cross_attention_dim=8, layers_per_block=1, **blocks)
+    blocks = {
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "block_out_channels": (8,),
+    }
+    unet = diffusers.UNet2DConditionModel(
+        8, norm_num_groups=2, cross_attention_dim=8, layers_per_block=1, **blocks
+    )
     pipe = diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(norm_num_groups=2),
         text_encoder=None,
@@ -243,7 +290,9 @@ def test_pipelines_of_continuous_latents_are_refused_before_their_first_pass():
     passes = []
     unet.register_forward_hook(lambda *_: passes.append(1))
     with pytest.raises(InvalidTypeError, match="continuous latents"):
-        pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="sine")
+        pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(
+            pipe.scheduler.config, schedule="sine"
+        )
     pipe.scheduler = mdm.MaskedDiffusionScheduler(mask_token_id=5)
     with pytest.raises(InvalidTypeError, match="continuous latents"):
         pipe(prompt_embeds=torch.zeros(1, 4, 8), guidance_scale=1.0, num_inference_steps=2)
@@ -253,7 +302,13 @@ def test_pipelines_of_continuous_latents_are_refused_before_their_first_pass():
     )  # fmt: skip
     flux.register_forward_hook(lambda *_: passes.append(1))
     pipe = diffusers.FluxPipeline(
-        mdm.MaskedDiffusionScheduler(5), diffusers.AutoencoderKL(latent_channels=4), None, None, None, None, flux
+        mdm.MaskedDiffusionScheduler(5),
+        diffusers.AutoencoderKL(latent_channels=4),
+        None,
+        None,
+        None,
+        None,
+        flux,
     )
     with pytest.raises(InvalidTypeError, match="continuous latents"):
         pipe(
@@ -300,7 +355,9 @@ def test_text_in_text_out(pipe):
 
 def test_the_schedule_is_the_schedulers(pipe):
     before = pipe("the", **OPTIONS).sequences
-    pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="sine")
+    pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(
+        pipe.scheduler.config, schedule="sine"
+    )
     seen = []
     out = pipe(
         "the",
@@ -339,7 +396,10 @@ def test_a_plan_in_place_of_the_schedule(pipe):
 def test_a_generator_seeds_and_moves_on(pipe):
     draw = {**OPTIONS, "temperature": 2.0}
     generator = seeded(5)
-    first, second = pipe("the", generator=generator, **draw), pipe("the", generator=generator, **draw)
+    first, second = (
+        pipe("the", generator=generator, **draw),
+        pipe("the", generator=generator, **draw),
+    )
     assert torch.equal(first.sequences, pipe("the", generator=seeded(5), **draw).sequences)
     assert not torch.equal(first.sequences, second.sequences)
     pair = pipe(["the", "the"], generator=[seeded(5), seeded(6)], **draw)
@@ -381,18 +441,26 @@ def test_progress_is_shown_as_set(pipe, capsys):
 def test_saved_and_loaded(pipe, text_model, tmp_path):
     pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule=TABLE)
     pipe.save_pretrained(tmp_path / "pipe")
-    loaded = mdm.MaskedDiffusionPipeline.from_pretrained(tmp_path / "pipe", torch_dtype=torch.float32)
+    loaded = mdm.MaskedDiffusionPipeline.from_pretrained(
+        tmp_path / "pipe", torch_dtype=torch.float32
+    )
     loaded.set_progress_bar_config(disable=True)
     assert loaded.scheduler.schedule == TABLE
     assert loaded("the", **OPTIONS).texts == pipe("the", **OPTIONS).texts
     assert (
-        mdm.MaskedDiffusionPipeline.from_pretrained(tmp_path / "pipe", schedule="sine").scheduler.schedule == mdm.Sine()
+        mdm.MaskedDiffusionPipeline.from_pretrained(
+            tmp_path / "pipe", schedule="sine"
+        ).scheduler.schedule
+        == mdm.Sine()
     )
     # a model as transformers saves it, with and without a schedule of its own
     model, tokenizer = text_model
     transformers.BertForMaskedLM.save_pretrained(model, tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    assert mdm.MaskedDiffusionPipeline.from_pretrained(tmp_path / "model").scheduler.schedule == mdm.Linear()
+    assert (
+        mdm.MaskedDiffusionPipeline.from_pretrained(tmp_path / "model").scheduler.schedule
+        == mdm.Linear()
+    )
     TABLE.save_pretrained(tmp_path / "model")
     again = mdm.MaskedDiffusionPipeline.from_pretrained(str(tmp_path / "model"))
     assert (again.scheduler.schedule, again.scheduler.config.mask_token_id) == (TABLE, 2)
@@ -405,7 +473,9 @@ def test_saved_and_loaded(pipe, text_model, tmp_path):
         mdm.MaskedDiffusionPipeline.from_pretrained("somebody/nowhere")
 
 
-def test_it_is_said_that_a_carried_schedule_is_used_only_where_it_is(pipe, text_model, tmp_path, caplog):
+def test_it_is_said_that_a_carried_schedule_is_used_only_where_it_is(
+    pipe, text_model, tmp_path, caplog
+):
     model, tokenizer = text_model
     load = mdm.MaskedDiffusionPipeline.from_pretrained
     transformers.BertForMaskedLM.save_pretrained(model, tmp_path / "model")
@@ -414,7 +484,9 @@ def test_it_is_said_that_a_carried_schedule_is_used_only_where_it_is(pipe, text_
     assert load(tmp_path / "model").scheduler.schedule == mdm.Linear()
     mdm.Beta(0.6, 0.4).save_pretrained(tmp_path / "model")
     assert load(tmp_path / "model", schedule="sine").model.schedule == mdm.Sine()
-    pipe = mdm.MaskedDiffusionPipeline(load(tmp_path / "model", schedule="cosine").model, pipe.scheduler, tokenizer)
+    pipe = mdm.MaskedDiffusionPipeline(
+        load(tmp_path / "model", schedule="cosine").model, pipe.scheduler, tokenizer
+    )
     pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule=TABLE)
     pipe.save_pretrained(tmp_path / "pipe")
     loaded = load(tmp_path / "pipe")
@@ -435,7 +507,9 @@ def test_loaded_from_a_repository(pipe, text_model, tmp_path):
     text_model[1].save_pretrained(repository / "snapshots" / ("a" * 40))
     options = {"cache_dir": tmp_path, "local_files_only": True, "revision": "main"}
     loaded = mdm.MaskedDiffusionPipeline.from_pretrained("somebody/pipe", **options)
-    again = mdm.MaskedDiffusionPipeline.from_pretrained("somebody/model", schedule=loaded.scheduler.schedule, **options)
+    again = mdm.MaskedDiffusionPipeline.from_pretrained(
+        "somebody/model", schedule=loaded.scheduler.schedule, **options
+    )
     for one in (loaded, again):
         one.set_progress_bar_config(disable=True)
         assert one.scheduler.schedule == mdm.Beta(0.9, 0.3)
@@ -451,7 +525,8 @@ def test_hooks_of_offloading_are_obeyed(pipe):
     _, hook = cpu_offload_with_hook(pipe.model, torch.device("cpu"))
     assert torch.equal(pipe("the", **OPTIONS).sequences, expected)
     hook.remove()
-    cpu_offload(pipe.model, torch.device("cpu"))  # as enable_sequential_cpu_offload: the weights are then nowhere
+    # as enable_sequential_cpu_offload: the weights are then nowhere
+    cpu_offload(pipe.model, torch.device("cpu"))
     assert pipe.model.device.type == "meta"
     assert torch.equal(pipe("the", **OPTIONS).sequences, expected)
 
@@ -474,7 +549,10 @@ def test_hooks_of_offloading_are_obeyed(pipe):
         ({"prompt": "a", "num_inference_steps": 0, "max_new_tokens": 4}, "steps must be"),
         ({"prompt": "a", "generator": 3}, "torch.Generator"),
         ({"prompt": "a", "generator": torch.Generator(), "seed": 3}, "not both"),
-        ({"prompt": "a", "callback_on_step_end_tensor_inputs": ["latents"]}, "Known: revealed, tokens"),
+        (
+            {"prompt": "a", "callback_on_step_end_tensor_inputs": ["latents"]},
+            "Known: revealed, tokens",
+        ),
     ],
 )
 def test_wrong_calls(pipe, arguments, says):
@@ -489,9 +567,13 @@ def test_wrong_calls(pipe, arguments, says):
 def test_wrong_parts(text_model, tmp_path):
     model, tokenizer = text_model
     with pytest.raises(InvalidTypeError, match="no masked language model"):
-        mdm.MaskedDiffusionPipeline(torch.nn.Linear(2, 2), mdm.MaskedDiffusionScheduler(2), tokenizer)
+        mdm.MaskedDiffusionPipeline(
+            torch.nn.Linear(2, 2), mdm.MaskedDiffusionScheduler(2), tokenizer
+        )
     pipe = mdm.MaskedDiffusionPipeline(model, AmusedScheduler(2), tokenizer)
-    with pytest.raises(InvalidTypeError, match="must be a MaskedDiffusionScheduler, got AmusedScheduler"):
+    with pytest.raises(
+        InvalidTypeError, match="must be a MaskedDiffusionScheduler, got AmusedScheduler"
+    ):
         pipe("the", max_new_tokens=3)
     bare = mdm.MaskedDiffusionPipeline(model, mdm.MaskedDiffusionScheduler(2))
     with pytest.raises(InvalidValueError, match="output_type='seq'"):
@@ -499,7 +581,9 @@ def test_wrong_parts(text_model, tmp_path):
     with pytest.raises(InvalidValueError, match="pass input_ids"):
         bare("the", max_new_tokens=3, output_type="seq")
     bare.set_progress_bar_config(disable=True)
-    assert bare(input_ids=torch.tensor([[5]]), max_new_tokens=3, output_type="seq").sequences.shape == (1, 3)
+    assert bare(
+        input_ids=torch.tensor([[5]]), max_new_tokens=3, output_type="seq"
+    ).sequences.shape == (1, 3)
 
 
 def test_the_example(example, tmp_path, monkeypatch, capsys):

@@ -25,7 +25,12 @@ def prompts(batch=2, length=6):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_mask_is_never_drawn_nor_returned(remasking, temperature):
     out = mdm.generate(
-        LovesTheMask(), prompts(), max_new_tokens=16, steps=4, remasking=remasking, temperature=temperature
+        LovesTheMask(),
+        prompts(),
+        max_new_tokens=16,
+        steps=4,
+        remasking=remasking,
+        temperature=temperature,
     )
     assert not (out.sequences == MASK).any()
     assert out.nfe == 4
@@ -51,7 +56,9 @@ def test_rows_with_unequal_numbers_of_masks_do_not_overwrite_each_others_prompts
     assert not (out.sequences == MASK).any()
 
 
-@pytest.mark.parametrize(("new", "steps", "passes"), [(32, 128, 32), (32, 10, 10), (128, 128, 128), (100, 128, 100)])
+@pytest.mark.parametrize(
+    ("new", "steps", "passes"), [(32, 128, 32), (32, 10, 10), (128, 128, 128), (100, 128, 100)]
+)
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "beta(a=0.9, b=0.3)"])
 def test_passes_are_those_asked_for_and_none_is_empty(new, steps, passes, schedule):
     model = LLaDA()
@@ -74,7 +81,12 @@ def test_masks_in_the_prompt_get_their_share_of_the_steps_among_blocks(steps):
     ids = torch.tensor([[5] + [MASK] * 6 + [7], [5] * 8])
     blocks = []
     out = mdm.generate(
-        LLaDA(), ids, max_new_tokens=32, block_length=8, steps=steps, callback=lambda info: blocks.append(info.revealed)
+        LLaDA(),
+        ids,
+        max_new_tokens=32,
+        block_length=8,
+        steps=steps,
+        callback=lambda info: blocks.append(info.revealed),
     )
     assert out.nfe == steps == len(blocks)
     first = sum(bool(revealed[:, :16].any()) for revealed in blocks)
@@ -91,12 +103,17 @@ def test_blocks_of_equal_size_share_evenly_as_in_llada():
         steps=8,
         callback=lambda info: starts.append(int(info.revealed[0].nonzero()[0]) // 2 * 2),
     )
-    assert [sum(6 + 4 * block <= start < 10 + 4 * block for start in starts) for block in range(4)] == [2, 2, 2, 2]
+    assert [
+        sum(6 + 4 * block <= start < 10 + 4 * block for start in starts) for block in range(4)
+    ] == [2, 2, 2, 2]
 
 
 def test_a_prompt_that_is_not_aligned_to_blocks_spends_no_extra_pass():
     for length in (3, 4, 5):
-        assert mdm.generate(LLaDA(), prompts(1, length), max_new_tokens=8, block_length=4, steps=6).nfe == 6
+        assert (
+            mdm.generate(LLaDA(), prompts(1, length), max_new_tokens=8, block_length=4, steps=6).nfe
+            == 6
+        )
 
 
 def test_an_eos_in_the_prompt_is_no_eos_in_the_answer():
@@ -117,7 +134,14 @@ def test_suppressed_tokens_are_never_drawn_and_the_models_logits_are_not_touched
 
     handle = model.lm_head.register_forward_hook(keep)
     out = mdm.generate(
-        model, prompts(), max_new_tokens=12, steps=3, suppress_tokens=range(0, 50), temperature=1.0, top_k=4, top_p=0.9
+        model,
+        prompts(),
+        max_new_tokens=12,
+        steps=3,
+        suppress_tokens=range(0, 50),
+        temperature=1.0,
+        top_k=4,
+        top_p=0.9,
     )
     handle.remove()
     assert int(out.sequences[:, 6:].min()) >= 50
@@ -140,7 +164,9 @@ def test_a_users_tensors_are_never_changed():
 
 @pytest.mark.parametrize("temperature", [0.0, 0.2])
 def test_confidence_does_not_depend_on_temperature_nor_on_bfloat16_ties(temperature):
-    """At bfloat16 many confidences are 1.0 and order from the left would win; float32 tells them apart."""
+    """At bfloat16 many confidences are 1.0 and order from the left would win; float32 tells them
+    apart.
+    """
     logits = torch.zeros(1, 8, V)
     logits[0, torch.arange(8), 5] = 14 + torch.arange(8) / 4  # the last is the surest
     half = logits.bfloat16()

@@ -1,4 +1,6 @@
-"""What generate offers beside the loop: configs, custom_generate, guidance, streaming, several answers; bad input."""
+"""What generate offers beside the loop: configs, custom_generate, guidance, streaming, several
+answers; bad input.
+"""
 
 import contextlib
 import functools
@@ -9,12 +11,12 @@ import pytest
 import torch
 import transformers
 from families import FAMILIES, MASK, V
-from mdm_schedules.integrations.models import get_adapter
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, GenerationMixin
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
+from mdm_schedules.integrations.models import get_adapter
 
 
 class BertThatGenerates(transformers.BertForMaskedLM, GenerationMixin):
@@ -23,13 +25,19 @@ class BertThatGenerates(transformers.BertForMaskedLM, GenerationMixin):
 
 def bert(cls=BertThatGenerates):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
     config = transformers.BertConfig(
         **sizes, vocab_size=V, pad_token_id=0, max_position_embeddings=64, initializer_range=0.2
     )
     config.mask_token_id = MASK
     model = cls(config).eval()
-    if getattr(model, "generation_config", None) is None:  # transformers 4 does not see that this class generates
+    # transformers 4 does not see that this class generates
+    if getattr(model, "generation_config", None) is None:
         model.generation_config = GenerationConfig()
     return model
 
@@ -48,10 +56,18 @@ def tokenizer():
     words = {f"w{i}": i for i in range(V - 1)} | {"[MASK]": MASK}
     core = Tokenizer(models.WordLevel(words, unk_token="w0"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, mask_token="[MASK]", pad_token="w0")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, mask_token="[MASK]", pad_token="w0"
+    )
 
 
-OPTIONS = {"schedule": "beta(a=0.8, b=0.3)", "steps": 4, "max_new_tokens": 12, "temperature": 0.7, "seed": 3}
+OPTIONS = {
+    "schedule": "beta(a=0.8, b=0.3)",
+    "steps": 4,
+    "max_new_tokens": 12,
+    "temperature": 0.7,
+    "seed": 3,
+}
 
 
 # --- configs
@@ -71,8 +87,12 @@ def test_a_config_saves_loads_and_gives_the_options(model, tmp_path):
 
 
 def test_a_config_is_saved_and_loaded_with_the_model(tmp_path):
-    mine = mdm.AutoModelForMaskedDiffusion.from_model(bert(transformers.BertForMaskedLM), "squared_sine")
-    mine.generation_config = mdm.MaskedDiffusionGenerationConfig(steps=3, max_new_tokens=8, remasking="random", seed=1)
+    mine = mdm.AutoModelForMaskedDiffusion.from_model(
+        bert(transformers.BertForMaskedLM), "squared_sine"
+    )
+    mine.generation_config = mdm.MaskedDiffusionGenerationConfig(
+        steps=3, max_new_tokens=8, remasking="random", seed=1
+    )
     expected = mine.generate(prompts())
     assert expected.nfe == 3
     mine.save_pretrained(tmp_path)
@@ -82,12 +102,25 @@ def test_a_config_is_saved_and_loaded_with_the_model(tmp_path):
 
 
 def test_a_plain_config_says_length_copies_and_sampling_only(model):
-    config = GenerationConfig(max_new_tokens=8, do_sample=True, temperature=0.5, top_k=3, num_return_sequences=2)
+    config = GenerationConfig(
+        max_new_tokens=8, do_sample=True, temperature=0.5, top_k=3, num_return_sequences=2
+    )
     out = mdm.generate(model, prompts(), steps=4, seed=1, generation_config=config).sequences
-    options = {"max_new_tokens": 8, "temperature": 0.5, "top_k": 3, "num_return_sequences": 2, "seed": 1, "steps": 4}
+    options = {
+        "max_new_tokens": 8,
+        "temperature": 0.5,
+        "top_k": 3,
+        "num_return_sequences": 2,
+        "seed": 1,
+        "steps": 4,
+    }
     assert torch.equal(out, mdm.generate(model, prompts(), top_p=1.0, **options).sequences)
-    greedy = mdm.generate(model, prompts(), steps=4, generation_config=GenerationConfig(max_new_tokens=8, top_k=2))
-    assert torch.equal(greedy.sequences, mdm.generate(model, prompts(), steps=4, max_new_tokens=8).sequences)
+    greedy = mdm.generate(
+        model, prompts(), steps=4, generation_config=GenerationConfig(max_new_tokens=8, top_k=2)
+    )
+    assert torch.equal(
+        greedy.sequences, mdm.generate(model, prompts(), steps=4, max_new_tokens=8).sequences
+    )
 
 
 def test_bad_configs():
@@ -115,9 +148,16 @@ def test_a_preset_is_for_the_steps_of_the_call(model):
             out = mdm.generate(model, prompts(1), max_new_tokens=16, steps=steps, **options)
             assert out.plan.tolist() == [plan]
         fixed = mdm.generate(
-            model, prompts(1), max_new_tokens=16, steps=steps, schedule="preset:llada-8b/mbpp(steps=4)"
+            model,
+            prompts(1),
+            max_new_tokens=16,
+            steps=steps,
+            schedule="preset:llada-8b/mbpp(steps=4)",
         )
-        assert fixed.plan.tolist() == mdm.get_schedule("preset:llada-8b/mbpp", steps=4).plan(16, steps)[None].tolist()
+        assert (
+            fixed.plan.tolist()
+            == mdm.get_schedule("preset:llada-8b/mbpp", steps=4).plan(16, steps)[None].tolist()
+        )
 
 
 def test_custom_generate_as_a_function(model):
@@ -126,7 +166,9 @@ def test_custom_generate_as_a_function(model):
     assert torch.equal(out.sequences, expected.sequences)
     config = mdm.MaskedDiffusionGenerationConfig(remasking="random", **OPTIONS)
     out = model.generate(prompts(), custom_generate=mdm.generate, generation_config=config)
-    assert torch.equal(out.sequences, mdm.generate(model, prompts(), remasking="random", **OPTIONS).sequences)
+    assert torch.equal(
+        out.sequences, mdm.generate(model, prompts(), remasking="random", **OPTIONS).sequences
+    )
 
 
 def test_custom_generate_with_padding_and_several_answers(model):
@@ -134,7 +176,9 @@ def test_custom_generate_with_padding_and_several_answers(model):
     ids[0, :2] = 0
     mask = (ids != 0).long()
     options = OPTIONS | {"num_return_sequences": 3}
-    out = model.generate(ids, attention_mask=mask, custom_generate=mdm.generate, **options).sequences
+    out = model.generate(
+        ids, attention_mask=mask, custom_generate=mdm.generate, **options
+    ).sequences
     assert torch.equal(out, mdm.generate(model, ids, mask, **options).sequences)
     assert out.shape == (6, 17)
     assert len(out.unique(dim=0)) == 6
@@ -151,14 +195,20 @@ def test_custom_generate_swallows_nothing(model):
         model.generate(prompts(), custom_generate=mdm.generate, blok_length=4, **OPTIONS)
     criteria = transformers.StoppingCriteriaList([transformers.MaxTimeCriteria(1.0)])
     with pytest.raises(InvalidTypeError, match="MaxTimeCriteria"):
-        model.generate(prompts(), custom_generate=mdm.generate, stopping_criteria=criteria, **OPTIONS)
+        model.generate(
+            prompts(), custom_generate=mdm.generate, stopping_criteria=criteria, **OPTIONS
+        )
 
 
 def test_a_processor_of_transformers_acts_before_the_draw(model):
-    banned = transformers.LogitsProcessorList([transformers.SuppressTokensLogitsProcessor(list(range(30)))])
+    banned = transformers.LogitsProcessorList(
+        [transformers.SuppressTokensLogitsProcessor(list(range(30)))]
+    )
     out = mdm.generate(model, prompts(), logits_processor=banned, **OPTIONS).sequences
     assert int(out[:, 5:].min()) >= 30
-    again = model.generate(prompts(), custom_generate=mdm.generate, logits_processor=banned, **OPTIONS).sequences
+    again = model.generate(
+        prompts(), custom_generate=mdm.generate, logits_processor=banned, **OPTIONS
+    ).sequences
     assert torch.equal(out, again)
 
 
@@ -173,12 +223,16 @@ def test_guidance_hides_the_prompt_and_mixes_logits(family):
     def guided(tokens):
         blind = tokens.clone()
         blind[:, :5] = MASK
-        conditional, unconditional = (get_adapter(model).forward(state, None) for state in (tokens, blind))
+        conditional, unconditional = (
+            get_adapter(model).forward(state, None) for state in (tokens, blind)
+        )
         logits = unconditional + 2.5 * (conditional - unconditional)
         return torch.cat([logits[:, :1], logits[:, :-1]], 1) if family == "dream" else logits
 
     out = mdm.generate(model, prompts(), cfg_scale=1.5, **options)
-    assert torch.equal(out.sequences, mdm.generate(guided, prompts(), mask_token_id=MASK, **options).sequences)
+    assert torch.equal(
+        out.sequences, mdm.generate(guided, prompts(), mask_token_id=MASK, **options).sequences
+    )
     assert out.nfe == 8
     assert not torch.equal(out.sequences, mdm.generate(model, prompts(), **options).sequences)
 
@@ -218,7 +272,9 @@ class Recorder:
 
 
 @pytest.mark.parametrize("drafts", [True, False])
-@pytest.mark.parametrize("extra", [{}, {"block_length": 4}, {"remasking": "left_to_right"}, {"remask": 0.5}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"block_length": 4}, {"remasking": "left_to_right"}, {"remask": 0.5}]
+)
 def test_a_streamer_gets_every_token_once_and_in_order(model, drafts, extra):
     streamer = Recorder(drafts)
     out = mdm.generate(model, prompts(1), streamer=streamer, **OPTIONS, **extra)
@@ -242,7 +298,13 @@ def test_the_streamers_of_transformers(model, tokenizer):
 
 
 def test_rows_end_at_eos_and_are_padded(model):
-    options = {"max_new_tokens": 24, "block_length": 4, "remasking": "left_to_right", "temperature": 1.0, "seed": 2}
+    options = {
+        "max_new_tokens": 24,
+        "block_length": 4,
+        "remasking": "left_to_right",
+        "temperature": 1.0,
+        "seed": 2,
+    }
     plain = mdm.generate(model, prompts(4), **options)
     counts = plain.sequences[:, 5:].flatten().bincount(minlength=V)
     eos = int(counts.argmax())
@@ -259,7 +321,9 @@ def test_rows_end_at_eos_and_are_padded(model):
 
 
 def test_tokenizer_output_can_be_passed_as_it_is(model):
-    out = mdm.generate(model, **{"input_ids": prompts(), "token_type_ids": torch.zeros(2, 5)}, **OPTIONS)
+    out = mdm.generate(
+        model, **{"input_ids": prompts(), "token_type_ids": torch.zeros(2, 5)}, **OPTIONS
+    )
     assert torch.equal(out.sequences, mdm.generate(model, prompts(), **OPTIONS).sequences)
     with pytest.raises(InvalidValueError, match="token_type_ids"):
         mdm.generate(model, prompts(), token_type_ids=torch.ones(2, 5), **OPTIONS)

@@ -1,4 +1,6 @@
-"""MaskedDiffusionGenerationConfig as transformers users treat a config: attributes, copies, files, its own generate."""
+"""MaskedDiffusionGenerationConfig as transformers users treat a config: attributes, copies, files,
+its own generate.
+"""
 
 import copy
 import pickle
@@ -23,7 +25,11 @@ def model():
 def test_attributes_are_the_options():
     config = Config(steps=6, max_new_tokens=12, temperature=0.7)
     assert (config.steps, config.max_new_tokens, config.temperature) == (6, 12, 0.7)
-    assert (config.top_k, config.remasking, config.num_return_sequences) == (None, "low_confidence", 1)
+    assert (config.top_k, config.remasking, config.num_return_sequences) == (
+        None,
+        "low_confidence",
+        1,
+    )
     config.steps, config.temperature, config.top_p = 2, None, np.float64(0.5)
     assert config.update(max_new_tokens=8, seed=np.int64(3), other=1) == {"other": 1}
     assert config.masked_diffusion == {"steps": 2, "max_new_tokens": 8, "top_p": 0.5, "seed": 3}
@@ -41,7 +47,9 @@ def test_what_is_set_has_its_effect(model):
     mine.generation_config.update(steps=3)
     out = mine.generate(prompts())
     assert out.nfe == 3
-    assert torch.equal(mdm.generate(model, prompts(), max_new_tokens=12, steps=3).sequences, out.sequences)
+    assert torch.equal(
+        mdm.generate(model, prompts(), max_new_tokens=12, steps=3).sequences, out.sequences
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,14 +95,21 @@ def test_copies_and_files_keep_what_was_set(tmp_path):
         assert config.steps == 3
         assert other != config
     changed = Config.from_pretrained(tmp_path, steps=9, temperature=1.0, top_k=50)
-    assert (changed.steps, changed.temperature, changed.top_k, changed.num_return_sequences) == (9, 1.0, 50, 2)
+    assert (changed.steps, changed.temperature, changed.top_k, changed.num_return_sequences) == (
+        9,
+        1.0,
+        50,
+        2,
+    )
 
 
 @pytest.mark.parametrize(
     "own",
     [
         GenerationConfig(),
-        GenerationConfig(eos_token_id=7, pad_token_id=0, max_new_tokens=3, num_return_sequences=2, do_sample=True),
+        GenerationConfig(
+            eos_token_id=7, pad_token_id=0, max_new_tokens=3, num_return_sequences=2, do_sample=True
+        ),
         Config(num_return_sequences=3),
     ],
     ids=["plain", "full", "ours"],
@@ -105,17 +120,26 @@ def test_copies_and_files_keep_what_was_set(tmp_path):
         Config(num_return_sequences=2, **OPTIONS),
         Config(max_new_tokens=12, eos_token_id=9, top_k=3),
         GenerationConfig(
-            max_new_tokens=12, num_return_sequences=2, do_sample=True, top_k=5, top_p=1.0, temperature=0.9
+            max_new_tokens=12,
+            num_return_sequences=2,
+            do_sample=True,
+            top_k=5,
+            top_p=1.0,
+            temperature=0.9,
         ),
     ],
     ids=["copies", "ends", "plain"],
 )
 def test_transformers_own_generate_mixes_nothing_in(own, given):
-    """Neither its defaults nor what the model's own config says, and it repeats no prompt that we repeat."""
+    """Neither its defaults nor what the model's own config says, and it repeats no prompt that we
+    repeat.
+    """
     model = bert()
     model.generation_config = own
     out = model.generate(prompts(), custom_generate=mdm.generate, generation_config=given, seed=3)
-    assert torch.equal(out.sequences, mdm.generate(model, prompts(), generation_config=given, seed=3).sequences)
+    assert torch.equal(
+        out.sequences, mdm.generate(model, prompts(), generation_config=given, seed=3).sequences
+    )
 
 
 def test_a_plan_a_schedule_and_steps(model):
@@ -134,6 +158,8 @@ def test_beam_search_is_refused(model):
     with pytest.raises(InvalidValueError, match="num_beams=4"):
         model.generate(prompts(), custom_generate=mdm.generate, num_beams=4, **OPTIONS)
     with pytest.raises(InvalidValueError, match="num_return_sequences"):
-        mdm.generate(model, prompts(), generation_config=GenerationConfig(num_beams=4, max_new_tokens=3))
+        mdm.generate(
+            model, prompts(), generation_config=GenerationConfig(num_beams=4, max_new_tokens=3)
+        )
     with pytest.raises(InvalidTypeError, match="GenerationConfig"):
         mdm.generate(model, prompts(), generation_config={"num_beams": 4})

@@ -1,4 +1,6 @@
-"""lm-eval: the bound against exact values, answers that depend on nothing but the request, tasks, and the command."""
+"""lm-eval: the bound against exact values, answers that depend on nothing but the request, tasks,
+and the command.
+"""
 
 import functools
 import importlib
@@ -20,9 +22,6 @@ import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
-from mdm_schedules.integrations.lm_eval import MaskedDiffusionLM, lm_eval_objective
-from mdm_schedules.integrations.lm_eval.likelihood import Piece, patterns, pieces
-from mdm_schedules.integrations.lm_eval.options import parse_arguments, task_options
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -30,7 +29,16 @@ import mdm_schedules as mdm
 from mdm_schedules import demo_models
 from mdm_schedules.cli import main
 from mdm_schedules.demo_models import sudoku_task
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, MissingExtraError, UnknownNameError
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MDMError,
+    MissingExtraError,
+    UnknownNameError,
+)
+from mdm_schedules.integrations.lm_eval import MaskedDiffusionLM, lm_eval_objective
+from mdm_schedules.integrations.lm_eval.likelihood import Piece, patterns, pieces
+from mdm_schedules.integrations.lm_eval.options import parse_arguments, task_options
 
 CODE = str(demo_models.path("code"))
 WORDS, MASK = 3, 3
@@ -49,7 +57,9 @@ def request(*args):
 
 
 def inconsistent(tokens):
-    """Conditionals that belong to no joint law, so that every order of revealing gives another likelihood."""
+    """Conditionals that belong to no joint law, so that every order of revealing gives another
+    likelihood.
+    """
     table = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 9, MASK + 1, MASK + 1)))
     table[:, :, MASK] = 0  # a mask tells nothing
     place = torch.arange(tokens.shape[1])
@@ -64,7 +74,9 @@ def log_probabilities(tokens):
 
 
 def over_all_orders(context, target):
-    """The bound by its other form: the mean over orders of the sum of log p(next token | tokens revealed before)."""
+    """The bound by its other form: the mean over orders of the sum of log p(next token | tokens
+    revealed before).
+    """
     total = 0.0
     for order in itertools.permutations(range(len(target))):
         seen = [MASK] * len(target)
@@ -80,7 +92,9 @@ def tiny(**options):
 
 @pytest.fixture(scope="module")
 def code():
-    return mdm.AutoModelForMaskedDiffusion.from_pretrained(CODE), AutoTokenizer.from_pretrained(CODE)
+    return mdm.AutoModelForMaskedDiffusion.from_pretrained(CODE), AutoTokenizer.from_pretrained(
+        CODE
+    )
 
 
 # --- the bound
@@ -99,7 +113,9 @@ def test_with_enough_passes_the_bound_is_exact(context, target):
 
 
 def test_the_estimate_is_unbiased():
-    """Two passes where 31 are needed: the mean over 600 seeds against the exact value, at p > 1e-3."""
+    """Two passes where 31 are needed: the mean over 600 seeds against the exact value, at p >
+    1e-3.
+    """
     lm, values = tiny(mc_num=2, batch_size=1), []
     for lm.seed in range(600):
         values.append(lm.loglikelihood([request("0", " 2 1 0 0 2")], disable_tqdm=True)[0][0])
@@ -121,13 +137,17 @@ def test_of_a_consistent_model_the_bound_is_the_likelihood():
         for row in tokens.tolist():
             seen = joint[tuple(slice(None) if x == MASK else slice(x, x + 1) for x in row)]
             marginals = [seen.sum(tuple(k for k in range(4) if k != i)) for i in range(4)]
-            full = [m if x == MASK else np.eye(WORDS)[x] for m, x in zip(marginals, row, strict=True)]
+            full = [
+                m if x == MASK else np.eye(WORDS)[x] for m, x in zip(marginals, row, strict=True)
+            ]
             rows.append(np.log(np.pad(np.array(full), ((0, 0), (0, 1))) + 1e-300))
         return torch.from_numpy(np.array(rows))
 
     lm = MaskedDiffusionLM(posterior, words(), mc_num=15)
     text = (2, 0, 1, 1)
-    assert lm.loglikelihood_rolling([request("2 0 1 1")])[0] == pytest.approx(math.log(joint[text]), abs=1e-9)
+    assert lm.loglikelihood_rolling([request("2 0 1 1")])[0] == pytest.approx(
+        math.log(joint[text]), abs=1e-9
+    )
     given = math.log(joint[text] / joint[2, 0].sum())
     assert lm.loglikelihood([request("2 0", " 1 1")])[0][0] == pytest.approx(given, abs=1e-9)
 
@@ -144,20 +164,27 @@ def test_patterns_weigh_every_token_alike(length, draws):
     assert np.abs(shares - 1).max() < 0.3
     if draws < 2**length - 1:
         sizes = np.sort([hidden.sum() for hidden, _ in rows])
-        assert np.abs(sizes - (np.arange(draws) + 0.5) * length / draws - 0.5).max() <= max(1, length / draws)
+        assert np.abs(sizes - (np.arange(draws) + 0.5) * length / draws - 0.5).max() <= max(
+            1, length / draws
+        )
 
 
 def test_the_shift_of_dream_and_guidance_count():
     """Two tokens by hand, from the family's own logits."""
     tokenizer = words(families.MASK)
-    for family, shift, extra in ((families.LLaDA(), 0, {}), (families.Dream(), 1, {"attention_mask": "full"})):
+    for family, shift, extra in (
+        (families.LLaDA(), 0, {}),
+        (families.Dream(), 1, {"attention_mask": "full"}),
+    ):
         ask = functools.partial(family, **extra)
         for scale in (0.0, 0.5):
             lm = MaskedDiffusionLM(family, tokenizer, mc_num=3, batch_size=2, cfg_scale=scale)
 
             def chance(seen, i, ask=ask, shift=shift, scale=scale):
                 row = ask(torch.tensor([[7, 30, *seen]])).logits[0, 2 + i - shift]
-                blind = ask(torch.tensor([[families.MASK, families.MASK, *seen]])).logits[0, 2 + i - shift]
+                blind = ask(torch.tensor([[families.MASK, families.MASK, *seen]])).logits[
+                    0, 2 + i - shift
+                ]
                 row = (row + scale * (row - blind)).detach()
                 row[families.MASK] = -torch.inf
                 return row.log_softmax(0)
@@ -175,7 +202,9 @@ def test_a_long_text_goes_in_pieces_and_each_token_counts_once():
     parts = [([], text[:4]), ([], text[4:8]), (text[6:8], text[8:])]
     assert [(p.context, p.target) for p in pieces([], text, 4)] == parts
     exact = sum(over_all_orders(*part) for part in parts)
-    assert lm.loglikelihood_rolling([request(" ".join(map(str, text)))])[0] == pytest.approx(exact, abs=1e-9)
+    assert lm.loglikelihood_rolling([request(" ".join(map(str, text)))])[0] == pytest.approx(
+        exact, abs=1e-9
+    )
     # a continuation longer than the model, and a context of which only the end fits
     assert [len(p.target) for p in pieces([1, 1, 1], text[:9], 4)] == [4, 4, 1]
     assert [(p.context, p.target) for p in pieces([0, 1, 2, 2, 2], [1, 1], 4)] == [([2, 2], [1, 1])]
@@ -183,7 +212,9 @@ def test_a_long_text_goes_in_pieces_and_each_token_counts_once():
 
 
 def test_likelihoods_do_not_depend_on_batch_or_order(code):
-    asked = [request(f"x{'y' * (i % 3)} = ", "self.value" + "s" * (i % 4)) for i in range(6)] + [request("", "pass")]
+    asked = [request(f"x{'y' * (i % 3)} = ", "self.value" + "s" * (i % 4)) for i in range(6)] + [
+        request("", "pass")
+    ]
     lm = MaskedDiffusionLM(*code, mc_num=9, batch_size=1)
     alone = [value for value, _ in lm.loglikelihood(asked)]
     lm.batch_size = 7
@@ -201,7 +232,8 @@ def test_odd_continuations(code):
     assert lm.loglikelihood([]) == []
     with pytest.raises(InvalidValueError, match="holds the mask token"):
         lm.loglikelihood([request("a", "b[MASK]")])
-    assert lm.loglikelihood([request("a[MASK]", "b")])[0][0] < 0  # a context may have unknown places
+    # a context may have unknown places
+    assert lm.loglikelihood([request("a[MASK]", "b")])[0][0] < 0
     # lm-eval's rule: spaces at the end of the context belong to the continuation
     assert lm.loglikelihood([request("a = ", "b")]) == lm.loglikelihood([request("a =", " b")])
 
@@ -210,7 +242,9 @@ def test_a_token_that_cannot_be_has_minus_infinity():
     def certain(tokens):
         return torch.log(torch.eye(WORDS + 1)[torch.zeros_like(tokens)])
 
-    assert MaskedDiffusionLM(certain, words()).loglikelihood([request("0", " 1")])[0][0] == -math.inf
+    assert (
+        MaskedDiffusionLM(certain, words()).loglikelihood([request("0", " 1")])[0][0] == -math.inf
+    )
     assert MaskedDiffusionLM(certain, words()).loglikelihood([request("0", " 0")])[0][0] == 0
 
 
@@ -230,7 +264,9 @@ def test_greedy_is_what_would_be_written(code):
 
 def test_answers_end_where_they_should_and_keep_their_order(code):
     model, tokenizer = code
-    lm = MaskedDiffusionLM(model, tokenizer, steps=4, temperature=1.0, remasking="random", batch_size=3)
+    lm = MaskedDiffusionLM(
+        model, tokenizer, steps=4, temperature=1.0, remasking="random", batch_size=3
+    )
     prompts = ["def f(", "import os\n", "x", "class A", "return "]
     long = {"until": [], "max_gen_toks": 12}
     whole = lm.generate_until([request(prompt, long) for prompt in prompts])
@@ -238,11 +274,19 @@ def test_answers_end_where_they_should_and_keep_their_order(code):
     for prompt, text in zip(prompts, whole, strict=True):
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
         out = model.generate(
-            ids, max_new_tokens=12, steps=4, temperature=1.0, remasking="random", seed=[0], eos_token_id=3
+            ids,
+            max_new_tokens=12,
+            steps=4,
+            temperature=1.0,
+            remasking="random",
+            seed=[0],
+            eos_token_id=3,
         )
         assert text == tokenizer.decode(out.sequences[0, ids.shape[1] :], skip_special_tokens=True)
     stop = whole[0][5]
-    cut = lm.generate_until([request(prompt, {**long, "until": stop}) for prompt in prompts[::-1]])[::-1]
+    cut = lm.generate_until([request(prompt, {**long, "until": stop}) for prompt in prompts[::-1]])[
+        ::-1
+    ]
     assert cut == [text.split(stop)[0] for text in whole]
     assert len(cut[0]) <= 5
 
@@ -277,9 +321,13 @@ def test_special_stops_and_the_end_of_sequence(code):
     target = tokenizer("ab", add_special_tokens=False).input_ids
 
     def writes(tokens):
-        wanted = torch.tensor([*target, tokenizer.eos_token_id, *target, tokenizer.pad_token_id, *target])
+        wanted = torch.tensor(
+            [*target, tokenizer.eos_token_id, *target, tokenizer.pad_token_id, *target]
+        )
         logits = torch.zeros(*tokens.shape, 260)
-        logits[:, 1:, :] = 20 * torch.nn.functional.one_hot(wanted, 260)[: tokens.shape[1] - 1].float()
+        logits[:, 1:, :] = (
+            20 * torch.nn.functional.one_hot(wanted, 260)[: tokens.shape[1] - 1].float()
+        )
         return logits
 
     ends = {"max_gen_toks": 8, "until": [tokenizer.pad_token]}
@@ -291,7 +339,9 @@ def test_special_stops_and_the_end_of_sequence(code):
 
 
 def test_masks_in_the_prompt_are_filled_and_the_answer_is_the_whole():
-    lm = MaskedDiffusionLM(str(demo_models.path("sudoku")), max_new_tokens=0, device="cpu", mask_token_id=None)
+    lm = MaskedDiffusionLM(
+        str(demo_models.path("sudoku")), max_new_tokens=0, device="cpu", mask_token_id=None
+    )
     grid = sudoku_task.held_out_grids(1, seed=0)[0]
     puzzle = "".join("." if i % 9 == 0 else str(x) for i, x in enumerate(grid))
     (answer,) = lm.generate_until([request(puzzle, {"until": ["\n\n"]})])
@@ -302,10 +352,21 @@ def test_masks_in_the_prompt_are_filled_and_the_answer_is_the_whole():
 
 def test_settings_of_the_task_hold_where_the_model_says_nothing(caplog):
     assert task_options({"until": "x"}) == ({"max_new_tokens": 256}, ["x"])
-    greedy = {"do_sample": False, "temperature": 0.8, "top_p": 0.9, "max_gen_toks": 7, "until": ["a", "b"]}
+    greedy = {
+        "do_sample": False,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "max_gen_toks": 7,
+        "until": ["a", "b"],
+    }
     assert task_options(greedy) == ({"max_new_tokens": 7}, ["a", "b"])
     drawn = {"do_sample": True, "top_p": 0.9, "max_tokens": 5, "steps": 3, "num_beams": 4}
-    assert task_options(drawn)[0] == {"top_p": 0.9, "steps": 3, "temperature": 1.0, "max_new_tokens": 5}
+    assert task_options(drawn)[0] == {
+        "top_p": 0.9,
+        "steps": 3,
+        "temperature": 1.0,
+        "max_new_tokens": 5,
+    }
     assert "'num_beams'" in caplog.text
     lm = tiny(max_new_tokens=3, steps=1)
     assert len(lm.generate_until([request("0", {"max_gen_toks": 6, "steps": 2})])[0].split()) == 3
@@ -314,7 +375,9 @@ def test_settings_of_the_task_hold_where_the_model_says_nothing(caplog):
 
 def test_long_prompts_lose_their_beginning():
     lm = tiny(max_length=6, max_new_tokens=2)
-    assert lm.generate_until([request("0 1 2 0 1 2 1", {})]) == lm.generate_until([request("0 1 2 1", {})])
+    assert lm.generate_until([request("0 1 2 0 1 2 1", {})]) == lm.generate_until(
+        [request("0 1 2 1", {})]
+    )
     with pytest.raises(InvalidValueError, match=r"6 tokens leaves no room .* max_new_tokens=3"):
         tiny(max_length=6).generate_until([request("0", {"max_gen_toks": 6})])
 
@@ -326,9 +389,14 @@ def test_prompts_that_cannot_be_answered_are_refused_before_any_pass():
     ):
         lm = tiny(**options)
         with pytest.raises(InvalidValueError, match=words):
-            lm.generate_until([request("0 [MASK]" if prompt == "0" else "0", {}), request(prompt, {})])
+            lm.generate_until(
+                [request("0 [MASK]" if prompt == "0" else "0", {}), request(prompt, {})]
+            )
         assert lm.passes == []
-    assert "[MASK]" not in tiny(max_new_tokens=0).generate_until([request("0 [MASK]", {"until": "[MASK]"})])[0]
+    assert (
+        "[MASK]"
+        not in tiny(max_new_tokens=0).generate_until([request("0 [MASK]", {"until": "[MASK]"})])[0]
+    )
 
 
 def test_what_is_finished_is_cached():
@@ -352,11 +420,15 @@ def test_bos_and_chat(code):
         lm.apply_chat_template([{"role": "user", "content": "x"}])
     talks = AutoTokenizer.from_pretrained(CODE)
     talks.chat_template = (
-        "{% for m in messages %}<{{ m.content }}{% if not loop.last or add_generation_prompt %}>{% endif %}{% endfor %}"
+        "{% for m in messages %}<{{ m.content }}{% if not loop.last or add_generation_prompt %}>{% "
+        "endif %}{% endfor %}"
     )
     lm = MaskedDiffusionLM(model, talks)
     assert lm.apply_chat_template([{"role": "user", "content": "x"}]) == "<x>"
-    assert lm.apply_chat_template([{"role": "assistant", "content": "x"}], add_generation_prompt=False) == "<x"
+    assert (
+        lm.apply_chat_template([{"role": "assistant", "content": "x"}], add_generation_prompt=False)
+        == "<x"
+    )
     assert lm.chat_template(True) == talks.chat_template
 
 
@@ -393,7 +465,10 @@ def test_a_model_without_tokenizer_or_mask():
 
 
 def test_arguments_as_text():
-    text = "pretrained=a/b,schedule=beta(a=0.9,b=0.3), steps=16,threshold=0.9,infill=False,suppress_tokens=[1,2]"
+    text = (
+        "pretrained=a/b,schedule=beta(a=0.9,b=0.3), "
+        "steps=16,threshold=0.9,infill=False,suppress_tokens=[1,2]"
+    )
     assert parse_arguments(text) == {
         "pretrained": "a/b",
         "schedule": "beta(a=0.9,b=0.3)",
@@ -421,9 +496,13 @@ def test_imported_again_it_stays_registered_and_without_lm_eval_says_what_to_ins
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory, code):
-    """A folder with one task of each kind and a group of two, and what manages them; the model writes one answer."""
+    """A folder with one task of each kind and a group of two, and what manages them; the model
+    writes one answer.
+    """
     folder = tmp_path_factory.mktemp("tasks")
-    (next_letter,) = MaskedDiffusionLM(*code).generate_until([request("self.x", {"max_gen_toks": 1})])
+    (next_letter,) = MaskedDiffusionLM(*code).generate_until(
+        [request("self.x", {"max_gen_toks": 1})]
+    )
     answers = {"self.x": next_letter, "im": "@", "def": "@"}
     docs = [{"prompt": prompt, "answer": answer} for prompt, answer in answers.items()]
     (folder / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
@@ -442,21 +521,48 @@ def tasks(tmp_path_factory, code):
         }
         (folder / f"{name}.yaml").write_text(json.dumps(task))  # JSON is YAML
 
-    add("writes", "generate_until", ["exact_match"], generation_kwargs={"until": ["@"], "max_gen_toks": 1})
-    add("misses", "generate_until", ["ter", "exact_match"], generation_kwargs={"until": [], "max_gen_toks": 4})
+    add(
+        "writes",
+        "generate_until",
+        ["exact_match"],
+        generation_kwargs={"until": ["@"], "max_gen_toks": 1},
+    )
+    add(
+        "misses",
+        "generate_until",
+        ["ter", "exact_match"],
+        generation_kwargs={"until": [], "max_gen_toks": 4},
+    )
     add("chooses", "multiple_choice", ["acc"], doc_to_target=0, doc_to_choice=["(self)", "zq#"])
     add("likes", "loglikelihood", ["perplexity", "acc"])
-    add("rolls", "loglikelihood_rolling", ["bits_per_byte"], doc_to_text="", doc_to_target="{{prompt}}")
-    group = {"group": "both", "task": ["writes", "misses"], "aggregate_metric_list": [{"metric": "exact_match"}]}
+    add(
+        "rolls",
+        "loglikelihood_rolling",
+        ["bits_per_byte"],
+        doc_to_text="",
+        doc_to_target="{{prompt}}",
+    )
+    group = {
+        "group": "both",
+        "task": ["writes", "misses"],
+        "aggregate_metric_list": [{"metric": "exact_match"}],
+    }
     (folder / "both.yaml").write_text(json.dumps(group))
-    return SimpleNamespace(folder=folder, manager=TaskManager(include_path=str(folder), include_defaults=False))
+    return SimpleNamespace(
+        folder=folder, manager=TaskManager(include_path=str(folder), include_defaults=False)
+    )
 
 
 def test_lm_eval_runs_it_by_name(tasks):
     names = ["writes", "chooses", "likes", "rolls"]
     arguments = f"pretrained={CODE},schedule=beta(a=0.9,b=0.3),steps=2,mc_num=8,device=cpu"
     results = lm_eval.simple_evaluate(
-        "mdm_schedules", arguments, tasks=names, task_manager=tasks.manager, batch_size=4, bootstrap_iters=10
+        "mdm_schedules",
+        arguments,
+        tasks=names,
+        task_manager=tasks.manager,
+        batch_size=4,
+        bootstrap_iters=10,
     )
     assert results["results"]["chooses"]["acc,none"] == 1
     assert results["results"]["likes"]["acc,none"] == 0  # check_greedy is off
@@ -472,18 +578,28 @@ def test_objective_gives_one_score_per_document(tasks, code):
     objective = lm_eval_objective(*code, "writes", steps=1, **options)
     scores = objective("linear").values
     assert scores == [1.0, 0.0, 0.0]
-    assert objective.results["results"]["writes"]["exact_match,none"] == pytest.approx(np.mean(scores))
+    assert objective.results["results"]["writes"]["exact_match,none"] == pytest.approx(
+        np.mean(scores)
+    )
     assert objective(mdm.Sine(), steps=4).values == scores  # one token, whatever the schedule
     assert lm_eval_objective(*code, "writes", limit=2, **options)("linear").values == scores[:2]
     assert objective("linear", instances=[2, 0]).values == [scores[2], scores[0]]
-    assert (objective.num_instances, objective.remasking, objective.model_name) == (3, "random", "code")
+    assert (objective.num_instances, objective.remasking, objective.model_name) == (
+        3,
+        "random",
+        "code",
+    )
     found = mdm.tune(objective, n_trials=2, steps=1, held_out=0)
     assert found.choice.baseline == pytest.approx(1 / 3)
     assert found.trials[0].passes == 3
 
     both = lm_eval_objective(*code, "both", metric="exact_match", temperature=0.5, **options)
     assert len(both("linear").values) == 6
-    texts = [[sample["resps"] for sample in both.results["samples"]["misses"]] for _ in range(2) if both("sine")]
+    texts = [
+        [sample["resps"] for sample in both.results["samples"]["misses"]]
+        for _ in range(2)
+        if both("sine")
+    ]
     assert texts[0] == texts[1]  # the same noise in every call
 
     # translation error rate: less is better, and a corpus has only one
@@ -544,7 +660,11 @@ def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_p
     (tmp_path / "share.py").write_text(SHARE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        joined = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        joined = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+        }
     joined |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     words = [sys.executable, str(tmp_path / "share.py"), str(tasks.folder), CODE]
     running = [
@@ -562,7 +682,9 @@ def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_p
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         answers.append(json.loads(out.splitlines()[-1]))
-    alone = json.loads(json.dumps(runpy.run_path(str(tmp_path / "share.py"))["share"](str(tasks.folder), CODE)))
+    alone = json.loads(
+        json.dumps(runpy.run_path(str(tmp_path / "share.py"))["share"](str(tasks.folder), CODE))
+    )
     assert alone == [0, 3, [1.0, 0.0, 0.0], *answers[0][3:]]
     assert answers[0][:3] == [0, 2, alone[2]]
     assert answers[1] == [1, 2, alone[2], None, None]
@@ -573,8 +695,12 @@ def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_p
 
 @pytest.fixture
 def run(capsys, tasks, monkeypatch):
-    """`mdm-schedules eval` with the tasks above only, since to look through lm-eval's takes seconds."""
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", functools.partial(TaskManager, include_defaults=False))
+    """`mdm-schedules eval` with the tasks above only, since to look through lm-eval's takes
+    seconds.
+    """
+    monkeypatch.setattr(
+        "lm_eval.tasks.TaskManager", functools.partial(TaskManager, include_defaults=False)
+    )
 
     def command(*words):
         status = main(["eval", "--include-path", str(tasks.folder), *map(str, words)])
@@ -585,16 +711,40 @@ def run(capsys, tasks, monkeypatch):
 
 
 def test_eval_prints_a_table_and_writes_the_results(run, tmp_path):
-    words = ["--tasks", "both,chooses", "--schedule", "beta(a=0.9, b=0.3)", "--steps", 2, "--mc-num", 3]
-    status, out, _ = run(*words, "--batch-size", 2, "--log-samples", "--output", tmp_path, "--max-new-tokens", 4)
+    words = [
+        "--tasks",
+        "both,chooses",
+        "--schedule",
+        "beta(a=0.9, b=0.3)",
+        "--steps",
+        2,
+        "--mc-num",
+        3,
+    ]
+    status, out, _ = run(
+        *words, "--batch-size", 2, "--log-samples", "--output", tmp_path, "--max-new-tokens", 4
+    )
     assert status == 0
     assert out.startswith("|")
     rows = [line.split("|")[1].strip() for line in out.splitlines()]
-    assert rows == ["Tasks", "-" * 9, "both", "- misses", "", "- writes", "chooses", "Groups", "------", "both"]
+    assert rows == [
+        "Tasks",
+        "-" * 9,
+        "both",
+        "- misses",
+        "",
+        "- writes",
+        "chooses",
+        "Groups",
+        "------",
+        "both",
+    ]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["config"]["model_args"]["schedule"] == "beta(a=0.9, b=0.3)"
     assert len(results["samples"]["writes"]) == 3
-    status, out, _ = run("--tasks", "misses", "--limit", 2, "--json", "--output", tmp_path / "x.json")
+    status, out, _ = run(
+        "--tasks", "misses", "--limit", 2, "--json", "--output", tmp_path / "x.json"
+    )
     shown = json.loads(out)
     assert (status, shown["n-samples"]["misses"]["effective"], "samples" in shown) == (0, 2, False)
     assert json.loads((tmp_path / "x.json").read_text()) == shown

@@ -1,7 +1,8 @@
-"""The same tokens as LLaDA's, dLLM's and Dream's own loops at temperature 0, on models with random weights.
+"""The same tokens as LLaDA's, dLLM's and Dream's own loops at temperature 0, on models with random
+weights.
 
-Those loops commit mask tokens where a model predicts one, and fill them again later; ours never does. So rows in which
-the reference did are left out, and enough others must be left.
+Those loops commit mask tokens where a model predicts one, and fill them again later; ours never
+does. So rows in which the reference did are left out, and enough others must be left.
 """
 
 import math
@@ -47,7 +48,9 @@ class Counting:
 
 
 def compare(kind, reference_of, passes, forward=lambda model: model, **options):
-    """The share of rows compared, each equal, over models of random weights; `passes` is the plan of all blocks."""
+    """The share of rows compared, each equal, over models of random weights; `passes` is the plan
+    of all blocks.
+    """
     compared = 0
     for seed in range(MODELS):
         model, ids = random_model(kind, seed), prompts(seed)
@@ -56,7 +59,8 @@ def compare(kind, reference_of, passes, forward=lambda model: model, **options):
         fair = counting.without_masks(passes, expected)
         out = mdm.generate(model, ids, max_new_tokens=NEW, **options)
         assert torch.equal(out.sequences[fair], expected[fair])
-        assert out.nfe == sum(count > 0 for count in passes)  # Dream's spends passes that reveal nothing
+        # Dream's spends passes that reveal nothing
+        assert out.nfe == sum(count > 0 for count in passes)
         assert not (out.sequences == MASK).any()
         compared += int(fair.sum())
     return compared / (ROWS * MODELS)
@@ -70,7 +74,9 @@ def test_llada(block, steps, cfg):
     plan = reference.even_plan(block, steps // blocks) * blocks
     compared = compare(
         LLaDA,
-        lambda model, ids: reference.llada_generate(model, ids, mask_id=MASK, new_tokens=NEW, **options),
+        lambda model, ids: reference.llada_generate(
+            model, ids, mask_id=MASK, new_tokens=NEW, **options
+        ),
         plan,
         **options,
     )
@@ -107,7 +113,8 @@ def test_dllm(alpha, block):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "remasking"), [("maskgit_plus", "low_confidence"), ("topk_margin", "margin"), ("entropy", "entropy")]
+    ("algorithm", "remasking"),
+    [("maskgit_plus", "low_confidence"), ("topk_margin", "margin"), ("entropy", "entropy")],
 )
 @pytest.mark.parametrize("steps", [5, 8, 24])
 def test_dream(algorithm, remasking, steps):

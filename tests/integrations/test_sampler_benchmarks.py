@@ -1,4 +1,6 @@
-"""The benchmarks of the sampler with `--quick`: they run, write the same tokens as the loops they time, and count."""
+"""The benchmarks of the sampler with `--quick`: they run, write the same tokens as the loops they
+time, and count.
+"""
 
 import json
 import subprocess
@@ -11,7 +13,14 @@ FOLDER = Path(__file__).parents[2] / "examples/benchmarks"
 
 
 def run(name, *words):
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--device", "cpu", *map(str, words)]
+    command = [
+        sys.executable,
+        str(FOLDER / f"{name}.py"),
+        "--quick",
+        "--device",
+        "cpu",
+        *map(str, words),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,36 +1,52 @@
-"""generate and AutoModelForMaskedDiffusion on real transformers models with random weights, built here."""
+"""generate and AutoModelForMaskedDiffusion on real transformers models with random weights, built
+here.
+"""
 
 import inspect
 
 import pytest
 import torch
 import transformers
-from mdm_schedules.integrations.models import get_adapter
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, StorageError
+from mdm_schedules.integrations.models import get_adapter
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 V, MASK, PAD = 50, 4, 0
 
 
 def build(kind):
     torch.manual_seed(0)
-    common = {"vocab_size": V, "pad_token_id": PAD, "max_position_embeddings": 40, "initializer_range": 0.2}
+    common = {
+        "vocab_size": V,
+        "pad_token_id": PAD,
+        "max_position_embeddings": 40,
+        "initializer_range": 0.2,
+    }
     if kind == "bert":
         model = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, **common))
     elif kind == "roberta":
         model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SIZES, **common))
     elif kind == "esm":
-        config = transformers.EsmConfig(**SIZES, **common, mask_token_id=MASK, position_embedding_type="rotary")
+        config = transformers.EsmConfig(
+            **SIZES, **common, mask_token_id=MASK, position_embedding_type="rotary"
+        )
         config.token_dropout = False
         model = transformers.EsmForMaskedLM(config)
     elif kind == "modernbert":
         config = transformers.ModernBertConfig(**SIZES, **common, reference_compile=False)
         model = transformers.ModernBertForMaskedLM(config)
     else:
-        config = transformers.DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=48, **common)
+        config = transformers.DistilBertConfig(
+            dim=32, n_layers=2, n_heads=2, hidden_dim=48, **common
+        )
         model = transformers.DistilBertForMaskedLM(config)
     return model.eval()
 
@@ -55,7 +71,9 @@ def test_generate_keeps_the_prompt_and_counts_passes(model):
     hook = model.register_forward_hook(lambda *_: calls.append(1))
     get_adapter(model).logits(ids, torch.tensor([0]), None)  # the one-time check of the head
     calls.clear()
-    out = mdm.generate(model, ids, max_new_tokens=12, steps=4, schedule="beta(a=0.9, b=0.3)", mask_token_id=MASK)
+    out = mdm.generate(
+        model, ids, max_new_tokens=12, steps=4, schedule="beta(a=0.9, b=0.3)", mask_token_id=MASK
+    )
     hook.remove()
     assert out.sequences.shape == (3, 17)
     assert torch.equal(out.sequences[:, :5], ids)
@@ -70,7 +88,9 @@ def test_head_on_wanted_rows_equals_full_logits(model):
     with torch.no_grad():
         full = model(input_ids=ids).logits.flatten(0, 1)[rows]
         some = get_adapter(model).logits(ids, rows, None)
-    assert isinstance(some, torch.Tensor), "the head should have been asked for the wanted rows only"
+    assert isinstance(some, torch.Tensor), (
+        "the head should have been asked for the wanted rows only"
+    )
     assert torch.allclose(some, full, atol=1e-5)
 
 
@@ -95,8 +115,15 @@ def test_left_padded_prompts_write_what_they_write_alone(model):
     long, short = prompts(1, 7), prompts(1, 4)
     ids = torch.cat([long, torch.nn.functional.pad(short, (3, 0), value=PAD)])
     mask = (ids != PAD).long()
-    options = {"max_new_tokens": 8, "steps": 8, "mask_token_id": MASK, "temperature": 1.0, "seed": 3}
-    if "position_ids" not in inspect.signature(model.forward).parameters:  # DistilBERT of transformers 4.57
+    options = {
+        "max_new_tokens": 8,
+        "steps": 8,
+        "mask_token_id": MASK,
+        "temperature": 1.0,
+        "seed": 3,
+    }
+    # DistilBERT of transformers 4.57
+    if "position_ids" not in inspect.signature(model.forward).parameters:
         with pytest.raises(InvalidValueError, match="position_ids"):
             mdm.generate(model, ids, mask, **options)
         return
@@ -107,7 +134,9 @@ def test_left_padded_prompts_write_what_they_write_alone(model):
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
 def test_a_compiled_model_is_looked_into_as_it_is(kind):
-    """OptimizedModule.forward takes (*args, **kwargs), so that by itself it tells neither positions nor padding."""
+    """OptimizedModule.forward takes (*args, **kwargs), so that by itself it tells neither
+    positions nor padding.
+    """
     model = build(kind)
     compiled = torch.compile(model, backend="eager")
     long, short = prompts(1, 7), prompts(1, 4)
@@ -115,7 +144,13 @@ def test_a_compiled_model_is_looked_into_as_it_is(kind):
     ids = torch.cat([long, torch.nn.functional.pad(short, (3, 0), value=PAD)])
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
-    options = {"max_new_tokens": 8, "steps": 4, "mask_token_id": MASK, "temperature": 1.0, "seed": 3}
+    options = {
+        "max_new_tokens": 8,
+        "steps": 4,
+        "mask_token_id": MASK,
+        "temperature": 1.0,
+        "seed": 3,
+    }
     for inputs in ((long,), (ids, mask)):
         expected = mdm.generate(model, *inputs, **options).sequences
         assert torch.equal(mdm.generate(compiled, *inputs, **options).sequences, expected)
@@ -129,7 +164,9 @@ def test_esm_that_would_divide_by_zero_is_told_before_the_first_pass():
     embeddings.token_dropout = True
     masks = torch.full((2, 6), MASK)
     masks[0, 0] = 7
-    with pytest.raises(InvalidValueError, match=r"token_dropout.*embeddings\.token_dropout = False"):
+    with pytest.raises(
+        InvalidValueError, match=r"token_dropout.*embeddings\.token_dropout = False"
+    ):
         mdm.generate(model, masks, mask_token_id=MASK)
     with pytest.raises(InvalidValueError, match="cfg_scale"):
         mdm.generate(model, prompts(), max_new_tokens=4, mask_token_id=MASK, cfg_scale=1.0)
@@ -141,7 +178,13 @@ def test_esm_that_would_divide_by_zero_is_told_before_the_first_pass():
 def test_blocks_fill_from_the_left_and_share_the_steps(bert):
     seen = []
     out = mdm.generate(
-        bert, prompts(), max_new_tokens=10, block_length=4, steps=7, mask_token_id=MASK, callback=seen.append
+        bert,
+        prompts(),
+        max_new_tokens=10,
+        block_length=4,
+        steps=7,
+        mask_token_id=MASK,
+        callback=seen.append,
     )
     assert out.nfe == 7
     first = [info for info in seen if (info.tokens[:, 5:9] == MASK).any()]
@@ -174,11 +217,15 @@ def test_training_mode_is_put_back_and_dropout_is_off():
 
 def test_auto_model_saves_and_loads_the_schedule(tmp_path, bert):
     bert.save_pretrained(tmp_path / "plain")
-    core = Tokenizer(models.WordLevel({"[MASK]" if i == MASK else f"t{i}": i for i in range(V)}, unk_token="t1"))
+    core = Tokenizer(
+        models.WordLevel({"[MASK]" if i == MASK else f"t{i}": i for i in range(V)}, unk_token="t1")
+    )
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, mask_token="[MASK]")
     tokenizer.save_pretrained(tmp_path / "plain")
-    model = mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path / "plain", schedule="beta(a=0.9, b=0.3)")
+    model = mdm.AutoModelForMaskedDiffusion.from_pretrained(
+        tmp_path / "plain", schedule="beta(a=0.9, b=0.3)"
+    )
     assert isinstance(model, transformers.BertForMaskedLM)
     assert model.config.mask_token_id == MASK
     out = model.generate(prompts(), max_new_tokens=12, steps=4)
@@ -189,9 +236,19 @@ def test_auto_model_saves_and_loads_the_schedule(tmp_path, bert):
     again = mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path / "tuned")
     assert again.schedule == mdm.Beta(0.9, 0.3)
     assert again.config.architectures == ["BertForMaskedLM"]
-    assert mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path / "tuned", schedule="sine").schedule == mdm.Sine()
-    assert torch.equal(again.generate(prompts(), max_new_tokens=12, steps=4).sequences, out.sequences)
-    assert type(transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "tuned")) is transformers.BertForMaskedLM
+    assert (
+        mdm.AutoModelForMaskedDiffusion.from_pretrained(
+            tmp_path / "tuned", schedule="sine"
+        ).schedule
+        == mdm.Sine()
+    )
+    assert torch.equal(
+        again.generate(prompts(), max_new_tokens=12, steps=4).sequences, out.sequences
+    )
+    assert (
+        type(transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "tuned"))
+        is transformers.BertForMaskedLM
+    )
 
 
 def test_models_that_are_no_masked_lm_are_refused(tmp_path):
@@ -202,7 +259,10 @@ def test_models_that_are_no_masked_lm_are_refused(tmp_path):
     with pytest.raises(InvalidTypeError, match="masked"):
         mdm.AutoModelForMaskedDiffusion.from_model(gpt)
     gpt.save_pretrained(tmp_path)
-    with pytest.raises(InvalidTypeError, match=r"no masked language model.*trust_remote_code=True.*adapter='callable'"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"no masked language model.*trust_remote_code=True.*adapter='callable'",
+    ):
         mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path)
     with pytest.raises(InvalidTypeError, match="no masked language model"):
         mdm.generate(object(), prompts(), max_new_tokens=4, mask_token_id=MASK)
@@ -222,14 +282,20 @@ def test_places_without_a_model_are_told_as_such(tmp_path, bert):
 
 
 def test_a_profile_needs_positions_for_its_sequences():
-    model = mdm.AutoModelForMaskedDiffusion.from_model(build("roberta"))  # counts its 40 positions from 1
+    # counts its 40 positions from 1
+    model = mdm.AutoModelForMaskedDiffusion.from_model(build("roberta"))
     calls = []
     hook = model.register_forward_pre_hook(lambda *_: calls.append(1))
     with pytest.raises(InvalidValueError, match="40 tokens, but the model has positions for 39"):
         mdm.InformationProfile.estimate(model, prompts(2, 40), mask_token_id=MASK)
     hook.remove()
     assert not calls
-    assert mdm.InformationProfile.estimate(model, prompts(2, 39), mask_token_id=MASK, counts=[0, 38]).num_tokens == 39
+    assert (
+        mdm.InformationProfile.estimate(
+            model, prompts(2, 39), mask_token_id=MASK, counts=[0, 38]
+        ).num_tokens
+        == 39
+    )
 
 
 BAD = [

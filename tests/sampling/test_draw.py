@@ -1,4 +1,6 @@
-"""The draw alone: probabilities with the mask counted in, whatever its logit, and what the host has to wait for."""
+"""The draw alone: probabilities with the mask counted in, whatever its logit, and what the host
+has to wait for.
+"""
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ def draw(logits, mask, options, policy="low_confidence", index=None, seed=0):
     rows = len(logits) if index is None else len(index)
     uniform = torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     uniform = uniform if options.temperature else None
-    return TokenDraw(options, POLICIES[policy], mask)(logits, index, uniform, lambda i, j: torch.zeros(j - i, 1))
+    return TokenDraw(options, POLICIES[policy], mask)(
+        logits, index, uniform, lambda i, j: torch.zeros(j - i, 1)
+    )
 
 
 @pytest.mark.parametrize("index", [None, [0, 1, 2, 5, 8, 7, 3]])
@@ -24,13 +28,21 @@ def draw(logits, mask, options, policy="low_confidence", index=None, seed=0):
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("vocabulary", SIZES)
 @pytest.mark.parametrize("suppressed", [[], [1, 3]])
-def test_low_confidence_is_the_softmax_with_the_mask_counted_in(index, dtype, temperature, vocabulary, suppressed):
-    logits = (torch.randn(ROWS, vocabulary, generator=torch.Generator().manual_seed(1)) * 2).to(dtype)
+def test_low_confidence_is_the_softmax_with_the_mask_counted_in(
+    index, dtype, temperature, vocabulary, suppressed
+):
+    logits = (torch.randn(ROWS, vocabulary, generator=torch.Generator().manual_seed(1)) * 2).to(
+        dtype
+    )
     kept, mask = logits.clone(), vocabulary // 2
     index = None if index is None else torch.tensor(index)
-    tokens, score, usable = draw(logits, mask, DrawOptions(temperature, suppress_tokens=suppressed), index=index)
+    tokens, score, usable = draw(
+        logits, mask, DrawOptions(temperature, suppress_tokens=suppressed), index=index
+    )
     wanted = (
-        (logits if index is None else logits[index]).double().index_fill(1, torch.tensor(suppressed).long(), -torch.inf)
+        (logits if index is None else logits[index])
+        .double()
+        .index_fill(1, torch.tensor(suppressed).long(), -torch.inf)
     )
     probs = wanted.softmax(1)
     assert usable.all()
@@ -48,11 +60,14 @@ def test_low_confidence_is_the_softmax_with_the_mask_counted_in(index, dtype, te
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("above", [30.0, 100.0, 1e4])
 @pytest.mark.parametrize("vocabulary", SIZES)
-def test_a_mask_far_above_the_rest_changes_neither_the_draw_nor_the_order(temperature, above, vocabulary):
+def test_a_mask_far_above_the_rest_changes_neither_the_draw_nor_the_order(
+    temperature, above, vocabulary
+):
     logits = torch.randn(ROWS, vocabulary, generator=torch.Generator().manual_seed(2))
     mask = vocabulary - 2
     logits[:, mask] = logits.max() + above
-    logits[4] = torch.randn(vocabulary, generator=torch.Generator().manual_seed(3))  # an ordinary row among them
+    # an ordinary row among them
+    logits[4] = torch.randn(vocabulary, generator=torch.Generator().manual_seed(3))
     without = logits.clone()
     without[:, mask] = -torch.inf
     options = DrawOptions(temperature)
@@ -108,7 +123,12 @@ def test_odd_rows(temperature, policy):
     empty = torch.zeros(0, dtype=torch.long)
     assert len(draw(torch.randn(4, 9), 8, DrawOptions(temperature), policy, empty)[0]) == 0
     logits = torch.zeros(5, 9)
-    logits[0, 8], logits[1, 8], logits[2, 3], logits[3] = torch.nan, torch.inf, torch.nan, -torch.inf
+    logits[0, 8], logits[1, 8], logits[2, 3], logits[3] = (
+        torch.nan,
+        torch.inf,
+        torch.nan,
+        -torch.inf,
+    )
     assert draw(logits, 8, DrawOptions(temperature), policy)[2].tolist() == [False] * 4 + [True]
 
 
@@ -124,9 +144,13 @@ def test_what_a_processor_returns_is_its_own():
     own = torch.randn(ROWS, 9, generator=torch.Generator().manual_seed(12))
     kept = own.clone()
     for answer in (own, own[:1].expand(ROWS, 9), own.double()):
-        options = DrawOptions(suppress_tokens=[1], logits_processor=lambda ids, scores, answer=answer: answer)
+        options = DrawOptions(
+            suppress_tokens=[1], logits_processor=lambda ids, scores, answer=answer: answer
+        )
         tokens, *_ = draw(torch.zeros(ROWS, 9), 8, options)
-        assert torch.equal(tokens, answer.float().index_fill(1, torch.tensor([1, 8]), -torch.inf).argmax(1))
+        assert torch.equal(
+            tokens, answer.float().index_fill(1, torch.tensor([1, 8]), -torch.inf).argmax(1)
+        )
     assert torch.equal(own, kept)
 
 
@@ -146,12 +170,16 @@ def test_draws_from_a_vocabulary_of_126_464_follow_the_softmax(draws, lift):
     logits[0, mask] += lift
     index = torch.zeros(draws, dtype=torch.long)
     tokens = torch.cat(
-        [draw(logits, mask, DrawOptions(1.0), "random", part, int(k))[0] for k, part in enumerate(index.split(1000))]
+        [
+            draw(logits, mask, DrawOptions(1.0), "random", part, int(k))[0]
+            for k, part in enumerate(index.split(1000))
+        ]
     )
     probs = logits[0].double().index_fill(0, torch.tensor([mask]), -torch.inf).softmax(0)
     rank = probs.argsort()
     bins = torch.empty(size, dtype=torch.long)
-    bins[rank] = (probs[rank].cumsum(0) * 100).long().clamp(max=99)  # a hundred of nearly equal mass
+    # a hundred of nearly equal mass
+    bins[rank] = (probs[rank].cumsum(0) * 100).long().clamp(max=99)
     expected = torch.zeros(100, dtype=torch.float64).index_add_(0, bins, probs) * draws
     seen = bins[tokens].bincount(minlength=100)
     assert float(((seen - expected) ** 2 / expected).sum()) < chi2.isf(1e-3, 99)

@@ -1,4 +1,6 @@
-"""A row draws the same tokens alone and in any batch, also where it sits passes out; recorded seeds repeat a run."""
+"""A row draws the same tokens alone and in any batch, also where it sits passes out; recorded
+seeds repeat a run.
+"""
 
 import pytest
 import torch
@@ -15,22 +17,40 @@ def denoiser(tokens, rows):
 
 
 def drawn(tokens, seed, **options):
-    return sample(denoiser, tokens, mask_token_id=MASK, seed=seed, draw=DrawOptions(temperature=1.0), **options)
+    return sample(
+        denoiser,
+        tokens,
+        mask_token_id=MASK,
+        seed=seed,
+        draw=DrawOptions(temperature=1.0),
+        **options,
+    )
 
 
 @pytest.mark.parametrize("remask", [0.0, 0.3])
 @pytest.mark.parametrize("steps", [None, 5])
 @pytest.mark.parametrize("remasking", list(POLICIES))
 def test_rows_with_fewer_masks_draw_as_they_do_alone(remasking, steps, remask):
-    tokens = torch.tensor([[1, 0, 3, 0, 0, 2, 7, 9], [0, 5, 0, 0, 0, 0, 0, 0], [4, 0, 4, 0, 4, 0, 4, 0]])
+    tokens = torch.tensor(
+        [[1, 0, 3, 0, 0, 2, 7, 9], [0, 5, 0, 0, 0, 0, 0, 0], [4, 0, 4, 0, 4, 0, 4, 0]]
+    )
     ends = [4, 8]
     steps = None if steps is None else [steps, steps]
     for seed in range(6):
         seeds = [seed, seed + 100, seed + 200]
-        together = drawn(tokens, seeds, remasking=remasking, steps=steps, remask=remask, block_ends=ends)
+        together = drawn(
+            tokens, seeds, remasking=remasking, steps=steps, remask=remask, block_ends=ends
+        )
         for row in range(3):
             one = slice(row, row + 1)
-            alone = drawn(tokens[one], seeds[one], remasking=remasking, steps=steps, remask=remask, block_ends=ends)
+            alone = drawn(
+                tokens[one],
+                seeds[one],
+                remasking=remasking,
+                steps=steps,
+                remask=remask,
+                block_ends=ends,
+            )
             assert torch.equal(alone.sequences[0], together.sequences[row])
             assert alone.nfe_per_row.tolist() == together.nfe_per_row[one].tolist()
 

@@ -43,7 +43,9 @@ def test_fills_every_mask_keeps_the_prompt_and_spends_the_steps(remasking, tempe
         return denoiser(state, rows)
 
     draw = DrawOptions(temperature=temperature)
-    out = sample(counting, tokens, mask_token_id=MASK, steps=6, remasking=remasking, seed=1, draw=draw)
+    out = sample(
+        counting, tokens, mask_token_id=MASK, steps=6, remasking=remasking, seed=1, draw=draw
+    )
     assert torch.equal(tokens, given)
     assert not (out.sequences == MASK).any()
     kept = given != MASK
@@ -54,7 +56,9 @@ def test_fills_every_mask_keeps_the_prompt_and_spends_the_steps(remasking, tempe
         assert out.nfe_per_row.tolist() == [6, 6, 6, 6]
     assert torch.equal(out.plan.sum(1), (given == MASK).sum(1))
     if remasking in ("random", "left_to_right", "ancestral"):
-        assert sum(asked) == int((given == MASK).sum()), "a known order needs logits of the revealed positions only"
+        assert sum(asked) == int((given == MASK).sum()), (
+            "a known order needs logits of the revealed positions only"
+        )
 
 
 def test_more_steps_than_tokens_spends_one_pass_per_token():
@@ -74,18 +78,24 @@ def test_left_to_right_and_history_and_callback():
         callback=seen.append,
         output_history=True,
     )
-    assert [(info.step, info.total, info.revealed[0].nonzero().flatten().tolist()) for info in seen] == [
+    assert [
+        (info.step, info.total, info.revealed[0].nonzero().flatten().tolist()) for info in seen
+    ] == [
         (1, 3, [0]),
         (2, 3, [1, 2]),
         (3, 3, [3, 4, 5]),
     ]
     assert torch.equal(out.history[-1], out.sequences)
     seen[0].tokens.zero_()
-    assert not torch.equal(out.history[0], seen[0].tokens), "a callback must not be able to change the history"
+    assert not torch.equal(out.history[0], seen[0].tokens), (
+        "a callback must not be able to change the history"
+    )
 
 
 def reference_low_confidence(tokens, plan):
-    """LLaDA's low-confidence remasking from its description: draw everywhere, keep the most confident."""
+    """LLaDA's low-confidence remasking from its description: draw everywhere, keep the most
+    confident.
+    """
     tokens = tokens.clone()
     for count in plan:
         rows = torch.arange(tokens.numel())
@@ -111,10 +121,17 @@ def test_same_seed_same_tokens_alone_in_a_batch_reordered_and_padded(remasking):
     generator = torch.Generator().manual_seed(5)
     prompts = torch.randint(0, 30, (8, 4), generator=generator)
     tokens = torch.cat([prompts, masks(8, 12)], 1)
-    options = {"mask_token_id": MASK, "steps": 5, "remasking": remasking, "draw": DrawOptions(temperature=1.0)}
+    options = {
+        "mask_token_id": MASK,
+        "steps": 5,
+        "remasking": remasking,
+        "draw": DrawOptions(temperature=1.0),
+    }
     together = sample(denoiser, tokens, seed=7, **options).sequences
     order = torch.randperm(8, generator=generator)
-    assert torch.equal(sample(denoiser, tokens[order], seed=7, **options).sequences, together[order])
+    assert torch.equal(
+        sample(denoiser, tokens[order], seed=7, **options).sequences, together[order]
+    )
     for row in range(8):
         alone = sample(denoiser, tokens[row : row + 1], seed=[7], **options).sequences
         assert torch.equal(alone[0], together[row])
@@ -134,7 +151,9 @@ def test_copies_of_a_prompt_differ_and_seeds_are_reported():
     options = {"mask_token_id": MASK, "remasking": "random", "draw": DrawOptions(temperature=1.0)}
     out = sample(denoiser, masks(16, 20), seed=3, **options)
     assert len(out.sequences.unique(dim=0)) == 16
-    assert torch.equal(sample(denoiser, masks(1, 20), seed=3, **options).sequences[0], out.sequences[0])
+    assert torch.equal(
+        sample(denoiser, masks(1, 20), seed=3, **options).sequences[0], out.sequences[0]
+    )
     fresh = sample(denoiser, masks(2, 20), **options)
     again = sample(denoiser, masks(2, 20), seed=fresh.seeds[0], **options)
     assert torch.equal(fresh.sequences, again.sequences)
@@ -145,7 +164,13 @@ def test_copies_of_a_prompt_differ_and_seeds_are_reported():
 def test_global_generators_are_untouched():
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    sample(denoiser, masks(2, 9), mask_token_id=MASK, remasking="random", draw=DrawOptions(temperature=1.0))
+    sample(
+        denoiser,
+        masks(2, 9),
+        mask_token_id=MASK,
+        remasking="random",
+        draw=DrawOptions(temperature=1.0),
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -179,12 +204,18 @@ def conditionals(known):
 
 
 def ancestral_law():
-    """What independent unmasking in two steps, half of it each, makes of LAW: all subsets that the first may reveal."""
+    """What independent unmasking in two steps, half of it each, makes of LAW: all subsets that the
+    first may reveal.
+    """
     law = torch.zeros(3, 3, 3, dtype=torch.float64)
     for sentence in itertools.product(range(3), repeat=3):
-        for first in itertools.chain.from_iterable(itertools.combinations(range(3), k) for k in range(4)):
+        for first in itertools.chain.from_iterable(
+            itertools.combinations(range(3), k) for k in range(4)
+        ):
             alone, rest = conditionals({}), conditionals({axis: sentence[axis] for axis in first})
-            factors = [alone[i][sentence[i]] if i in first else rest[i][sentence[i]] for i in range(3)]
+            factors = [
+                alone[i][sentence[i]] if i in first else rest[i][sentence[i]] for i in range(3)
+            ]
             law[sentence] += torch.stack(factors).prod() / 2**3
     return law
 
@@ -197,7 +228,9 @@ def test_the_sampled_law_is_the_enumerated_one(remasking):
     tables = torch.full((64, 3, 4), -torch.inf)
     for state in itertools.product(range(4), repeat=3):
         code = state[0] * 16 + state[1] * 4 + state[2]
-        for axis, table in enumerate(conditionals({axis: token for axis, token in enumerate(state) if token != 3})):
+        for axis, table in enumerate(
+            conditionals({axis: token for axis, token in enumerate(state) if token != 3})
+        ):
             if table is not None:
                 tables[code, axis, :3] = table.log().float()
 
@@ -212,12 +245,15 @@ def test_the_sampled_law_is_the_enumerated_one(remasking):
     )
     counts = (out.sequences @ torch.tensor([9, 3, 1])).bincount(minlength=27)
     expected = law.flatten() * draws
-    assert float(((counts - expected) ** 2 / expected).sum()) < 54.05  # 26 degrees of freedom, 0.999 quantile
+    # 26 degrees of freedom, 0.999 quantile
+    assert float(((counts - expected) ** 2 / expected).sum()) < 54.05
 
 
 @pytest.mark.parametrize("remasking", ["random", "low_confidence"])
 def test_a_vocabulary_of_126_464_loses_no_tail(remasking):
-    """Half of the mass lies on tokens of less than 1e-4; noise of low precision would never reach them."""
+    """Half of the mass lies on tokens of less than 1e-4; noise of low precision would never reach
+    them.
+    """
     from scipy.stats import chi2
 
     size, draws = 126_464, 3000
@@ -276,7 +312,9 @@ def test_inverse_cdf_follows_the_definition(vocabulary, seed):
     low = running.gather(1, tokens[:, None])[:, 0] - probs.double().gather(1, tokens[:, None])[:, 0]
     target = uniform * running[:, -1]
     slack = 1e-6 * running[:, -1]  # sums within a segment are float32
-    assert ((low <= target + slack) & (target <= running.gather(1, tokens[:, None])[:, 0] + slack)).all()
+    assert (
+        (low <= target + slack) & (target <= running.gather(1, tokens[:, None])[:, 0] + slack)
+    ).all()
 
 
 def test_noise_is_uniform_and_streams_are_independent():
@@ -339,7 +377,9 @@ def test_bad_input_is_told_before_the_first_pass(options, error, says):
     assert isinstance(caught.value, MDMError)
 
 
-@pytest.mark.parametrize("tokens", [torch.zeros(0, 4, dtype=torch.long), torch.zeros(4, dtype=torch.long), [[1]]])
+@pytest.mark.parametrize(
+    "tokens", [torch.zeros(0, 4, dtype=torch.long), torch.zeros(4, dtype=torch.long), [[1]]]
+)
 def test_tokens_of_a_wrong_kind(tokens):
     with pytest.raises(MDMError, match="tokens"):
         sample(denoiser, tokens, mask_token_id=MASK)
@@ -364,14 +404,23 @@ def test_unusable_logits_name_the_pass_and_the_row():
         sample(denoiser, masks(1, 3), mask_token_id=MASK, draw=everything)
 
 
-@pytest.mark.parametrize("bad", [lambda s, r: None, lambda s, r: torch.zeros(1, 2, 3), lambda s, r: torch.zeros(1, V)])
+@pytest.mark.parametrize(
+    "bad", [lambda s, r: None, lambda s, r: torch.zeros(1, 2, 3), lambda s, r: torch.zeros(1, V)]
+)
 def test_a_denoiser_of_the_wrong_shape(bad):
     with pytest.raises(MDMError, match="denoiser"):
         sample(bad, masks(2, 4), mask_token_id=MASK)
 
 
 @pytest.mark.parametrize(
-    "bad", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}]
+    "bad",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+    ],
 )
 def test_bad_draw_options(bad):
     with pytest.raises(InvalidValueError, match=next(iter(bad))):
@@ -383,7 +432,13 @@ def test_top_k_top_p_and_processor_restrict_the_draw():
     for options, allowed in (
         (DrawOptions(1.0, top_k=2), {0, 1}),
         (DrawOptions(1.0, top_p=0.6), {0, 1}),
-        (DrawOptions(1.0, logits_processor=lambda ids, x: x.index_fill(1, torch.tensor([0, 1]), -torch.inf)), {2, 3}),
+        (
+            DrawOptions(
+                1.0,
+                logits_processor=lambda ids, x: x.index_fill(1, torch.tensor([0, 1]), -torch.inf),
+            ),
+            {2, 3},
+        ),
     ):
         out = sample(
             lambda state, rows: logits.repeat(len(rows), 1),

@@ -1,4 +1,6 @@
-"""Commits by threshold and by entropy, masking again, ends of sequences, and cropping, over plain functions."""
+"""Commits by threshold and by entropy, masking again, ends of sequences, and cropping, over plain
+functions.
+"""
 
 import numpy as np
 import pytest
@@ -46,7 +48,10 @@ def by_hand(length, steps, rule, score):
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 0.8, 1.0])
 def test_threshold_commits_all_above_it_and_the_plan_is_the_least(threshold):
     expected, passes = by_hand(
-        24, 12, lambda value: int((value > threshold).sum()), lambda probs: probs[:, :MASK].max(1).values
+        24,
+        12,
+        lambda value: int((value > threshold).sum()),
+        lambda probs: probs[:, :MASK].max(1).values,
     )
     commit = CommitRule(threshold=threshold)
     out = sample(denoiser, masks(1, 24), mask_token_id=MASK, steps=12, commit=commit)
@@ -60,7 +65,10 @@ def test_threshold_commits_all_above_it_and_the_plan_is_the_least(threshold):
 def test_entropy_bound_commits_up_to_a_joint_entropy(bound):
     def rule(value):
         entropies = -value.double()
-        return sum(float(entropies[: i + 1].sum() - entropies[: i + 1].max()) <= bound for i in range(len(value)))
+        return sum(
+            float(entropies[: i + 1].sum() - entropies[: i + 1].max()) <= bound
+            for i in range(len(value))
+        )
 
     expected, passes = by_hand(24, 24, rule, lambda probs: -torch.special.entr(probs).sum(1))
     commit = CommitRule(entropy_bound=bound)
@@ -114,7 +122,9 @@ def test_remasking_spends_the_planned_passes_and_leaves_no_mask(remasking, remas
 
 
 def test_remasking_masks_again_the_planned_share_uniformly():
-    """Plan 6, 6, 6 of 18 at remask 0.5: three of the first six are masked again by the second pass."""
+    """Plan 6, 6, 6 of 18 at remask 0.5: three of the first six are masked again by the second
+    pass.
+    """
     states = []
     sample(
         denoiser,
@@ -137,14 +147,26 @@ def test_remasking_masks_again_the_planned_share_uniformly():
 
 
 def test_no_remasking_is_the_plain_run():
-    options = {"mask_token_id": MASK, "steps": 5, "remasking": "random", "seed": 1, "draw": DrawOptions(1.0)}
+    options = {
+        "mask_token_id": MASK,
+        "steps": 5,
+        "remasking": "random",
+        "seed": 1,
+        "draw": DrawOptions(1.0),
+    }
     plain = sample(denoiser, masks(2, 20), **options)
-    assert torch.equal(sample(denoiser, masks(2, 20), remask=0.0, **options).sequences, plain.sequences)
-    assert not torch.equal(sample(denoiser, masks(2, 20), remask=0.3, **options).sequences, plain.sequences)
+    assert torch.equal(
+        sample(denoiser, masks(2, 20), remask=0.0, **options).sequences, plain.sequences
+    )
+    assert not torch.equal(
+        sample(denoiser, masks(2, 20), remask=0.3, **options).sequences, plain.sequences
+    )
 
 
 class Ending:
-    """Puts EOS at a column that differs by row, letters elsewhere, and records the batches it was given."""
+    """Puts EOS at a column that differs by row, letters elsewhere, and records the batches it was
+    given.
+    """
 
     def __init__(self, columns, start):
         self.columns, self.start, self.batches = torch.tensor(columns), start, []
@@ -230,7 +252,9 @@ def test_crop_shows_only_the_columns_up_to_the_block():
         assert int(rows.max()) < tokens.numel()
         return denoiser(tokens, rows)
 
-    out = sample(recording, masks(2, 10), mask_token_id=MASK, block_ends=[4, 10], steps=[2, 2], crop=True)
+    out = sample(
+        recording, masks(2, 10), mask_token_id=MASK, block_ends=[4, 10], steps=[2, 2], crop=True
+    )
     assert widths == [4, 4, 10, 10]
     assert not (out.sequences == MASK).any()
 
@@ -254,7 +278,10 @@ def test_bad_options_are_told_before_the_first_pass(options, says):
         raise AssertionError("the model was called")
 
     def run():
-        rule = {name: CommitRule(**value) if name == "commit" else value for name, value in options.items()}
+        rule = {
+            name: CommitRule(**value) if name == "commit" else value
+            for name, value in options.items()
+        }
         sample(never, masks(1, 4), mask_token_id=MASK, **rule)
 
     with pytest.raises(MDMError, match=says):

@@ -1,4 +1,6 @@
-"""Every schedule keeps the contract over many parameters, and each formula equals one computed another way."""
+"""Every schedule keeps the contract over many parameters, and each formula equals one computed
+another way.
+"""
 
 from __future__ import annotations
 
@@ -87,8 +89,12 @@ tables = st.integers(0, 30).flatmap(
 )
 
 
-def close(value: torch.Tensor, right: torch.Tensor | np.ndarray | list[float], tolerance: float = 1e-12) -> None:
-    torch.testing.assert_close(value, torch.as_tensor(right, dtype=torch.float64), rtol=tolerance, atol=tolerance)
+def close(
+    value: torch.Tensor, right: torch.Tensor | np.ndarray | list[float], tolerance: float = 1e-12
+) -> None:
+    torch.testing.assert_close(
+        value, torch.as_tensor(right, dtype=torch.float64), rtol=tolerance, atol=tolerance
+    )
 
 
 def grid(count: int = 200) -> torch.Tensor:
@@ -144,7 +150,9 @@ def test_conformance_of_nested_optima(schedule: Schedule, depth: int) -> None:
 
 def make(name: str, **parts: object) -> type[Schedule]:
     """A schedule with one part replaced by a wrong one."""
-    return dataclasses.dataclass(frozen=True, repr=False)(type("Faulty", (SquaredSine,), {"name": name, **parts}))
+    return dataclasses.dataclass(frozen=True, repr=False)(
+        type("Faulty", (SquaredSine,), {"name": name, **parts})
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +183,9 @@ def test_the_suite_wants_a_registered_frozen_dataclass() -> None:
         check_schedule(make("faulty")())
     with pytest.raises(AssertionError, match="belongs to"):
         check_schedule(make("linear")())
-    undecorated = type("Undecorated", (Schedule,), {"name": "undecorated", "_alpha": abs, "_alpha_dot": abs})()
+    undecorated = type(
+        "Undecorated", (Schedule,), {"name": "undecorated", "_alpha": abs, "_alpha_dot": abs}
+    )()
     assert "Undecorated object" in repr(undecorated)
     with pytest.raises(InvalidTypeError, match="must be a frozen dataclass"):
         _ = undecorated.params
@@ -185,16 +195,28 @@ def test_the_suite_wants_a_registered_frozen_dataclass() -> None:
 
 REFERENCES = [
     (Linear(), lambda t: t),
-    (LogLinear(), lambda t: mpmath.exp(mpmath.log1p(-(1 - t)))),  # exp(-total noise), noise -log(1 - tau)
+    # exp(-total noise), noise -log(1 - tau)
+    (LogLinear(), lambda t: mpmath.exp(mpmath.log1p(-(1 - t)))),
     (Sine(), lambda t: mpmath.cos(mpmath.pi / 2 * (1 - t))),
     (SquaredSine(), lambda t: (1 - mpmath.cos(mpmath.pi * t)) / 2),
     (Cosine(), lambda t: 1 - mpmath.cos(mpmath.pi / 2 * t)),
     (Polynomial(2.5), lambda t: mpmath.exp(2.5 * mpmath.log(t))),
     (EnergyOptimal(), lambda t: mpmath.sin(mpmath.pi / 2 * t) ** 2),
-    (EnergyOptimal(lambda t: (t + t**2) / 2), lambda t: mpmath.sin(mpmath.pi / 4 * (t + t**2)) ** 2),
-    (Tabulated([0, 0.5, 1], [0, 0.25, 1]), lambda t: mpmath.sin(mpmath.pi / 2 * min(2 * t, (1 + 2 * t) / 3)) ** 2),
+    (
+        EnergyOptimal(lambda t: (t + t**2) / 2),
+        lambda t: mpmath.sin(mpmath.pi / 4 * (t + t**2)) ** 2,
+    ),
+    (
+        Tabulated([0, 0.5, 1], [0, 0.25, 1]),
+        lambda t: mpmath.sin(mpmath.pi / 2 * min(2 * t, (1 + 2 * t) / 3)) ** 2,
+    ),
     *(
-        (Beta(a, b), lambda t, a=a, b=b: mpmath.sin(mpmath.pi / 2 * mpmath.betainc(a, b, 0, t, regularized=True)) ** 2)
+        (
+            Beta(a, b),
+            lambda t, a=a, b=b: (
+                mpmath.sin(mpmath.pi / 2 * mpmath.betainc(a, b, 0, t, regularized=True)) ** 2
+            ),
+        )
         for a, b in ((0.9, 0.3), (1.0, 0.2), (0.05, 0.05), (0.1, 4.0), (5.0, 5.0), (0.5, 2.0))
     ),
 ]
@@ -209,12 +231,17 @@ def geometric(low: float, high: float) -> object:
     return alpha
 
 
-REFERENCES += [(Geometric(low, high), geometric(low, high)) for low, high in ((1e-5, 20), (0.5, 0.6), (1e-12, 700))]
+REFERENCES += [
+    (Geometric(low, high), geometric(low, high))
+    for low, high in ((1e-5, 20), (0.5, 0.6), (1e-12, 700))
+]
 
 
 @pytest.mark.parametrize(("schedule", "formula"), REFERENCES, ids=lambda value: repr(value)[:40])
 def test_formulas_slopes_and_weights_against_mpmath(schedule: Schedule, formula) -> None:  # type: ignore[no-untyped-def]
-    """alpha, its slope, gamma and the loss weight to many digits, also a hair's breadth from both ends."""
+    """alpha, its slope, gamma and the loss weight to many digits, also a hair's breadth from both
+    ends.
+    """
     times = [1e-9, 1e-4, 0.1, 0.37, 0.61, 0.9, 1 - 1e-4, 1 - 2.0**-30]
     with mpmath.workdps(120):
         exact = [mpmath.mpf(t) for t in times]
@@ -224,12 +251,21 @@ def test_formulas_slopes_and_weights_against_mpmath(schedule: Schedule, formula)
         weight = [b / (1 - a) for a, b in zip(alpha, slope, strict=True)]
         expected = {
             name: [float(value) for value in values]
-            for name, values in (("alpha", alpha), ("alpha_dot", slope), ("gamma", gamma), ("loss_weight", weight))
+            for name, values in (
+                ("alpha", alpha),
+                ("alpha_dot", slope),
+                ("gamma", gamma),
+                ("loss_weight", weight),
+            )
         }
     t = torch.tensor(times, dtype=torch.float64)
     for name, right in expected.items():
         torch.testing.assert_close(
-            getattr(schedule, name)(t), torch.tensor(right, dtype=torch.float64), rtol=1e-9, atol=1e-300, msg=name
+            getattr(schedule, name)(t),
+            torch.tensor(right, dtype=torch.float64),
+            rtol=1e-9,
+            atol=1e-300,
+            msg=name,
         )
 
 
@@ -255,7 +291,9 @@ def test_other_identities() -> None:
     close(Cosine().alpha(t), 1 - Sine().alpha(1 - t))
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine", "beta(a=0.9, b=0.3)", "geometric", "polynomial(p=3)"])
+@pytest.mark.parametrize(
+    "name", ["linear", "cosine", "beta(a=0.9, b=0.3)", "geometric", "polynomial(p=3)"]
+)
 def test_dense_tables_reproduce_a_schedule(name: str) -> None:
     schedule, t = mdm.get_schedule(name), torch.linspace(0, 1, 4097, dtype=torch.float64)
     table = Tabulated(schedule.alpha(t), t)
@@ -265,8 +303,14 @@ def test_dense_tables_reproduce_a_schedule(name: str) -> None:
 
 @quick
 @given(betas, st.floats(0, 1), st.floats(0, 1))
-def test_alpha_never_falls_however_near_the_times(schedule: Schedule, t: float, where: float) -> None:
-    near = [float(np.nextafter(t, direction)) for direction in (-1, 2) if 0 <= np.nextafter(t, direction) <= 1]
+def test_alpha_never_falls_however_near_the_times(
+    schedule: Schedule, t: float, where: float
+) -> None:
+    near = [
+        float(np.nextafter(t, direction))
+        for direction in (-1, 2)
+        if 0 <= np.nextafter(t, direction) <= 1
+    ]
     times = sorted({t, where, *near})
     alpha = [schedule.alpha(time) for time in times]
     assert all(later - earlier >= -2e-16 for earlier, later in itertools.pairwise(alpha))
@@ -280,7 +324,9 @@ def test_small_shapes_do_not_lose_the_times_that_one_minus_t_cannot_tell() -> No
     close(Beta(0.01, 1).inverse(alpha[1:]) / t[1:], [1.0] * 4, 1e-10)
 
 
-@pytest.mark.parametrize(("a", "b"), [(1.0000010000005, 1.0000010000005), (1.1852228316555249,) * 2, (0.296,) * 2])
+@pytest.mark.parametrize(
+    ("a", "b"), [(1.0000010000005, 1.0000010000005), (1.1852228316555249,) * 2, (0.296,) * 2]
+)
 def test_the_inverse_of_beta_near_the_middle(a: float, b: float) -> None:
     """scipy's betaincinv and betainccinv are off by up to 1e-8 there when a is about b."""
     schedule = Beta(a, b)
@@ -362,9 +408,16 @@ def test_end_slopes_of_gamma(schedule: Schedule, first: float, last: float) -> N
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0, 3.0])
 def test_a_schedule_with_two_formulas_only_gets_the_rest(power: float) -> None:
-    """The base class finds inverse, gamma and their ends for alpha = t^p, whose gamma starts like t^(p/2)."""
-    parts = {"_alpha": lambda self, t: t**power, "_alpha_dot": lambda self, t: power * t ** (power - 1)}
-    schedule = dataclasses.dataclass(frozen=True, repr=False)(type("Power", (Schedule,), {"name": "power", **parts}))()
+    """The base class finds inverse, gamma and their ends for alpha = t^p, whose gamma starts like
+    t^(p/2).
+    """
+    parts = {
+        "_alpha": lambda self, t: t**power,
+        "_alpha_dot": lambda self, t: power * t ** (power - 1),
+    }
+    schedule = dataclasses.dataclass(frozen=True, repr=False)(
+        type("Power", (Schedule,), {"name": "power", **parts})
+    )()
     check_schedule(schedule, registered=False)
     close(schedule.inverse(grid()), grid() ** (1 / power))
     expected = 0 if power > 2 else INF if power < 2 else 2 / math.pi
@@ -374,7 +427,14 @@ def test_a_schedule_with_two_formulas_only_gets_the_rest(power: float) -> None:
 
 @named
 def test_ends_are_exact_in_every_dtype(schedule: Schedule) -> None:
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.long, torch.uint8):
+    for dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.long,
+        torch.uint8,
+    ):
         ends = torch.tensor([0, 1], dtype=dtype)
         for method in (schedule.alpha, schedule.inverse, schedule.gamma):
             assert method(ends).tolist() == [0.0, 1.0]
@@ -390,7 +450,11 @@ def test_noise_time_and_loss_weight(schedule: Schedule) -> None:
     assert torch.equal(schedule.alpha_noise(t), schedule.alpha(1 - t))
     assert torch.equal(schedule.alpha_noise_dot(t), -schedule.alpha_dot(1 - t))
     middle = t[(schedule.alpha(t) < 0.9) & schedule.alpha_dot(t).isfinite()]
-    close(schedule.loss_weight(middle), schedule.alpha_dot(middle) / (1 - schedule.alpha(middle)), 1e-9)
+    close(
+        schedule.loss_weight(middle),
+        schedule.alpha_dot(middle) / (1 - schedule.alpha(middle)),
+        1e-9,
+    )
     weight = schedule.loss_weight(t)
     assert not bool(weight.isnan().any())
     assert bool(weight[1:-1].isfinite().all())
@@ -405,7 +469,9 @@ def test_loss_weight_of_linear_is_the_reciprocal_of_the_noise_time() -> None:
 @pytest.mark.parametrize(
     ("schedule", "power"), [(SquaredSine(), 2), (Sine(), 2), (Beta(1, 5), 10), (Beta(2, 200), 400)]
 )
-def test_loss_weight_keeps_its_digits_where_alpha_rounds_to_one(schedule: Schedule, power: float) -> None:
+def test_loss_weight_keeps_its_digits_where_alpha_rounds_to_one(
+    schedule: Schedule, power: float
+) -> None:
     """1 - alpha ~ (1 - t)^power, so the weight is power / (1 - t), however near to 1."""
     for distance in (2.0**-20, 2.0**-30, 2.0**-53):
         assert schedule.loss_weight(1 - distance) * distance == pytest.approx(power, rel=1e-3)
@@ -417,10 +483,22 @@ def test_loss_weight_keeps_its_digits_where_alpha_rounds_to_one(schedule: Schedu
 @named
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_tensors_keep_shape_dtype_and_device(schedule: Schedule, device: str, dtype: torch.dtype) -> None:
-    t = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)).to(device, dtype).transpose(0, 2)[::2]
+def test_tensors_keep_shape_dtype_and_device(
+    schedule: Schedule, device: str, dtype: torch.dtype
+) -> None:
+    t = (
+        torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+        .to(device, dtype)
+        .transpose(0, 2)[::2]
+    )
     assert not t.is_contiguous()
-    for method in (schedule.alpha, schedule.alpha_dot, schedule.inverse, schedule.gamma, schedule.loss_weight):
+    for method in (
+        schedule.alpha,
+        schedule.alpha_dot,
+        schedule.inverse,
+        schedule.gamma,
+        schedule.loss_weight,
+    ):
         out = method(t)
         assert (out.shape, out.dtype, out.device) == (t.shape, dtype, t.device)
         # one rounding only: float64 inside
@@ -471,7 +549,12 @@ def test_gradients_are_the_slopes(schedule: Schedule) -> None:
 
 def test_gradcheck() -> None:
     t = grid(20).requires_grad_(True)
-    for schedule in (Beta(0.9, 0.3), Cosine(), Geometric(), EnergyOptimal(lambda x: (x + x**2) / 2)):
+    for schedule in (
+        Beta(0.9, 0.3),
+        Cosine(),
+        Geometric(),
+        EnergyOptimal(lambda x: (x + x**2) / 2),
+    ):
         assert torch.autograd.gradcheck(schedule.alpha, (t,))
         assert torch.autograd.gradcheck(schedule.gamma, (t,))
 
@@ -502,7 +585,17 @@ def test_default_device_and_dtype_do_not_matter() -> None:
 )
 def test_values_outside_zero_to_one_are_refused(schedule: Schedule, method: str) -> None:
     call = getattr(schedule, method)
-    for bad in (-0.1, 1.1, math.nan, INF, -INF, 2, np.float64(-1e-9), np.array([0.5, 1.5]), [0.5, math.nan]):
+    for bad in (
+        -0.1,
+        1.1,
+        math.nan,
+        INF,
+        -INF,
+        2,
+        np.float64(-1e-9),
+        np.array([0.5, 1.5]),
+        [0.5, math.nan],
+    ):
         with pytest.raises(InvalidValueError, match=r"must lie in \[0, 1\], got"):
             call(bad)
     for dtype in (torch.float16, torch.float64):
@@ -549,7 +642,17 @@ def test_what_is_no_real_number_is_refused(bad: object) -> None:
 
 
 BAD_NUMBERS = [0, -1, -0.5, INF, -INF, math.nan, 10**400]
-BAD_PARAMETERS = [True, "0.5", None, torch.tensor(0.5), torch.tensor([0.5]), np.array(0.5), np.True_, [0.5], 1j]
+BAD_PARAMETERS = [
+    True,
+    "0.5",
+    None,
+    torch.tensor(0.5),
+    torch.tensor([0.5]),
+    np.array(0.5),
+    np.True_,
+    [0.5],
+    1j,
+]
 
 
 @pytest.mark.parametrize(
@@ -562,9 +665,13 @@ BAD_PARAMETERS = [True, "0.5", None, torch.tensor(0.5), torch.tensor([0.5]), np.
         (Geometric, "sigma_max", {}),
     ],
 )
-def test_bad_parameters_are_refused_by_name_value_and_range(cls: type[Schedule], key: str, rest: dict) -> None:
+def test_bad_parameters_are_refused_by_name_value_and_range(
+    cls: type[Schedule], key: str, rest: dict
+) -> None:
     for bad in BAD_NUMBERS:
-        with pytest.raises(InvalidValueError, match=rf"{key} must be a finite number in [(\[].*got"):
+        with pytest.raises(
+            InvalidValueError, match=rf"{key} must be a finite number in [(\[].*got"
+        ):
             cls(**{key: bad}, **rest)
     for bad in BAD_PARAMETERS:
         with pytest.raises(InvalidTypeError, match=rf"{key} must be a finite number in [(\[].*got"):
@@ -588,7 +695,13 @@ def test_more_bad_parameters() -> None:
     ):
         with pytest.raises(InvalidValueError, match="increase strictly"):
             EnergyOptimal(function)
-    for function in (lambda t: t.item(), lambda t: t.detach(), lambda t: 0.5, lambda t: t[:3], lambda: 0):
+    for function in (
+        lambda t: t.item(),
+        lambda t: t.detach(),
+        lambda t: 0.5,
+        lambda t: t[:3],
+        lambda: 0,
+    ):
         with pytest.raises(InvalidTypeError, match="gamma must"):
             EnergyOptimal(function)  # type: ignore[arg-type]
 
@@ -617,12 +730,28 @@ def test_bad_knots_are_refused(alpha: list[float]) -> None:
 
 @pytest.mark.parametrize(
     "alpha",
-    [None, 5, "01", b"01", [[0, 1]], [0, None, 1], ["0", "1"], {0, 1}, [0, 1j, 1], np.array([False, True]), [0, [1]]],
+    [
+        None,
+        5,
+        "01",
+        b"01",
+        [[0, 1]],
+        [0, None, 1],
+        ["0", "1"],
+        {0, 1},
+        [0, 1j, 1],
+        np.array([False, True]),
+        [0, [1]],
+    ],
 )
 def test_knots_of_a_wrong_kind_are_refused(alpha: object) -> None:
     with pytest.raises(InvalidTypeError, match="alpha must be a sequence of numbers"):
         Tabulated(alpha)  # type: ignore[arg-type]
-    for tensor in (torch.tensor([False, True]), torch.tensor([0, 1j]), torch.zeros(2, device="meta")):
+    for tensor in (
+        torch.tensor([False, True]),
+        torch.tensor([0, 1j]),
+        torch.zeros(2, device="meta"),
+    ):
         with pytest.raises(InvalidTypeError, match="alpha must be a sequence of numbers"):
             Tabulated(tensor)  # type: ignore[arg-type]
 
@@ -645,7 +774,14 @@ def test_knots_from_any_sequence_of_numbers() -> None:
 
 
 def test_knots_that_floats_can_hardly_tell_apart() -> None:
-    tight = [0, 0.5, math.nextafter(0.5, 1), math.nextafter(math.nextafter(0.5, 1), 1), 1 - 2.0**-53, 1]
+    tight = [
+        0,
+        0.5,
+        math.nextafter(0.5, 1),
+        math.nextafter(math.nextafter(0.5, 1), 1),
+        1 - 2.0**-53,
+        1,
+    ]
     for t in (None, [0, 1e-300, 1e-200, 0.5, 1 - 2.0**-53, 1]):
         table = Tabulated(tight, t)
         times = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -659,7 +795,11 @@ def test_knots_that_floats_can_hardly_tell_apart() -> None:
 
 @named
 def test_schedules_are_values(schedule: Schedule) -> None:
-    for twin in (copy.copy(schedule), copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
+    for twin in (
+        copy.copy(schedule),
+        copy.deepcopy(schedule),
+        pickle.loads(pickle.dumps(schedule)),
+    ):
         assert twin == schedule
         assert hash(twin) == hash(schedule)
         assert {twin, schedule} == {schedule}
@@ -693,8 +833,12 @@ def test_pickles_travel_between_processes(tmp_path) -> None:  # type: ignore[no-
         "with open(sys.argv[1], 'rb') as file: schedules = pickle.load(file)\n"
         "for s in schedules: print(repr(s), s.alpha(0.3).hex(), sep='|')\n"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == [f"{schedule!r}|{schedule.alpha(0.3).hex()}" for schedule in savable]
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == [
+        f"{schedule!r}|{schedule.alpha(0.3).hex()}" for schedule in savable
+    ]
 
 
 def test_an_optimum_for_a_function_works_but_cannot_be_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -702,7 +846,10 @@ def test_an_optimum_for_a_function_works_but_cannot_be_saved(tmp_path) -> None: 
     check_schedule(schedule, registered=False)
     assert schedule.plan(100, 7).sum() == 100
     assert repr(schedule).startswith("energy_optimal(gamma=<function")
-    with pytest.raises(FormatError, match="energy_optimal cannot be written as text or saved: its gamma is <function"):
+    with pytest.raises(
+        FormatError,
+        match="energy_optimal cannot be written as text or saved: its gamma is <function",
+    ):
         _ = schedule.spec
     with pytest.raises(FormatError, match="cannot be written"):
         schedule.save_pretrained(tmp_path / "new")

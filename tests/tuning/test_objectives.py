@@ -1,4 +1,6 @@
-"""Objectives on real models: generation, teacher forcing, judged likelihood, prediction, and the route by profile."""
+"""Objectives on real models: generation, teacher forcing, judged likelihood, prediction, and the
+route by profile.
+"""
 
 import math
 from itertools import permutations
@@ -26,7 +28,9 @@ MASK = 4
 def bert():
     torch.manual_seed(0)
     sizes = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(**sizes, intermediate_size=32, max_position_embeddings=32, initializer_range=0.8)
+    config = BertConfig(
+        **sizes, intermediate_size=32, max_position_embeddings=32, initializer_range=0.8
+    )
     config.mask_token_id = MASK
     return BertForMaskedLM(config).eval()
 
@@ -47,7 +51,13 @@ def test_generation_scores_each_instance_by_its_own_seed(bert):
     assert scores.passes == 3 * 4
     assert scores.extras["nfe"] == 3
     for i, prompt in enumerate(prompts):
-        alone = mdm.generate(bert, torch.tensor([prompt]), schedule="linear", steps=3, **options | {"seed": [100 + i]})
+        alone = mdm.generate(
+            bert,
+            torch.tensor([prompt]),
+            schedule="linear",
+            steps=3,
+            **options | {"seed": [100 + i]},
+        )
         assert seen[i] == (alone.sequences[0, len(prompt) :].tolist(), i)
     assert objective(mdm.Linear(), instances=[2, 0]).values == [scores.values[2], scores.values[0]]
     assert objective(mdm.Linear(), steps=6).passes == 6 * 4
@@ -59,7 +69,10 @@ def test_generation_scores_each_instance_by_its_own_seed(bert):
 
 def test_text_instances_on_the_shipped_model():
     model, tokenizer = demo.load("code")
-    instances = [{"prompt": "def __init__(sel", "answer": "f"}, {"prompt": "    retur", "answer": "n"}]
+    instances = [
+        {"prompt": "def __init__(sel", "answer": "f"},
+        {"prompt": "    retur", "answer": "n"},
+    ]
     options = {"tokenizer": tokenizer, "max_new_tokens": 1, "steps": 1}
     assert GenerationObjective(model, instances, **options)(mdm.Linear()).values == [1.0, 1.0]
     wrong = [{"prompt": "def __init__(sel", "answer": "x"}]
@@ -81,7 +94,10 @@ def test_sudoku_is_tuned_by_profile_and_checked():
     assert found.choice.gain.instances == 24
     assert found.passes == profile.measurement.passes + found.book.passes
     assert "predicted nats" in found.table()
-    assert mdm.tune(objective, method="profile", profile=profile, steps=6, screening=16).to_json() == found.to_json()
+    assert (
+        mdm.tune(objective, method="profile", profile=profile, steps=6, screening=16).to_json()
+        == found.to_json()
+    )
 
 
 def test_a_prediction_for_another_order_must_win_the_check():
@@ -112,7 +128,8 @@ def test_one_number_is_no_check_of_a_prediction_for_another_order():
     def lucky(schedule, steps):
         return float("tabulated" in schedule.spec)
 
-    found = mdm.tune(lucky, method="profile", profile=profile, steps=3)  # which order it has is not known
+    # which order it has is not known
+    found = mdm.tune(lucky, method="profile", profile=profile, steps=3)
     assert found.best_schedule == mdm.Linear()
     assert found.choice.challenger.origin.startswith("predicted")
     lucky.remasking = "random"
@@ -128,7 +145,9 @@ def test_a_profile_is_measured_on_instances_that_choose():
             return mdm.InformationProfile([1.0, 0.5, 0.1])
 
     model, tokenizer = demo.load("code")
-    objective = Watched(model, [("im", "p")] * 20, "contains", tokenizer=tokenizer, max_new_tokens=3, steps=2)
+    objective = Watched(
+        model, [("im", "p")] * 20, "contains", tokenizer=tokenizer, max_new_tokens=3, steps=2
+    )
     found = mdm.tune(objective, method="profile", screening=4)
     assert sorted([*seen, *found.book.parts["held_out"]]) == list(range(20))
     assert list(found.choices) == [2]  # the objective's own steps
@@ -136,10 +155,16 @@ def test_a_profile_is_measured_on_instances_that_choose():
 
 def test_ragged_prompts_with_masks_are_judged_without_their_padding(bert):
     prompts = [[5, MASK, 6, MASK], [7, 8, MASK, 9, 10, MASK, 11, 12], [MASK, 13, MASK]]
-    alone = GenerationObjective(bert, [(prompt, None) for prompt in prompts], lambda out, _: 0.0, steps=2, batch_size=1)
+    alone = GenerationObjective(
+        bert, [(prompt, None) for prompt in prompts], lambda out, _: 0.0, steps=2, batch_size=1
+    )
     answers = [alone.answers(alone.write([i], mdm.Linear(), 2), [i])[0] for i in range(3)]
     pairs = list(zip(prompts, [answer.tolist() for answer in answers], strict=True))
-    assert GenerationObjective(bert, pairs, steps=2, batch_size=3)(mdm.Linear()).values == [1.0, 1.0, 1.0]
+    assert GenerationObjective(bert, pairs, steps=2, batch_size=3)(mdm.Linear()).values == [
+        1.0,
+        1.0,
+        1.0,
+    ]
 
 
 def test_the_objective_of_a_profile():
@@ -158,7 +183,9 @@ def test_the_objective_of_a_profile():
 
 
 def exact_scores(model, row, plan, order):
-    """Log-likelihood of `row` revealed in groups of `plan` along `order`, straight from the definition."""
+    """Log-likelihood of `row` revealed in groups of `plan` along `order`, straight from the
+    definition.
+    """
     state, total, begin = torch.full_like(row, MASK), 0.0, 0
     for size in plan:
         logits = model(state[None]).logits[0].double()
@@ -181,7 +208,9 @@ def test_teacher_forcing_from_the_left_is_the_chain_rule(bert):
         wanted = [exact_scores(bert, row, plan, range(6)) / 6 for row in rows]
         assert scores.values == pytest.approx(wanted, rel=1e-5)
         assert scores.passes == 3 * steps
-    assert objective(mdm.Linear(), 2, [2]).values == pytest.approx([objective(mdm.Linear(), 2).values[2]], rel=1e-5)
+    assert objective(mdm.Linear(), 2, [2]).values == pytest.approx(
+        [objective(mdm.Linear(), 2).values[2]], rel=1e-5
+    )
 
 
 @torch.no_grad()
@@ -241,11 +270,14 @@ def test_teacher_forcing_keeps_a_prompt_in_sight_and_leaves_dropout_out(bert):
         state[0, 4] = rows[0, 4]
         second = bert(state).logits[0, 5].double()
         second[MASK] = -torch.inf
-    wanted = sum(float(torch.log_softmax(x, -1)[rows[0, i]]) for x, i in ((first, 4), (second, 5))) / 2
+    wanted = (
+        sum(float(torch.log_softmax(x, -1)[rows[0, i]]) for x, i in ((first, 4), (second, 5))) / 2
+    )
     assert objective(mdm.Linear()).values[0] == pytest.approx(wanted, rel=1e-5)
     bert.train()
     try:
-        assert objective(mdm.Linear()).values[0] == pytest.approx(wanted, rel=1e-5)  # without dropout all the same
+        # without dropout all the same
+        assert objective(mdm.Linear()).values[0] == pytest.approx(wanted, rel=1e-5)
         assert bert.training
     finally:
         bert.eval()
@@ -258,7 +290,9 @@ def test_teacher_forcing_keeps_a_prompt_in_sight_and_leaves_dropout_out(bert):
 
 def test_likelihood_is_shown_with_diversity(bert):
     torch.manual_seed(1)
-    judge = GPT2LMHeadModel(GPT2Config(vocab_size=30, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+    judge = GPT2LMHeadModel(
+        GPT2Config(vocab_size=30, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    ).eval()
     objective = LikelihoodObjective(
         bert, judge, [[5, 6]] * 8, max_new_tokens=6, temperature=1.0, remasking="random", steps=3
     )
@@ -266,14 +300,18 @@ def test_likelihood_is_shown_with_diversity(bert):
     out = objective.write(range(8), mdm.Linear(), 3)
     with torch.no_grad():
         loss = [
-            -torch.nn.functional.cross_entropy(judge(row[None]).logits[0, 1:-1].double(), row[2:]).item()
+            -torch.nn.functional.cross_entropy(
+                judge(row[None]).logits[0, 1:-1].double(), row[2:]
+            ).item()
             for row in out.sequences
         ]
     assert scores.values == pytest.approx(loss, rel=1e-5)
     assert {"distinct", "hamming", "unigram_entropy"} <= set(scores.extras)
     found = mdm.tune(objective, n_trials=4)
     assert "| distinct | hamming | unigram_entropy |" in found.table()
-    collapsed = LikelihoodObjective(bert, judge, [[5, 6]] * 8, max_new_tokens=6, steps=3)(mdm.Linear())
+    collapsed = LikelihoodObjective(bert, judge, [[5, 6]] * 8, max_new_tokens=6, steps=3)(
+        mdm.Linear()
+    )
     assert collapsed.extras["distinct"] == 1 / 8
     assert collapsed.extras["hamming"] == 0
     assert "distinct" in found.to_json()["choices"][0]["extras"]
@@ -281,7 +319,9 @@ def test_likelihood_is_shown_with_diversity(bert):
     small = LikelihoodObjective(bert, judge, [[5, 6]] * 8, **options)(mdm.Linear())
     assert small.extras == collapsed.extras  # small batches hide no collapse
     prompts = [[5, 6], [7], [8, 9, 10], [11]]
-    ragged, single = (LikelihoodObjective(bert, judge, prompts, **options | {"batch_size": n}) for n in (4, 1))
+    ragged, single = (
+        LikelihoodObjective(bert, judge, prompts, **options | {"batch_size": n}) for n in (4, 1)
+    )
     assert ragged(mdm.Linear()).values == pytest.approx(single(mdm.Linear()).values, rel=1e-4)
     with pytest.raises(InvalidValueError, match="max_new_tokens"):
         LikelihoodObjective(bert, judge, [[5, MASK]], steps=2)
@@ -293,7 +333,9 @@ def test_diversity():
     rows = torch.tensor([[1, 2, 3], [1, 2, 4], [5, 2, 4]])
     told = diversity(rows)
     pairs = [(0, 1), (0, 2), (1, 2)]
-    assert told["hamming"] == pytest.approx(sum(float((rows[i] != rows[j]).float().mean()) for i, j in pairs) / 3)
+    assert told["hamming"] == pytest.approx(
+        sum(float((rows[i] != rows[j]).float().mean()) for i, j in pairs) / 3
+    )
     assert told["distinct"] == 1
     shares = [2 / 9, 3 / 9, 1 / 9, 2 / 9, 1 / 9]
     assert told["unigram_entropy"] == pytest.approx(-sum(p * math.log(p) for p in shares))
@@ -308,11 +350,23 @@ def test_wrong_instances_and_options(bert):
     for error, words, build in (
         (InvalidTypeError, "instances must be a list", lambda: GenerationObjective(bert, "text")),
         (InvalidValueError, "at least one prompt", lambda: GenerationObjective(bert, [])),
-        (InvalidTypeError, "an instance must be", lambda: GenerationObjective(bert, [{"text": "x"}])),
-        (UnknownNameError, "Did you mean 'exact_match'", lambda: GenerationObjective(bert, pairs, "exact_mach")),
+        (
+            InvalidTypeError,
+            "an instance must be",
+            lambda: GenerationObjective(bert, [{"text": "x"}]),
+        ),
+        (
+            UnknownNameError,
+            "Did you mean 'exact_match'",
+            lambda: GenerationObjective(bert, pairs, "exact_mach"),
+        ),
         (InvalidTypeError, "metric must be", lambda: GenerationObjective(bert, pairs, 3)),
         (InvalidTypeError, "need tokenizer=", lambda: GenerationObjective(bert, [("text", "x")])),
-        (InvalidTypeError, "schedule is not an option", lambda: GenerationObjective(bert, pairs, schedule="linear")),
+        (
+            InvalidTypeError,
+            "schedule is not an option",
+            lambda: GenerationObjective(bert, pairs, schedule="linear"),
+        ),
         (InvalidTypeError, "the judge must be", lambda: LikelihoodObjective(bert, 3, [[5]])),
         (InvalidValueError, "steps must be", lambda: GenerationObjective(bert, pairs, steps=0)),
     ):

@@ -82,15 +82,22 @@ def test_a_study_goes_on_where_it_was(name, tmp_path):
     assert found.best_schedule == whole.best_schedule
     assert {trial.schedule for trial in found.trials} == {trial.schedule for trial in whole.trials}
     after = trials(tmp_path / name)
-    assert [trial.values for trial in after[: len(before) - 1]] == [trial.values for trial in before[:-1]]
+    assert [trial.values for trial in after[: len(before) - 1]] == [
+        trial.values for trial in before[:-1]
+    ]
     asked.clear()
-    assert mdm.tune(objective, n_trials=20, storage=tmp_path / name).best_schedule == found.best_schedule
+    assert (
+        mdm.tune(objective, n_trials=20, storage=tmp_path / name).best_schedule
+        == found.best_schedule
+    )
     assert not asked
 
 
 @pytest.mark.parametrize("name", ["study.db", "study.journal"])
 def test_killed_workers_lose_no_finished_trial(name, tmp_path):
-    """kill -9 at random moments; examples/benchmarks/killed_studies.py does it 20 times and more."""
+    """kill -9 at random moments; examples/benchmarks/killed_studies.py does it 20 times and
+    more.
+    """
     rng, killed = random.Random(1), 0
     known: dict[int, float] = {}
     for _ in range(3):
@@ -105,7 +112,11 @@ def test_killed_workers_lose_no_finished_trial(name, tmp_path):
                 break
             time.sleep(0.005)
         process.communicate()
-        there = {t.number: t.value for t in trials(tmp_path / name) if t.state == optuna.trial.TrialState.COMPLETE}
+        there = {
+            t.number: t.value
+            for t in trials(tmp_path / name)
+            if t.state == optuna.trial.TrialState.COMPLETE
+        }
         assert known.items() <= there.items()
         known = there
     assert killed >= 2
@@ -125,7 +136,11 @@ def test_processes_share_the_trials_of_one_study(name, tmp_path):
     first = started(tmp_path, name, seconds=0.05)
     second = started(tmp_path, name, seconds=0.05)
     assert finished(first) == finished(second)
-    done = [trial for trial in trials(tmp_path / name) if trial.state == optuna.trial.TrialState.COMPLETE]
+    done = [
+        trial
+        for trial in trials(tmp_path / name)
+        if trial.state == optuna.trial.TrialState.COMPLETE
+    ]
     assert 12 <= len(done) <= 13  # both may take the last one
     pids = {trial.user_attrs["worker"][1] for trial in done}
     assert len(pids) == 2
@@ -145,7 +160,10 @@ def test_a_study_about_something_else_is_refused(tmp_path):
     with pytest.raises(InvalidValueError, match="has objective"):
         mdm.tune(lambda schedule: 1.0, n_trials=8, storage=kept)
     assert len(trials(kept)) == 4
-    assert mdm.tune(lambda schedule: 1.0, n_trials=2, storage=kept, study_name="another").best_schedule == mdm.Linear()
+    assert (
+        mdm.tune(lambda schedule: 1.0, n_trials=2, storage=kept, study_name="another").best_schedule
+        == mdm.Linear()
+    )
 
 
 def test_a_study_of_one_objective_is_not_one_of_several_nor_somebody_elses(tmp_path):

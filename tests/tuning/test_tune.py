@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 import mdm_schedules as mdm
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, ObjectiveError, UnknownNameError
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    ObjectiveError,
+    UnknownNameError,
+)
 from mdm_schedules.tuning import Comparison, Scores, compare
 from mdm_schedules.tuning.choose import Candidate, check, shortlist
 from mdm_schedules.tuning.scores import Asked, ScoreBook
@@ -38,7 +43,9 @@ class Noisy:
 
     def __call__(self, schedule, steps=None, instances=None):
         self.asked.append((schedule, len(instances)))
-        noise = np.random.default_rng(zlib.crc32(schedule.spec.encode())).normal(0, self.own, self.num_instances)
+        noise = np.random.default_rng(zlib.crc32(schedule.spec.encode())).normal(
+            0, self.own, self.num_instances
+        )
         return [closeness(schedule) + self.shared[i] + noise[i] for i in instances]
 
 
@@ -60,17 +67,26 @@ def test_a_search_finds_what_is_better_than_its_start(method):
 def test_the_grid_is_the_papers():
     found = mdm.tune(closeness, method="grid")
     assert found.best_schedule == TARGET
-    pairs = {(trial.schedule.a, trial.schedule.b) for trial in found.trials if isinstance(trial.schedule, mdm.Beta)}
+    pairs = {
+        (trial.schedule.a, trial.schedule.b)
+        for trial in found.trials
+        if isinstance(trial.schedule, mdm.Beta)
+    }
     assert pairs == {(i / 10, j / 10) for i in range(1, 11) for j in range(1, 11)}
 
 
 def test_lower_may_be_better_and_the_worst_may_be_infinite():
     own = mdm.Beta(0.6, 0.5)
-    found = mdm.tune(lambda schedule: mdm.energy_excess(schedule), n_trials=20, direction="minimize")
-    assert found.best_schedule == mdm.SquaredSine()  # the optimum for gamma(t) = t; linear's energy is infinite
+    found = mdm.tune(
+        lambda schedule: mdm.energy_excess(schedule), n_trials=20, direction="minimize"
+    )
+    # the optimum for gamma(t) = t; linear's energy is infinite
+    assert found.best_schedule == mdm.SquaredSine()
     assert found.choice.baseline == math.inf
     assert json.dumps(found.to_json(), allow_nan=False)
-    found = mdm.tune(lambda schedule: -mdm.energy_excess(schedule, own), n_trials=30, bounds=(0.3, 1.2))
+    found = mdm.tune(
+        lambda schedule: -mdm.energy_excess(schedule, own), n_trials=30, bounds=(0.3, 1.2)
+    )
     assert 1 <= mdm.energy_excess(found.best_schedule, own) < mdm.energy_excess("linear", own)
 
 
@@ -103,7 +119,8 @@ def test_common_noise_cancels_and_the_check_uses_other_instances():
     assert mdm.Linear() not in [trial.schedule for trial in found.region()]
     whole = Noisy()
     mdm.tune(whole, n_trials=30, race=False)
-    assert sum(n for _, n in objective.asked) < sum(n for _, n in whole.asked)  # what cannot win is left early
+    # what cannot win is left early
+    assert sum(n for _, n in objective.asked) < sum(n for _, n in whole.asked)
     assert {trial.state for trial in found.trials} == {"complete", "pruned"}
 
 
@@ -118,11 +135,15 @@ def test_the_short_list_gets_more_instances():
     book = ScoreBook(Asked(objective), {"select": range(128)})
     candidates = [Candidate(mdm.Beta(a, 0.4), "") for a in np.linspace(0.3, 1.5, 25)]
     rounds = []
-    finalists = shortlist(candidates, book, [None], 16, lambda left, size: rounds.append((left, size)))
+    finalists = shortlist(
+        candidates, book, [None], 16, lambda left, size: rounds.append((left, size))
+    )
     assert [size for _, size in rounds] == [16, 32, 64, 128]
     lefts = [left for left, _ in rounds]
     assert lefts == sorted(lefts, reverse=True)
-    assert closeness(finalists[0].schedule) > sorted(closeness(one.schedule) for one in candidates)[-5]
+    assert (
+        closeness(finalists[0].schedule) > sorted(closeness(one.schedule) for one in candidates)[-5]
+    )
     assert len(book.entry("select", finalists[0].schedule, None).values) == 128
     asked = sum(n for _, n in objective.asked)
     assert asked < 25 * 128 / 2
@@ -140,7 +161,9 @@ def test_several_numbers_of_steps_at_once():
     assert list(found.choices) == [None, 4, 8, 16]
     assert {steps: found.best(steps) for steps in goals} == goals | {8: mdm.Linear()}
     assert found.best() == found.best_schedule
-    mean = {s: np.mean([objective(s, k) for k in goals]) for s in (found.best_schedule, *goals.values())}
+    mean = {
+        s: np.mean([objective(s, k) for k in goals]) for s in (found.best_schedule, *goals.values())
+    }
     assert max(mean, key=mean.get) == found.best_schedule
     with pytest.raises(InvalidValueError, match="5 steps were not tuned; known: 4, 8, 16"):
         found.best(5)
@@ -193,7 +216,9 @@ def test_a_race_on_the_mean_loses_no_winner_at_single_steps():
     class Steps(Noisy):
         def __call__(self, schedule, steps=None, instances=None):
             goal, weight = goals[steps]
-            return [-weight * abs(schedule.alpha(0.3) - goal) + 0.01 * self.shared[i] for i in instances]
+            return [
+                -weight * abs(schedule.alpha(0.3) - goal) + 0.01 * self.shared[i] for i in instances
+            ]
 
     raced = mdm.tune(Steps(128), method="grid", steps=[4, 16])
     for steps, (goal, _) in goals.items():
@@ -201,7 +226,9 @@ def test_a_race_on_the_mean_loses_no_winner_at_single_steps():
             (mdm.Beta(a / 10, b / 10) for a in range(1, 11) for b in range(1, 11)),
             key=lambda s: abs(s.alpha(0.3) - goal),
         )
-        assert abs(raced.best(steps).alpha(0.3) - goal) == pytest.approx(abs(nearest.alpha(0.3) - goal), abs=0.01)
+        assert abs(raced.best(steps).alpha(0.3) - goal) == pytest.approx(
+            abs(nearest.alpha(0.3) - goal), abs=0.01
+        )
 
 
 def test_more_baselines_than_one():
@@ -229,7 +256,9 @@ def test_paired_comparison():
     assert gap.low < gap.difference < gap.high
     assert gap.confidence > 0.99
     back = compare(a, shared, -1.0)
-    assert (back.difference, back.confidence) == pytest.approx((-gap.difference, 1 - gap.confidence))
+    assert (back.difference, back.confidence) == pytest.approx(
+        (-gap.difference, 1 - gap.confidence)
+    )
     covered = sum(
         compare(np.random.default_rng(k).normal(0.2, 1, 12), [0.0] * 12).low
         < 0.2
@@ -259,7 +288,9 @@ def test_pictures_and_report(tmp_path):
     def objective(schedule, steps):
         return closeness(schedule) * steps
 
-    endless = mdm.tune(lambda schedule: mdm.energy_excess(schedule), n_trials=12, direction="minimize")
+    endless = mdm.tune(
+        lambda schedule: mdm.energy_excess(schedule), n_trials=12, direction="minimize"
+    )
     endless.report(tmp_path / "endless.html")  # with trials that are infinitely bad
 
     both = mdm.tune(objective, n_trials=10, steps=[2, 4])
@@ -275,7 +306,12 @@ def test_the_winner_is_saved_with_its_evaluation(tmp_path):
     assert mdm.Schedule.from_pretrained(tmp_path / "plain") == found.best_schedule
     found.save_pretrained(tmp_path / "full", model="me/model", task="closeness")
     record = mdm.Schedule.from_pretrained(tmp_path / "full").evaluation
-    assert (record.model, record.task, record.steps, record.metric) == ("me/model", "closeness", 8, "closeness")
+    assert (record.model, record.task, record.steps, record.metric) == (
+        "me/model",
+        "closeness",
+        8,
+        "closeness",
+    )
     assert (record.value, record.baseline) == (found.choice.score, found.choice.baseline)
     assert record.standard_error == found.choice.standard_error
     told = json.loads((tmp_path / "full/tuning.json").read_text())
@@ -306,7 +342,11 @@ def test_wrong_arguments_are_told_before_any_trial():
         (InvalidTypeError, "bounds must be two numbers", {"bounds": 5}),
         (InvalidTypeError, "takes no `steps`", {"steps": 8}),
         (InvalidValueError, "multi_objective needs", {"multi_objective": True}),
-        (InvalidValueError, "cmaes has one objective", {"multi_objective": True, "method": "cmaes"}),
+        (
+            InvalidValueError,
+            "cmaes has one objective",
+            {"multi_objective": True, "method": "cmaes"},
+        ),
         (UnknownNameError, "no schedule is named 'linea'", {"baselines": ["linea"]}),
         (InvalidTypeError, "baselines must be", {"baselines": []}),
         (InvalidValueError, "held_out must be", {"held_out": 1.5}),

@@ -17,8 +17,26 @@ def run(capsys, *words):
 
 
 def test_sudoku_in_one_line(tmp_path, capsys):
-    words = ["--model", "sudoku", "--steps", 4, "--limit", 12, "--screening", 6, "--remasking", "random"]
-    places = ["--output", tmp_path / "found", "--report", tmp_path / "report.html", "--temperature", 0.5]
+    words = [
+        "--model",
+        "sudoku",
+        "--steps",
+        4,
+        "--limit",
+        12,
+        "--screening",
+        6,
+        "--remasking",
+        "random",
+    ]
+    places = [
+        "--output",
+        tmp_path / "found",
+        "--report",
+        tmp_path / "report.html",
+        "--temperature",
+        0.5,
+    ]
     status, out, err = run(capsys, *words, *places)
     assert (status, err) == (0, "")
     assert "| schedule | origin | valid_grid |" in out
@@ -33,7 +51,10 @@ def test_sudoku_in_one_line(tmp_path, capsys):
 
 
 def test_instances_of_a_file(tmp_path, capsys):
-    rows = [{"prompt": "def __init__(sel", "answer": "f"}, {"prompt": "    retur", "answer": "n"}] * 4
+    rows = [
+        {"prompt": "def __init__(sel", "answer": "f"},
+        {"prompt": "    retur", "answer": "n"},
+    ] * 4
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [
         tmp_path / "mine.jsonl",
@@ -47,16 +68,22 @@ def test_instances_of_a_file(tmp_path, capsys):
         "--method",
         "grid",
     ]
-    status, out, _ = run(capsys, *words, "--n-trials", 3, "--storage", tmp_path / "study.db", "--json")
+    status, out, _ = run(
+        capsys, *words, "--n-trials", 3, "--storage", tmp_path / "study.db", "--json"
+    )
     told = json.loads(out)
     assert status == 0
     assert [choice["steps"] for choice in told["choices"]] == [None, 1, 2]
     assert told["metric"] == "contains"
     assert told["objective"]["name"] == "mine"
     before = told["trials"]
-    status, out, _ = run(capsys, *words, "--n-trials", 3, "--storage", tmp_path / "study.db", "--json")
+    status, out, _ = run(
+        capsys, *words, "--n-trials", 3, "--storage", tmp_path / "study.db", "--json"
+    )
     assert status == 0
-    assert {row["schedule"] for row in json.loads(out)["trials"]} == {row["schedule"] for row in before}
+    assert {row["schedule"] for row in json.loads(out)["trials"]} == {
+        row["schedule"] for row in before
+    }
 
 
 def test_wrong_input_is_one_line(tmp_path, capsys):
