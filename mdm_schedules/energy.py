@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdm_schedules.distribution import check_distribution
+from mdm_schedules.checks import check_distribution, check_int
 from mdm_schedules.energy_integral import (
     Array,
     Density,
@@ -23,7 +23,7 @@ from mdm_schedules.energy_integral import (
     resolve,
     resolve_gamma,
 )
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.plan import MAX_STEPS, check_plan
 from mdm_schedules.schedules import Schedule
 

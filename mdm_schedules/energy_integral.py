@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 
 from mdm_schedules import schedules as families
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, shown
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.schedules import EnergyOptimal, Schedule, SquaredSine, Tabulated
 
 Array = npt.NDArray[np.float64]
@@ -73,7 +74,7 @@ def resolve(name: str, value: Any) -> Schedule:
             f"{name} must be a Schedule or a spec string such as 'beta(a=0.9, b=0.3)', got "
             f"{shown(value)}"
         )
-    from mdm_schedules.registry import get_schedule
+    from mdm_schedules.lookup import get_schedule
 
     schedule = get_schedule(value)
     while isinstance(schedule, EnergyOptimal) and not callable(schedule.interpolation):

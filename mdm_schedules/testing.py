@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from mdm_schedules.errors import InvalidValueError
-from mdm_schedules.registry import get_schedule, schedules
-from mdm_schedules.schedules import Schedule
+from mdm_schedules.lookup import get_schedule
+from mdm_schedules.schedules import Schedule, schedules
 
 
 def _require(condition: bool, schedule: Schedule, what: str) -> None:

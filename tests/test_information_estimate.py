@@ -19,7 +19,7 @@ import mdm_schedules as mdm
 from mdm_schedules import InformationProfile
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.information.curves import CURVES, choose_and_fit
-from mdm_schedules.information.measure import spread_counts
+from mdm_schedules.information.estimate import spread_counts
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "markov_chains.py"
 

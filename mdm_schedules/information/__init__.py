@@ -2,7 +2,7 @@
 Beta.
 """
 
-from mdm_schedules.information.measure import Measurement
+from mdm_schedules.information.estimate import Measurement
 from mdm_schedules.information.profile import InformationProfile
 
 __all__ = ["InformationProfile", "Measurement"]

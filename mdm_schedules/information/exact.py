@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mdm_schedules.distribution import check_distribution
+from mdm_schedules.checks import check_distribution
 
 Array = npt.NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, shown
+from mdm_schedules.checks import check_int, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.information.curves import choose_and_fit, project
-from mdm_schedules.information.exact import enumerate_profile
-from mdm_schedules.information.files import load_profile, save_profile
-from mdm_schedules.information.measure import (
+from mdm_schedules.information.estimate import (
     METHODS,
     Measurement,
     check_data,
     choose_counts,
     measure,
 )
+from mdm_schedules.information.exact import enumerate_profile
+from mdm_schedules.information.files import load_profile, save_profile
 from mdm_schedules.information.plans import (
     best_beta,
     optimal_plans,
@@ -117,10 +118,11 @@ class InformationProfile:
     @classmethod
     def estimate(
         cls,
-        model: Callable[..., Any],
+        model: Any,
         sequences: Any,
         *,
         maskable: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         mask_token_id: int | None = None,
         counts: Sequence[int] | None = None,
         passes: int | None = None,
@@ -147,6 +149,7 @@ class InformationProfile:
                 optimum.
             maskable: bool [S, L], True at the N tokens to be generated (the same number in each
                 row); the others, such as a prompt, are always visible. None: all L.
+            attention_mask: bool [S, L], False on padding on the left; None where nothing is padded.
             mask_token_id: by default that of `model.config`. Its probability is left out of every
                 entropy.
             counts: increasing numbers of revealed tokens to measure, from 0 to N - 1. By default
@@ -170,7 +173,7 @@ class InformationProfile:
             )
         batch_size = check_int("batch_size", batch_size, 1)
         seed = check_int("seed", seed, 0)
-        data = check_data(model, sequences, maskable, mask_token_id)
+        data = check_data(model, sequences, maskable, mask_token_id, attention_mask)
         number, n = len(data.tokens), data.num_tokens
         chosen, rounds = choose_counts(number, n, counts, passes)
         values, spent = measure(model, data, chosen, rounds, method, seed, batch_size, progress)

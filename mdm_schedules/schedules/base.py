@@ -8,118 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 
-from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, shown
+from mdm_schedules.errors import FormatError, InvalidTypeError, MDMError
+from mdm_schedules.hub import Evaluation, Record, load, push_record, save_record
+from mdm_schedules.plan import check_steps, make_plan
+from mdm_schedules.plotting import PlottedCurve, draw_curves
+from mdm_schedules.registry import Registry
+from mdm_schedules.schedules.curves import apply_curve, end_limits, exact_ends
 
 if TYPE_CHECKING:
-    import os
-
     from huggingface_hub import CommitInfo
 
-    from mdm_schedules.hub import Evaluation
-
 T = TypeVar("T")
-Curve = Callable[[torch.Tensor], torch.Tensor]
-
-
-def exact_ends(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`value` with 0 where t is 0 and 1 where t is 1, so that rounding never moves an end point."""
-    return torch.where(t == 0, 0.0, torch.where(t == 1, 1.0, value.clamp(0.0, 1.0)))
-
-
-def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tensor:
-    """Slope at an end of [0, 1] from the values next to it: 0, `inf`, or the difference quotient
-    where it settles.
-
-    Args:
-        t: gives shape and device, and which end is meant: 0 below one half, 1 above.
-        from_zero, from_one: t -> how far the curve is from its value at 0, and at 1.
-    """
-    limits = []
-    for far, end in ((from_zero, 0.0), (from_one, 1.0)):
-        steps = torch.tensor([2.0**-12, 2.0**-20], dtype=torch.float64, device=t.device)
-        wide, near = (far((end - steps).abs()) / steps).tolist()
-        # a power q < 1 of the distance grows by 2**(8 (1 - q)) between the two, one above 1 falls
-        limits.append(math.inf if near > 1.05 * wide else 0.0 if 1.05 * near < wide else near)
-    return torch.where(t < 0.5, t.new_tensor(limits[0]), t.new_tensor(limits[1]))
-
-
-def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
-    """Evaluate a float64 curve on numbers in [0, 1], keeping type, shape, floating dtype and
-    device.
-
-    Args:
-        curve: float64 tensor in, float64 tensor of the same shape out.
-        x: Python number, numpy array or scalar, list or tensor; integers become float64.
-        name: how errors call `x`.
-        slope: derivative of the curve; with it the result is differentiable where `x` requires
-            grad.
-
-    Raises:
-        InvalidValueError: a value outside [0, 1] or NaN.
-        InvalidTypeError: `x` is none of the above.
-    """
-    if isinstance(x, torch.Tensor):
-        if x.is_complex() or x.dtype == torch.bool:
-            raise InvalidTypeError(
-                f"{name} must hold real numbers in [0, 1], got a tensor of dtype {x.dtype}"
-            )
-        if x.layout != torch.strided or x.is_meta or x.is_quantized or x.is_nested:
-            kind = "a nested tensor" if x.is_nested else f"{x.layout} on {x.device}"
-            raise InvalidTypeError(f"{name} must be a dense tensor with data, got {kind}")
-        if slope is not None and x.requires_grad and torch.is_grad_enabled():
-            return _Differentiable.apply(x, curve, slope, name)  # type: ignore[no-any-return,no-untyped-call]
-        # Apple's mps has no float64
-        work = x.detach().to("cpu" if x.device.type == "mps" else x.device, torch.float64)
-        inside = (work >= 0) & (work <= 1)
-        if not bool(inside.all()):
-            worst = float(work[~inside].flatten()[0])
-            raise InvalidValueError(f"{name} must lie in [0, 1], got {worst!r}")
-        out = curve(work)
-        return out.to(x.device, x.dtype if x.is_floating_point() else torch.float64)  # type: ignore[return-value]
-    try:
-        array = np.asarray(
-            float(x) if isinstance(x, numbers.Real) and not isinstance(x, bool | np.generic) else x
-        )
-        if array.dtype.kind not in "fiu":  # no bools, texts, complex numbers, objects
-            raise TypeError
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise InvalidTypeError(
-            f"{name} must be a number, array or tensor of numbers in [0, 1], got {shown(x)}"
-        ) from None
-    dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-    flat = torch.from_numpy(np.array(array, dtype=np.float64, copy=True))
-    out = apply_curve(curve, flat, name)
-    if isinstance(x, np.ndarray | np.generic):
-        return out.numpy().astype(dtype)[()]  # type: ignore[return-value]
-    return out.item() if out.ndim == 0 else out  # type: ignore[return-value]
-
-
-class _Differentiable(torch.autograd.Function):
-    """alpha as seen by autograd: the derivative is the schedule's own slope."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, curve: Curve, slope: Curve, name: str) -> torch.Tensor:
-        ctx.slope, ctx.name = slope, name
-        ctx.save_for_backward(x)
-        return apply_curve(curve, x.detach(), name)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (
-            grad * apply_curve(ctx.slope, ctx.saved_tensors[0].detach(), ctx.name),
-            None,
-            None,
-            None,
-        )
+PLOT_TIMES = torch.linspace(0, 1, 501, dtype=torch.float64, device="cpu")
 
 
 class Schedule(ABC):
@@ -138,6 +44,7 @@ class Schedule(ABC):
     """
 
     name: ClassVar[str]
+    _record: ClassVar[Record | None] = None  # on an instance: what it was read from
 
     @abstractmethod
     def _alpha(self, t: torch.Tensor) -> torch.Tensor: ...
@@ -248,9 +155,10 @@ class Schedule(ABC):
         Returns:
             LongTensor [steps], or [B, steps] for a tensor, on the device of `num_tokens`.
         """
-        from mdm_schedules.plan import plan_schedule
-
-        return plan_schedule(self, num_tokens, steps, allow_empty)
+        steps = check_steps(steps)
+        # on the host whatever torch's default device, as the counts are
+        times = torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / steps
+        return make_plan(self.alpha(times), num_tokens, allow_empty)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -275,16 +183,18 @@ class Schedule(ABC):
         for key, value in self.params.items():
             if isinstance(value, Schedule):
                 text = value._write_spec(strict)
-            elif value is None or isinstance(value, bool | int | float | str | tuple):
-                text = repr(value)
-            elif strict:
-                raise FormatError(
-                    f"{self.name} cannot be written as text or saved: its {key} is {value!r}"
-                )
             else:
+                if strict:
+                    self._check_writable(key, value)
                 text = repr(value)
             parts.append(f"{key}={text}")
         return f"{self.name}({', '.join(parts)})"
+
+    def _check_writable(self, key: str, value: object) -> None:
+        if not (value is None or isinstance(value, bool | int | float | str | tuple)):
+            raise FormatError(
+                f"{self.name} cannot be written as text or saved: its {key} is {value!r}"
+            )
 
     def __repr__(self) -> str:
         return (
@@ -293,29 +203,64 @@ class Schedule(ABC):
             else object.__repr__(self)
         )
 
+    def to_record(self, evaluation: Evaluation | None = None) -> Record:
+        """The schedule as data, for files and the Hub.
+
+        Args:
+            evaluation: what it scored; None keeps the record that it was read with.
+
+        Raises:
+            FormatError: a parameter cannot be written (a Python function, say).
+        """
+        params = {}
+        for key, value in self.params.items():
+            if isinstance(value, Schedule):
+                params[key] = value.to_record()
+            else:
+                self._check_writable(key, value)
+                params[key] = value
+        read = self._record
+        kept = read.evaluation if read is not None and evaluation is None else evaluation
+        return Record(self.name, params, kept, {} if read is None else read.extra)
+
+    @staticmethod
+    def from_record(record: Record) -> Schedule:
+        """The schedule that a record stands for.
+
+        Raises FormatError, naming the record's file, where it stands for none.
+        """
+        try:
+            params = {
+                key: Schedule.from_record(value) if isinstance(value, Record) else value
+                for key, value in record.params.items()
+            }
+            schedule = schedules.build(record.name, [], params)
+        except MDMError as error:
+            if isinstance(error, FormatError) or not record.source:
+                raise
+            raise FormatError(f"{record.source}: {error}") from error
+        # no parameter: the schedule stays equal to one that was not read
+        object.__setattr__(schedule, "_record", record)
+        return schedule
+
     @property
     def evaluation(self) -> Evaluation | None:
         """What this schedule scored, if the file or repository it was read from says so."""
-        from mdm_schedules.hub import Evaluation
-        from mdm_schedules.hub.files import extra_fields
-
-        record = extra_fields(self).get("evaluation")
-        return None if record is None else Evaluation.from_json(record)
+        return None if self._record is None else self._record.evaluation
 
     def save_pretrained(
         self, path: str | os.PathLike[str], *, evaluation: Evaluation | None = None
     ) -> None:
-        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`; see
-        `mdm_schedules.hub`.
+        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`.
+
+        The format stands in `mdm_schedules.hub`.
 
         Args:
             path: the folder, made if missing. A process killed on the way leaves the old schedule
                 or the new one.
             evaluation: what the schedule scored; None keeps the record it was read with.
         """
-        from mdm_schedules.hub import save_schedule
-
-        save_schedule(self, path, evaluation)
+        save_record(self.to_record(evaluation), path)
 
     @classmethod
     def from_pretrained(
@@ -348,9 +293,7 @@ class Schedule(ABC):
             FormatError: what is there is no schedule.
             InvalidValueError: several schedules fit.
         """
-        from mdm_schedules.hub import load
-
-        schedule = load(
+        record = load(
             path,
             revision=revision,
             subfolder=subfolder,
@@ -361,6 +304,7 @@ class Schedule(ABC):
             local_files_only=local_files_only,
             force_download=force_download,
         )
+        schedule = Schedule.from_record(record)
         if not isinstance(schedule, cls):
             raise InvalidTypeError(
                 f"{path} holds {schedule!r}, which is not a {cls.__name__}; use "
@@ -403,12 +347,11 @@ class Schedule(ABC):
             StorageError: no token, no permission, no connection, ...; the message says what to do.
             InvalidValueError: the folder holds a schedule of another model.
         """
-        from mdm_schedules.hub import push_schedule
-
-        return push_schedule(
-            self,
+        return push_record(
+            self.to_record(evaluation),
             repo_id,
-            evaluation=evaluation,
+            text=self.spec,
+            picture=self._picture,
             subfolder=subfolder,
             revision=revision,
             private=private,
@@ -416,3 +359,25 @@ class Schedule(ABC):
             commit_message=commit_message,
             create_pr=create_pr,
         )
+
+    def _picture(self, steps: int) -> bytes:
+        """alpha and a plan of `steps` steps as a PNG, for the model card."""
+        num_tokens = max(256, steps)
+        return draw_curves(PLOT_TIMES, [self.curve(num_tokens, steps)], num_tokens)
+
+    def curve(self, num_tokens: int, steps: int) -> PlottedCurve:
+        """What `mdm_schedules.plotting` draws: alpha at PLOT_TIMES, and a plan."""
+        return PlottedCurve(self.label, self.alpha(PLOT_TIMES), self.plan(num_tokens, steps))
+
+    @property
+    def label(self) -> str:
+        """The spec, or the name alone where the spec is long; for legends."""
+        return self.spec if len(self.spec) < 40 else self.name
+
+
+schedules: Registry[Schedule] = Registry(
+    "mdm_schedules.schedules",
+    "schedule",
+    Schedule,  # type: ignore[type-abstract]
+    example="beta(a=0.9, b=0.3)",
+)

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from mdm_schedules.errors import check_real
-from mdm_schedules.schedules.base import Schedule, exact_ends
+from mdm_schedules.checks import check_real
+from mdm_schedules.schedules.base import Schedule
+from mdm_schedules.schedules.curves import exact_ends
 
 # what the formulas here are tested for
 MAX_SHAPE = 1e6

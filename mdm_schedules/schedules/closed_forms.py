@@ -10,8 +10,10 @@ from typing import ClassVar
 
 import torch
 
-from mdm_schedules.errors import InvalidValueError, check_real
-from mdm_schedules.schedules.base import Schedule, exact_ends
+from mdm_schedules.checks import check_real
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.schedules.base import Schedule
+from mdm_schedules.schedules.curves import exact_ends
 
 HALF_PI = math.pi / 2
 

@@ -11,8 +11,10 @@ from typing import ClassVar
 
 import torch
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, shown
-from mdm_schedules.schedules.base import Schedule, end_limits, exact_ends
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.schedules.base import Schedule, schedules
+from mdm_schedules.schedules.curves import end_limits, exact_ends
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -34,9 +36,7 @@ class EnergyOptimal(Schedule):
         self, gamma: Schedule | str | Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> None:
         if isinstance(gamma, str):
-            from mdm_schedules.registry import read_spec
-
-            gamma = read_spec(gamma)
+            gamma = schedules.read(gamma)
         if gamma is not None and not isinstance(gamma, Schedule):
             _check_function(gamma)
         object.__setattr__(self, "interpolation", gamma)

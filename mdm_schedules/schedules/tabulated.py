@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.schedules.base import Schedule, exact_ends
+from mdm_schedules.schedules.base import Schedule
+from mdm_schedules.schedules.curves import exact_ends
 
 MAX_KNOTS = 1 << 20
 

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, MDMError
-from mdm_schedules.registry import schedules
 from mdm_schedules.schedules import (
     Beta,
     Cosine,
@@ -34,6 +33,7 @@ from mdm_schedules.schedules import (
     Sine,
     SquaredSine,
     Tabulated,
+    schedules,
 )
 from mdm_schedules.testing import check_schedule
 
