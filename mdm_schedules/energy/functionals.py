@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mdm_schedules.distribution import check_distribution
-from mdm_schedules.energy_integral import (
+from mdm_schedules.energy.integral import (
     Array,
     Density,
     Energy,
