@@ -40,7 +40,6 @@ import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, shown
 from mdm_schedules.schedules import EnergyOptimal, Schedule, SquaredSine, Tabulated
-from mdm_schedules.schedules.curves import time_before
 
 Array = npt.NDArray[np.float64]
 Density = Callable[["Path"], Array]
@@ -48,6 +47,7 @@ Density = Callable[["Path"], Array]
 _TINY, _NOISY = 1e-290, 1e-9
 _LOW = math.log(1e-300)
 _HIGH = math.log(2**50)
+_LATE = 2.0**-7  # of 1 - t, where rounding of t begins to matter
 _HIGH_UNKNOWN = math.log(2**30 - 1)  # t = 1 - 2^-30, without rounding
 
 
@@ -103,23 +103,27 @@ def _known(*schedules: Schedule) -> bool:
 def _path(schedule: Schedule, gamma: Schedule, x: Array) -> Path:
     from scipy.special import expit
 
-    time, rest = torch.from_numpy(expit(x)), torch.from_numpy(expit(-x))
-    power = gamma_power = shift = torch.zeros(())
+    t, rest = torch.from_numpy(expit(x)), torch.from_numpy(expit(-x))
     orders, gamma_orders = schedule._end_orders(), gamma._end_orders()
-    if orders and gamma_orders:
-        # in powers of 1 - t, past what floats t can tell
-        power, gamma_power = 2 * torch.tensor(orders[1]), torch.tensor(gamma_orders[1])
-        late, shift = time_before(rest)
-        time, shift = torch.where(rest < 0.5, late, time), torch.where(rest < 0.5, shift, 0.0)
-    else:
-        rest = torch.where(rest < 0.5, 1 - time, rest)
-    clock = time * rest  # dt/dx
-    return Path(
-        schedule._alpha(time).numpy(),
-        (schedule._masked(time) * torch.exp(power * shift)).numpy(),
-        (schedule._alpha_dot(time) * torch.exp((power - 1) * shift) * clock).numpy(),
-        (gamma._gamma_dot(time) * torch.exp((gamma_power - 1) * shift) * clock).numpy(),
+    if not (orders and gamma_orders):
+        rest = torch.where(rest < 0.5, 1 - t, rest)  # t is rounded near 1; at least both agree
+    clock = t * rest  # dt/dx
+    path = Path(
+        schedule._alpha(t).numpy(),
+        schedule._masked(t).numpy(),
+        (schedule._alpha_dot(t) * clock).numpy(),
+        (gamma._gamma_dot(t) * clock).numpy(),
     )
+    late = (rest.numpy() < _LATE) & (path.mask < path.reveal)
+    if orders and gamma_orders and late.any():
+        rest, clock = rest[late], clock[late]
+        _, _, angle, _ = schedule._late(rest, orders[1])
+        t, _, _, steeper = gamma._late(rest, gamma_orders[1])
+        path.reveal[late] = torch.cos(angle).square().numpy()
+        path.mask[late] = torch.sin(angle).square().numpy()
+        path.alpha_rise[late] = (-schedule._alpha_noise_dot(rest) * clock).numpy()
+        path.gamma_rise[late] = (gamma._gamma_dot(t) * steeper * clock).numpy()
+    return path
 
 
 def _usable(schedule: Schedule, gamma: Schedule, x: Array) -> npt.NDArray[np.bool_]:

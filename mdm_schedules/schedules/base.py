@@ -111,14 +111,26 @@ class Schedule(ABC):
         masked = self._masked(t)
         return torch.where(masked == 0, math.inf, self._alpha_dot(t) / masked)
 
+    def _late(self, tau: torch.Tensor, order: float) -> tuple[torch.Tensor, ...]:
+        """The float t next to 1 - tau; the angle from the end, (pi/2) (1 - gamma), at t and at 1 -
+        tau itself; and the ratio of gamma_dot at 1 - tau to that at t.
+
+        1 - gamma is a power of its distance from 1, `order`, times a factor that hardly changes
+        from one float to the next.
+        """
+        t, shift = time_before(tau)
+        reveal, mask = self._roots(t)
+        angle = torch.atan2(mask, reveal)
+        return t, angle, angle * torch.exp(order * shift), torch.exp((order - 1) * shift)
+
     def _alpha_noise(self, tau: torch.Tensor) -> torch.Tensor:
         """alpha(1 - tau), without the rounding of 1 - tau where the order of the end is known."""
         orders = self._end_orders()
         if orders is None:
             return self._alpha(1 - tau)
-        # 1 - alpha is a power of tau, but for terms that change little from one float to the next
-        t, shift = time_before(tau)
-        alpha = self._alpha(t) - self._masked(t) * torch.expm1(2 * orders[1] * shift)
+        t, near, exact, _ = self._late(tau, orders[1])
+        # plus sin^2 near - sin^2 exact
+        alpha = self._alpha(t) + torch.sin(near - exact) * torch.sin(near + exact)
         return torch.where(tau == 0, 1.0, alpha)
 
     def _alpha_noise_dot(self, tau: torch.Tensor) -> torch.Tensor:
@@ -126,8 +138,9 @@ class Schedule(ABC):
         orders = self._end_orders()
         if orders is None:
             return -self._alpha_dot(1 - tau)
-        t, shift = time_before(tau)
-        inside = -self._alpha_dot(t) * torch.exp((2 * orders[1] - 1) * shift)
+        t, near, exact, steeper = self._late(tau, orders[1])
+        # alpha_dot is (pi/2) sin(2 angle) gamma_dot
+        inside = -self._alpha_dot(t) * (torch.sin(2 * exact) / torch.sin(2 * near)) * steeper
         return torch.where(tau == 0, -self._alpha_dot(torch.ones_like(tau)), inside)
 
     def alpha(self, t: T) -> T:
