@@ -42,7 +42,8 @@ def time_before(tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The float t < 1 nearest to 1 - tau, and log(tau / (1 - t)): how far it is from the time meant."""
     t = (1 - tau).clamp(max=1 - 2.0**-53)
     rest = 1 - t  # exact
-    return t, torch.log1p((tau - rest) / rest)
+    ratio = tau / rest
+    return t, torch.where(ratio < 0.5, torch.log(ratio), torch.log1p((tau - rest) / rest))
 
 
 def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
