@@ -172,9 +172,7 @@ def check_end_orders(schedule: Schedule) -> None:
         return
     for end, order, gap in zip((0, 1), orders, schedule._end_gaps(), strict=True):
         # the local power, distance * slope / value; t = 1 - 2^-50 is the last without rounding
-        x = torch.ldexp(
-            torch.ones(1, dtype=torch.float64), -torch.arange(1000 if end == 0 else 50, 2, -1)
-        )
+        x = 2.0 ** -torch.arange(1000 if end == 0 else 50, 2, -1, dtype=torch.float64)
         t = x if end == 0 else 1 - x
         reveal, mask = schedule._roots(t)
         near, far = (reveal, mask) if end == 0 else (mask, reveal)
