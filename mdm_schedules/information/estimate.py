@@ -22,6 +22,8 @@ Integers = npt.NDArray[np.int64]
 
 METHODS = ("entropy", "cross_entropy")
 DEFAULT_COUNTS = 64
+FEW = 8  # sequences below which a standard error is no guide
+FEW_NATS = 5
 # logits softened at once, so that a large vocabulary needs little memory beside the model's
 _CELLS = 1 << 24
 _EXAMPLE = "InformationProfile.estimate(model, sequences, mask_token_id=...)"
@@ -34,7 +36,8 @@ class Measurement:
     Attributes:
         counts: numbers of revealed tokens that were measured.
         means, standard_errors: entropy per hidden token in nats at each count, over sequences,
-            before any fit.
+            before any fit. The errors are estimates themselves: with fewer than 8 sequences, or a
+            model that is almost always certain, they come out too small, and `estimate` warns.
         passes: sequences passed forward (a batch of B counts B).
         sequences, method, seed: as given to `estimate`.
         curve: the kind of curve chosen: beta_mixture, isotonic, convex or beta.
@@ -255,6 +258,32 @@ def measure(
     if shared:
         sums[1:, 0], times[1:, 0] = sums[0, 0], times[0, 0]
     return sums / times, len(jobs)
+
+
+def doubt(values: Array, counts: Integers, n: int) -> str | None:
+    """Why the standard errors of values [S, C] are too small, in a sentence; None if they are not.
+
+    The thresholds are those below which intervals of 95 % held the truth clearly less often, in
+    Markov chains of known entropy.
+    """
+    number = len(values)
+    if number < FEW:
+        return (
+            f"{number} sequences are too few for standard errors (they come out too small); use "
+            f"{FEW} or more"
+        )
+    sums = values.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        carrying = np.nan_to_num(sums**2 / (values**2).sum(0))  # 1: one sequence is the whole mean
+    seen = sums * (n - counts)  # nats, over all sequences
+    rare = (carrying < min(FEW, number / 2)) | (seen < FEW_NATS)
+    if rare.mean() <= 0.5:
+        return None
+    return (
+        f"the model is almost certain of most tokens: at {int(rare.sum())} of {len(counts)} counts "
+        f"the mean entropy rests on few sequences or fewer than {FEW_NATS} nats in all, so the "
+        "standard errors may be far too small; use more sequences, or more passes"
+    )
 
 
 def _steps(total: int, size: int, progress: bool) -> Iterator[int]:

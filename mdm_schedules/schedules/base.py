@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -19,12 +19,11 @@ from mdm_schedules.hub import Evaluation, Record, load, push_record, save_record
 from mdm_schedules.plan import check_steps, make_plan
 from mdm_schedules.plotting import PlottedCurve, draw_curves
 from mdm_schedules.registry import Registry
-from mdm_schedules.schedules.curves import apply_curve, end_limits, exact_ends
+from mdm_schedules.schedules.curves import T, apply_curve, end_limits, exact_ends, time_before
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-T = TypeVar("T")
 PLOT_TIMES = torch.linspace(0, 1, 501, dtype=torch.float64, device="cpu")
 
 
@@ -34,7 +33,8 @@ class Schedule(ABC):
 
     Subclasses are frozen dataclasses (`@dataclass(frozen=True, repr=False)`) with a class attribute
     `name`; their fields are the parameters. They write `_alpha` and `_alpha_dot` on float64
-    tensors, and `_inverse`, `_gamma`, `_gamma_dot`, `_masked` where a closed form exists.
+    tensors, and `_inverse`, `_gamma`, `_gamma_dot`, `_masked`, `_roots` where a closed form exists,
+    and `_end_orders` where the powers at the ends are known.
     `mdm_schedules.testing.check_schedule` tests a new one.
 
     Every public method takes numbers, lists, numpy arrays or tensors and keeps shape, device and
@@ -66,13 +66,41 @@ class Schedule(ABC):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return exact_ends(alpha, (low + high) / 2)
 
+    def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """sqrt alpha and sqrt(1 - alpha), to be given where alpha underflows and its root does
+        not.
+        """
+        return self._alpha(t).sqrt(), self._masked(t).sqrt()
+
+    def _end_orders(self) -> tuple[float, float] | None:
+        """Powers (p, q) with gamma(t) ~ t^p at t = 0 and 1 - gamma(t) ~ (1 - t)^q at t = 1, up to a
+        factor.
+
+        In alpha they are twice that: alpha ~ t^(2p) and 1 - alpha ~ (1 - t)^(2q). A class that
+        returns them promises that `_alpha`, `_masked` and the slopes keep their digits near both
+        ends. Energies then decide exactly whether they are finite, and the noise-time view resolves
+        times that 1 - tau rounds away. None: the ends are measured, with less accuracy. A subclass
+        that changes the ends of its base must override this.
+        """
+        return None
+
+    def _end_gaps(self) -> tuple[float, float]:
+        """Powers (r, s) of the first correction at the ends: gamma ~ t^p (1 + c t^r), and likewise
+        at 1.
+        """
+        return 1.0, 1.0
+
     def _gamma(self, t: torch.Tensor) -> torch.Tensor:
-        return torch.atan2(self._alpha(t).sqrt(), self._masked(t).sqrt()) * (2 / math.pi)
+        reveal, mask = self._roots(t)
+        # the angle from the nearer end, so that 1 - gamma keeps its digits too
+        nearer = torch.atan2(torch.minimum(reveal, mask), torch.maximum(reveal, mask))
+        nearer = nearer * (2 / math.pi)
+        return torch.where(reveal <= mask, nearer, 1 - nearer)
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
-        alpha, masked, slope = self._alpha(t), self._masked(t), self._alpha_dot(t)
-        inside = slope / (math.pi * alpha.sqrt() * masked.sqrt())
-        at_end = (alpha == 0) | (masked == 0)
+        (reveal, mask), slope = self._roots(t), self._alpha_dot(t)
+        inside = slope / (math.pi * reveal * mask)
+        at_end = (reveal == 0) | (mask == 0)
         if not bool(at_end.any()):
             return inside
         # At an end alpha_dot > 0 makes gamma_dot infinite; alpha_dot = 0 is an indeterminate form,
@@ -80,14 +108,46 @@ class Schedule(ABC):
         # method).
         limit = end_limits(
             t,
-            lambda x: self._alpha(x).sqrt() * (2 / math.pi),
-            lambda x: self._masked(x).sqrt() * (2 / math.pi),
+            lambda x: self._roots(x)[0] * (2 / math.pi),
+            lambda x: self._roots(x)[1] * (2 / math.pi),
         )
         return torch.where(at_end, torch.where(slope > 0, math.inf, limit), inside)
 
     def _loss_weight(self, t: torch.Tensor) -> torch.Tensor:
         masked = self._masked(t)
         return torch.where(masked == 0, math.inf, self._alpha_dot(t) / masked)
+
+    def _late(self, tau: torch.Tensor, order: float) -> tuple[torch.Tensor, ...]:
+        """The float t next to 1 - tau; the angle from the end, (pi/2) (1 - gamma), at t and at 1 -
+        tau itself; and the ratio of gamma_dot at 1 - tau to that at t.
+
+        1 - gamma is a power of its distance from 1, `order`, times a factor that hardly changes
+        from one float to the next.
+        """
+        t, shift = time_before(tau)
+        reveal, mask = self._roots(t)
+        angle = torch.atan2(mask, reveal)
+        return t, angle, angle * torch.exp(order * shift), torch.exp((order - 1) * shift)
+
+    def _alpha_noise(self, tau: torch.Tensor) -> torch.Tensor:
+        """alpha(1 - tau), without the rounding of 1 - tau where the order of the end is known."""
+        orders = self._end_orders()
+        if orders is None:
+            return self._alpha(1 - tau)
+        t, near, exact, _ = self._late(tau, orders[1])
+        # plus sin^2 near - sin^2 exact
+        alpha = self._alpha(t) + torch.sin(near - exact) * torch.sin(near + exact)
+        return torch.where(tau == 0, 1.0, alpha)
+
+    def _alpha_noise_dot(self, tau: torch.Tensor) -> torch.Tensor:
+        """-alpha_dot(1 - tau), likewise."""
+        orders = self._end_orders()
+        if orders is None:
+            return -self._alpha_dot(1 - tau)
+        t, near, exact, steeper = self._late(tau, orders[1])
+        # alpha_dot is (pi/2) sin(2 angle) gamma_dot
+        inside = -self._alpha_dot(t) * (torch.sin(2 * exact) / torch.sin(2 * near)) * steeper
+        return torch.where(tau == 0, -self._alpha_dot(torch.ones_like(tau)), inside)
 
     def alpha(self, t: T) -> T:
         """Expected fraction of tokens revealed at generation time t in [0, 1] (arXiv 2509.13866,
@@ -130,13 +190,15 @@ class Schedule(ABC):
         """alpha in noise time, alpha(1 - tau): 1 at tau = 0 (clean), 0 at tau = 1, as MDLM, LLaDA
         and dLLM write it.
         """
-        return apply_curve(
-            lambda x: self._alpha(1 - x), tau, "tau", lambda x: -self._alpha_dot(1 - x)
-        )
+        return apply_curve(self._alpha_noise, tau, "tau", self._alpha_noise_dot)
 
     def alpha_noise_dot(self, tau: T) -> T:
-        """Slope of `alpha_noise` in tau: -alpha_dot(1 - tau), never positive."""
-        return apply_curve(lambda x: -self._alpha_dot(1 - x), tau, "tau")
+        """Slope of `alpha_noise` in tau: -alpha_dot(1 - tau), never positive.
+
+        Computed in tau, so that it keeps its digits however near tau is to 0 (for a schedule
+        without `_end_orders`, only as near as 1 - tau can tell).
+        """
+        return apply_curve(self._alpha_noise_dot, tau, "tau")
 
     def plan(
         self, num_tokens: int | torch.Tensor, steps: int, allow_empty: bool = False

@@ -39,6 +39,16 @@ def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tens
     return torch.where(t < 0.5, t.new_tensor(limits[0]), t.new_tensor(limits[1]))
 
 
+def time_before(tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The float t < 1 nearest to 1 - tau, and log(tau / (1 - t)): how far it is from the time
+    meant.
+    """
+    t = (1 - tau).clamp(max=1 - 2.0**-53)
+    rest = 1 - t  # exact
+    ratio = tau / rest
+    return t, torch.where(ratio < 0.5, torch.log(ratio), torch.log1p((tau - rest) / rest))
+
+
 def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
     """Evaluate a float64 curve on numbers in [0, 1], keeping type, shape, floating dtype and
     device.

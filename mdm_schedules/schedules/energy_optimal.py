@@ -78,6 +78,31 @@ class EnergyOptimal(Schedule):
             return torch.atan2(alpha.sqrt(), (1 - alpha).sqrt()) * (2 / math.pi)
         return super()._inverse(alpha)
 
+    def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._roots(t)
+        return super()._roots(t)
+
+    def _end_orders(self) -> tuple[float, float] | None:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._end_orders()
+        return (1.0, 1.0) if self.interpolation is None else None
+
+    def _end_gaps(self) -> tuple[float, float]:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._end_gaps()
+        return super()._end_gaps()
+
+    def _alpha_noise(self, tau: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._alpha_noise(tau)
+        return super()._alpha_noise(tau)
+
+    def _alpha_noise_dot(self, tau: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._alpha_noise_dot(tau)
+        return super()._alpha_noise_dot(tau)
+
     def _gamma(self, t: torch.Tensor) -> torch.Tensor:
         if isinstance(self.interpolation, Schedule):
             return self.interpolation._gamma(t)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mdm_schedules.checks import check_distribution, check_int
-from mdm_schedules.energy_integral import (
+from mdm_schedules.energy.integral import (
     Array,
     Density,
     Energy,
@@ -60,8 +60,8 @@ def geodesic_energy(
     def density(path: Path) -> Array:
         # y = (sqrt mask, sqrt reveal): the other coordinates of the sphere stay 0 on the way to a
         # clean token
-        speed: Array = path.rise / 2 / np.sqrt([path.mask, path.reveal])
-        return np.asarray(4 * tokens * np.sum(speed**2, axis=0) / path.weight)
+        speed: Array = path.alpha_rise / 2 / np.sqrt([path.mask, path.reveal])
+        return np.asarray(4 * tokens * np.sum(speed**2, axis=0) / path.gamma_rise)
 
     return integrate(schedule, gamma, density)
 
@@ -99,7 +99,8 @@ def conditional_kinetic_energy(
 def kinetic_energy(
     schedule: Schedule | str,
     gamma: Schedule | str | None = None,
-    distribution: torch.Tensor | None = None,
+    *,
+    distribution: torch.Tensor,
 ) -> Energy:
     """Kinetic energy E_k of a sequence distribution, by enumeration of all partly masked sequences
     (Definition 2.1).
@@ -138,7 +139,9 @@ def token_energy(schedule: Schedule | str, gamma: Schedule | str | None = None) 
     return integrate(
         schedule,
         gamma,
-        lambda path: path.rise / path.reveal * (path.rise / path.mask) / path.weight,
+        lambda path: (
+            path.alpha_rise / path.reveal * (path.alpha_rise / path.mask) / path.gamma_rise
+        ),
     )
 
 
@@ -154,7 +157,7 @@ def discrete_energy(
     schedule_or_plan: Schedule | str | torch.Tensor | list[int],
     steps: int | None = None,
     gamma: Schedule | str | None = None,
-) -> float:
+) -> Energy:
     """Energy of K steps at the times i / K: sum of 8 (1 - cos theta_i) / (gamma increment) (App.
     D.5).
 
@@ -167,6 +170,10 @@ def discrete_energy(
         schedule_or_plan: a Schedule or spec string with `steps`; or a plan, integers [K] >= 0.
         steps: K in [1, 2^24]; for a plan None, or its length.
         gamma: as for `geodesic_energy`.
+
+    Returns:
+        A float with the attribute `error`, here a bound on the rounding; `inf` where a step's
+        increment of gamma is too small for float64.
 
     Raises:
         InvalidTypeError, InvalidValueError: an argument that is none of these, or a plan that
@@ -191,12 +198,16 @@ def discrete_energy(
             np.arctan2(np.sqrt(revealed), np.sqrt(left)),
             np.arctan2(np.sqrt(left), np.sqrt(revealed)),
         )
-    theta = _increments(*angles)
-    span = _increments(*_angles(resolve_gamma(gamma), np.arange(k + 1) / k)) * (2 / math.pi)
+    theta, theta_error = _increments(*angles)
+    span, span_error = _increments(*_angles(resolve_gamma(gamma), np.arange(k + 1) / k))
     with np.errstate(divide="ignore", invalid="ignore"):
         # 2 (1 - cos theta) is the squared chord, 4 sin^2(theta / 2) without cancellation
-        terms = np.where(theta == 0, 0.0, 16 * np.sin(theta / 2) ** 2 / span)
-    return float(terms.sum())
+        terms = np.where(theta == 0, 0.0, 16 * np.sin(theta / 2) ** 2 / span) * (math.pi / 2)
+        doubts = terms * (2 * theta_error / theta + span_error / span + 1e-15)
+    total = float(terms.sum())
+    if not math.isfinite(total):
+        return Energy(math.inf)
+    return Energy(total, float(np.where(theta == 0, 0.0, doubts).sum()) + 1e-15 * total)
 
 
 def _angles(schedule: Schedule, times: Array) -> tuple[Array, Array]:
@@ -206,9 +217,13 @@ def _angles(schedule: Schedule, times: Array) -> tuple[Array, Array]:
     return np.arctan2(reveal, mask), np.arctan2(mask, reveal)
 
 
-def _increments(below: Array, above: Array) -> Array:
-    """Differences of an angle, each taken from the end it is nearer to."""
-    return np.where(below[1:] < above[1:], np.diff(below), -np.diff(above))
+def _increments(below: Array, above: Array) -> tuple[Array, Array]:
+    """Differences of an angle, each taken from the end it is nearer to, and how far rounding may
+    move them.
+    """
+    differences = np.where(below[1:] < above[1:], np.diff(below), -np.diff(above))
+    size = np.where(below[1:] < above[1:], below[1:], above[:-1])
+    return differences, 1e-15 * size
 
 
 def _cumulative(plan: Any) -> Array:
@@ -235,11 +250,11 @@ def _kinetic_density(moves: Array) -> Density:
     def density(path: Path) -> Array:
         reveal, mask = np.log(path.reveal), np.log(path.mask)
         # a masked token is revealed at the rate alpha_dot / (1 - alpha)
-        rate = np.log(path.rise) - mask
+        rate = np.log(path.alpha_rise) - mask
         total = np.zeros_like(reveal)
         for k in range(n):
             before, after = k * reveal + (n - k) * mask, (k + 1) * reveal + (n - k - 1) * mask
-            total += moves[k] * np.exp(before - after + 2 * rate - np.log(path.weight))
+            total += moves[k] * np.exp(before - after + 2 * rate - np.log(path.gamma_rise))
         return total
 
     return density

@@ -2,9 +2,28 @@
 
 No energy depends on the clock: with x any increasing function of t, alpha_dot^2 / gamma_dot dt =
 (d alpha/dx)^2 / (d gamma/dx) dx, and rates scale alike. They are integrated in x = log(t / (1 -
-t)), where both ends are far away and each schedule falls off exponentially; beyond what floats
-hold, the tail is the power law that the schedules have there, which also decides whether there is
-an integral, times a series that is extrapolated.
+t)), where both ends are far away and each schedule falls off exponentially. Near t = 1 everything
+is evaluated at 1 - t itself, for t is rounded there. What lies beyond the last float is the tail.
+
+**The tail.** Let the gamma of the schedule leave an end like s^p (1 + c s^r + ...), with s = t or
+1 - t the distance from it and (p, r) from `_end_orders` and `_end_gaps`, and the weighing gamma
+like s^q. Then the rise of alpha per unit of x is ~ s^(2p), alpha itself ~ s^(2p), the rise of gamma
+~ s^q, and every density here, rise^2 / (alpha * gamma rise), is
+
+    density(s) = C s^k exp(P(s)),    k = 2 p - q,    P = c_1 s^r + c_2 s^(2r) + ...    (P(0) = 0).
+
+As ds = s |dx|, the integral beyond s_0 converges if and only if k > 0, and it is
+
+    integral of C s^(k-1) e^P(s) ds over [0, s_0]
+        = density(s_0) / k * share,    share = integral of e^(P(u s_0) - P(s_0)) d(u^k) over [0, 1].
+
+P is read off log density - k log s at m nodes further in, s_0 2^(j/r), as the polynomial in s^r
+through them. m = 1, ..., 7 gives as many values of the share, which first approach the truth and
+then drift off with rounding. The one that differs least from both neighbours is taken. Its error is
+at most four such differences, an empirical bound: `test_the_error_is_a_bound_on_a_random_sweep` in
+tests/test_energy.py checks it, with the quadrature's, against the closed form for pairs of betas.
+If the orders at an end are unknown, p and q are measured there, two nodes are used, and the error
+is the size of the correction itself.
 """
 
 from __future__ import annotations
@@ -19,7 +38,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mdm_schedules import schedules as families
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.schedules import EnergyOptimal, Schedule, SquaredSine, Tabulated
@@ -28,21 +46,10 @@ Array = npt.NDArray[np.float64]
 Density = Callable[["Path"], Array]
 
 _TINY, _NOISY = 1e-290, 1e-9
-_LOW, _HIGH = math.log(1e-300), math.log(2**30 - 1)  # at the latter t = 1 - 2^-30, without rounding
-
-# (p, q) with gamma ~ t^p at 0 and 1 - gamma ~ (1 - t)^q at 1; a type listed here also keeps its
-# digits near both ends
-_ORDERS: dict[type[Schedule], Callable[[Any], tuple[float, float]]] = {
-    families.Beta: lambda s: (s.a, s.b),
-    families.Cosine: lambda s: (1, 0.5),
-    families.Geometric: lambda s: (0.5, 0.5),
-    families.Linear: lambda s: (0.5, 0.5),
-    families.LogLinear: lambda s: (0.5, 0.5),
-    families.Polynomial: lambda s: (s.p / 2, 0.5),
-    families.Sine: lambda s: (0.5, 1),
-    families.SquaredSine: lambda s: (1, 1),
-    families.Tabulated: lambda s: (1, 1),
-}
+_LOW = math.log(1e-300)
+_HIGH = math.log(2**50)
+_LATE = 2.0**-7  # of 1 - t, where rounding of t begins to matter
+_HIGH_UNKNOWN = math.log(2**30 - 1)  # t = 1 - 2^-30, without rounding
 
 
 class Energy(float):
@@ -60,12 +67,16 @@ class Energy(float):
 
 @dataclass(frozen=True)
 class Path:
-    """One token on a grid of x: P(revealed), P(masked), d alpha/dx and d gamma/dx."""
+    """One token on a grid of x: P(revealed), P(masked), and the slopes d alpha/dx and d gamma/dx.
+
+    An energy is the integral over x of a density that is quadratic in `alpha_rise` and is *divided*
+    by `gamma_rise`: the weight of the energy is 1 / gamma_dot.
+    """
 
     reveal: Array
     mask: Array
-    rise: Array
-    weight: Array
+    alpha_rise: Array
+    gamma_rise: Array
 
 
 def resolve(name: str, value: Any) -> Schedule:
@@ -86,18 +97,34 @@ def resolve_gamma(gamma: Any) -> Schedule:
     return SquaredSine() if gamma is None else resolve("gamma", gamma)  # its gamma(t) is t
 
 
+def _known(*schedules: Schedule) -> bool:
+    return all(schedule._end_orders() is not None for schedule in schedules)
+
+
 def _path(schedule: Schedule, gamma: Schedule, x: Array) -> Path:
     from scipy.special import expit
 
-    t = expit(x)
-    clock = t * np.where(x > 0, 1 - t, expit(-x))  # dt/dx
-    time = torch.from_numpy(t)
-    return Path(
-        schedule._alpha(time).numpy(),
-        schedule._masked(time).numpy(),
-        schedule._alpha_dot(time).numpy() * clock,
-        gamma._gamma_dot(time).numpy() * clock,
+    t, rest = torch.from_numpy(expit(x)), torch.from_numpy(expit(-x))
+    orders, gamma_orders = schedule._end_orders(), gamma._end_orders()
+    if not (orders and gamma_orders):
+        rest = torch.where(rest < 0.5, 1 - t, rest)  # t is rounded near 1; at least both agree
+    clock = t * rest  # dt/dx
+    path = Path(
+        schedule._alpha(t).numpy(),
+        schedule._masked(t).numpy(),
+        (schedule._alpha_dot(t) * clock).numpy(),
+        (gamma._gamma_dot(t) * clock).numpy(),
     )
+    late = (rest.numpy() < _LATE) & (path.mask < path.reveal)
+    if orders and gamma_orders and late.any():
+        rest, clock = rest[late], clock[late]
+        _, _, angle, _ = schedule._late(rest, orders[1])
+        t, _, _, steeper = gamma._late(rest, gamma_orders[1])
+        path.reveal[late] = torch.cos(angle).square().numpy()
+        path.mask[late] = torch.sin(angle).square().numpy()
+        path.alpha_rise[late] = (-schedule._alpha_noise_dot(rest) * clock).numpy()
+        path.gamma_rise[late] = (gamma._gamma_dot(t) * steeper * clock).numpy()
+    return path
 
 
 def _usable(schedule: Schedule, gamma: Schedule, x: Array) -> npt.NDArray[np.bool_]:
@@ -107,9 +134,9 @@ def _usable(schedule: Schedule, gamma: Schedule, x: Array) -> npt.NDArray[np.boo
     good = np.ones(x.shape, dtype=bool)
     for one, other in ((schedule, gamma), (gamma, schedule)):
         path = _path(one, other, x)
-        good &= np.minimum(path.reveal, path.mask) > (_TINY if type(one) in _ORDERS else _NOISY)
-        good &= (path.rise > _TINY) & (path.rise < 1 / _TINY)
-        good &= (path.weight > _TINY) & (path.weight < 1 / _TINY)
+        good &= np.minimum(path.reveal, path.mask) > (_TINY if _known(one) else _NOISY)
+        good &= (path.alpha_rise > _TINY) & (path.alpha_rise < 1 / _TINY)
+        good &= (path.gamma_rise > _TINY) & (path.gamma_rise < 1 / _TINY)
     return good
 
 
@@ -128,34 +155,29 @@ def _order(schedule: Schedule, x: float, inward: float) -> float:
     """p where gamma leaves the end beyond x like t^p; measured, and freed of its first-order
     error, if not known.
     """
-    if type(schedule) in _ORDERS:
-        return _ORDERS[type(schedule)](schedule)[inward < 0]
+    orders = schedule._end_orders()
+    if orders is not None:
+        return orders[inward < 0]
     path = _path(schedule, schedule, np.array([x, x + inward]))
     near, far = (path.reveal, path.mask) if inward > 0 else (path.mask, path.reveal)
-    slope = path.weight / (2 / math.pi * np.arctan2(np.sqrt(near), np.sqrt(far)))
+    slope = path.gamma_rise / (2 / math.pi * np.arctan2(np.sqrt(near), np.sqrt(far)))
     return float(slope[0] - (slope[1] - slope[0]) / math.expm1(abs(inward)))
 
 
-def _gap(schedule: Schedule, inward: float) -> float:
-    """r where gamma leaves the end like t^p (1 + c t^r)."""
-    return min(1.0, schedule.p) if isinstance(schedule, families.Polynomial) and inward > 0 else 1.0
-
-
 def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, room: float) -> Energy:
-    """Integral from x to the end beyond it, where density ~ e^(-k |x|) with k = 2 p - q; infinite
-    where k <= 0.
-
-    It is told from the density between x and x + 2 room.
+    """Integral from x to the end beyond it, read off the density between x and x + 2 room; infinite
+    where k <= 0 (the derivation is at the top of this file).
     """
     from scipy.special import expit
 
-    exact = type(schedule) in _ORDERS and type(gamma) in _ORDERS
+    exact = _known(schedule, gamma)
     inward = math.copysign(min(math.log(2), abs(room)), room)
     k = 2 * _order(schedule, x, inward) - _order(gamma, x, inward)
     if k <= (1e-12 if exact else 1e-3):
         return Energy(math.inf)
     count = 7 if exact else 2
-    gaps = _gap(schedule, inward), _gap(gamma, inward), 1.0
+    end = int(inward < 0)
+    gaps = schedule._end_gaps()[end], gamma._end_gaps()[end], 1.0
     r = min(gaps)
     exponents = np.unique(np.round(np.outer(gaps, np.arange(count)) / r, 6))[:count]
     nodes = x + math.copysign(min(math.log(2) / r, 2 * abs(room) / count), room) * np.arange(
@@ -164,19 +186,16 @@ def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, room:
     values = density(_path(schedule, gamma, nodes))
     if not values[0] > 0:
         return Energy(0.0)
-    t = expit(nodes)  # rounded near 1, hence not the nodes themselves
-    depth = math.copysign(1, -room) * (np.log(t) - np.log1p(-t))
-    # log density + k |x| is a sum of power series in e^(-r |x|), one for each r; ever more of their
-    # terms are determined by ever more nodes
+    if not exact:  # t is rounded near 1, and with it the nodes
+        t = expit(nodes)
+        nodes = np.log(t) - np.log1p(-t)
+    depth = math.copysign(1, -room) * nodes
     u, logs = np.exp(r * (depth[0] - depth)), np.log(values / values[0]) + k * (depth - depth[0])
     shares = [1.0]
     for used in range(2, count + 1):
         if not (np.isfinite(logs[:used]).all() and np.isfinite(u[:used]).all()):
             break
         shares.append(_share(u[:used], logs[:used], exponents[:used], k / r))
-    # the number of terms that differs least from one less and one more; four such differences held
-    # every known error, and of schedules whose series is not known one difference is the whole
-    # correction
     changes = np.nan_to_num(np.abs(np.diff([0.0, *shares])), nan=math.inf)
     doubts = np.maximum(changes, np.append(changes[1:], 0 if len(changes) == 2 else math.inf))
     best = int(np.argmin(doubts)) if len(changes) > 1 else 0
@@ -225,13 +244,14 @@ def integrate(schedule_or_spec: Any, gamma_or_spec: Any, density: Density) -> En
     ]
     knots = logit(np.concatenate([np.zeros(0), *tables]))
     middle = float(schedule._inverse(torch.tensor([0.5], dtype=torch.float64, device="cpu"))[0])
-    center = float(np.clip(logit(middle), _LOW, _HIGH))
+    last = _HIGH if _known(schedule, gamma) else _HIGH_UNKNOWN
+    center = float(np.clip(logit(middle), _LOW, last))
     if not _usable(schedule, gamma, np.array([center])).all():
         raise InvalidValueError(
             f"{shown(schedule)} or {shown(gamma)} is too steep for float64 near t = {middle:g}"
         )
     low = _reach(schedule, gamma, center, _LOW)
-    high = _reach(schedule, gamma, center, float(np.max(knots + 2, initial=_HIGH)))
+    high = _reach(schedule, gamma, center, float(np.max(knots + 2, initial=last)))
     room = (high - low) / 4
     tails = [
         _tail(schedule, gamma, density, low, room),
