@@ -63,8 +63,7 @@ class Schedule(ABC):
         return exact_ends(alpha, (low + high) / 2)
 
     def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """sqrt alpha and sqrt(1 - alpha), to be given where alpha underflows but its root does not."""
-        return self._alpha(t).sqrt(), self._masked(t).sqrt()
+        """The roots of alpha and 1 - alpha, for where alpha underflows but its root does not."""
 
     def _end_orders(self) -> tuple[float, float] | None:
         """Powers (p, q) with gamma(t) ~ t^p at t = 0 and 1 - gamma(t) ~ (1 - t)^q at t = 1, up to a

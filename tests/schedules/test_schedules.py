@@ -562,7 +562,7 @@ def beta_tails(a: float, b: float, time: float) -> tuple[mpmath.mpf, ...]:
         *(
             (1e6, 0.3),
             (0.3, 1e6),
-            (1e6, 1e3),
+            (1e4, 1e3),
             (50, 3),
             (3, 50),
             (0.01, 200),
