@@ -64,6 +64,7 @@ class Schedule(ABC):
 
     def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The roots of alpha and 1 - alpha, for where alpha underflows but its root does not."""
+        return self._alpha(t).sqrt(), self._masked(t).sqrt()
 
     def _end_orders(self) -> tuple[float, float] | None:
         """Powers (p, q) with gamma(t) ~ t^p at t = 0 and 1 - gamma(t) ~ (1 - t)^q at t = 1, up to a
