@@ -13,7 +13,7 @@ NOT = (None, False)
 LLADA = Family(
     name="LLaDA",
     model_types=("llada",),
-    architectures=("LLaDAModelLM", "LLaDAModel", "MMadaModelLM"),
+    architectures=("LLaDAModelLM", "MMadaModelLM"),
     native="mdm_llama",
     keys={
         "hidden_size": "d_model",
@@ -92,7 +92,7 @@ LLADA = Family(
 LLADA_MOE = Family(
     name="LLaDA-MoE",
     model_types=("llada", "lladamoe", "llada_moe"),
-    architectures=("LLaDAMoEModelLM", "LLaDAMoEModel"),
+    architectures=("LLaDAMoEModelLM",),
     native="mdm_qwen3_moe",
     keys={
         **{key: key for key in COMMON},
@@ -124,7 +124,7 @@ LLADA_MOE = Family(
 LLADA2 = Family(
     name="LLaDA2",
     model_types=("llada2_moe", "llada21_moe"),
-    architectures=("LLaDA2MoeModelLM", "LLaDA2MoeModel"),
+    architectures=("LLaDA2MoeModelLM",),
     native="mdm_glm4_moe",
     keys={
         **{key: key for key in COMMON},
@@ -188,7 +188,7 @@ LLADA2 = Family(
 DREAM = Family(
     name="Dream",
     model_types=("Dream", "dream"),
-    architectures=("DreamModel", "DreamBaseModel"),
+    architectures=("DreamModel",),
     native="mdm_qwen2",
     # its code has biases whatever attention_bias says
     keys={key: key for key in COMMON if key not in ("attention_bias", "head_dim")},
@@ -221,7 +221,7 @@ def _block_length(config: Mapping[str, Any]) -> int | None:
 SDAR = Family(
     name="SDAR",
     model_types=("sdar",),
-    architectures=("SDARForCausalLM", "SDARModel"),
+    architectures=("SDARForCausalLM",),
     native="mdm_qwen3",
     keys={**{key: key for key in COMMON}, "block_length": _block_length},
     defaults={"head_dim": 128, "rms_norm_eps": 1e-6, "block_size": 4},
@@ -234,7 +234,7 @@ SDAR = Family(
 SDAR_MOE = Family(
     name="SDAR-MoE",
     model_types=("sdar_moe",),
-    architectures=("SDARMoeForCausalLM", "SDARMoeModel"),
+    architectures=("SDARMoeForCausalLM",),
     native="mdm_qwen3_moe",
     keys={
         **SDAR.keys,
@@ -260,7 +260,7 @@ SDAR_MOE = Family(
 FAST_DLLM = Family(
     name="Fast-dLLM v2",
     model_types=("Fast_dLLM_Qwen",),
-    architectures=("Fast_dLLM_QwenForCausalLM", "Fast_dLLM_QwenModel"),
+    architectures=("Fast_dLLM_QwenForCausalLM",),
     native="mdm_qwen2",
     keys={
         **{key: key for key in COMMON if key not in ("attention_bias", "head_dim")},
@@ -279,7 +279,7 @@ def _a2d(base: str, native: str, **more: str) -> Family:
     return Family(
         name=f"dLLM a2d-{base}",
         model_types=(f"a2d-{base}",),
-        architectures=tuple(f"A2D{base.capitalize()}{end}" for end in ("LMHeadModel", "Model")),
+        architectures=(f"A2D{base.capitalize()}LMHeadModel",),
         native=native,
         keys={**{key: key for key in COMMON}, "block_length": _block_length, **more},
         allowed={"use_sliding_window": NOT},

@@ -27,7 +27,7 @@ SIZES = (
     "num_key_value_heads head_dim max_position_embeddings moe_intermediate_size num_experts "
     "n_routed_experts num_experts_per_tok"
 ).split()
-# config keys that change nothing in the answer, or that transformers itself reads
+NEEDED = SIZES[:5]
 ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 Piece = tuple[str, int | None]  # a native weight, and which of several parts of the released one
@@ -80,18 +80,27 @@ class Family:
         Raises:
             InvalidValueError: a value that the native model has not; the message names it.
         """
-        full = {**self.defaults, **config}
+        full = {**self.defaults, **_flat_rope(config)}
         for key, allowed in self.allowed.items():
-            if full.get(key) not in allowed or isinstance(full.get(key), list):
+            if full.get(key) not in allowed:
                 raise self._refused(key, full.get(key), allowed)
         answer = {key: config[key] for key in ALWAYS if config.get(key) is not None}
         for key, source in self.keys.items():
-            value = source(full) if callable(source) else full.get(source)
+            try:
+                value = source(full) if callable(source) else full.get(source)
+            except (KeyError, TypeError, ZeroDivisionError) as error:
+                raise InvalidValueError(
+                    f"the config of this {self.name} model gives no {key}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
             if value is not None:
                 answer[key] = value
         for key in SIZES:
-            if key in answer and (type(answer[key]) is not int or answer[key] < 1):
-                raise self._refused(str(self._source(key)), answer[key], ("an integer >= 1",))
+            if (key in answer or key in NEEDED) and not _is_size(answer.get(key)):
+                raise self._refused(self._source(key), answer.get(key), ("an integer >= 1",))
+        pad = answer.get("pad_token_id")
+        if pad is not None and not 0 <= pad < answer["vocab_size"]:
+            answer.pop("pad_token_id")  # the answer for padding is never read
         self._check_rope(answer)
         dtype = config.get("dtype") or config.get("torch_dtype")
         if dtype is not None:
@@ -166,6 +175,21 @@ class Family:
         head = native.get("head_dim") or native["hidden_size"] // native["num_attention_heads"]
         keys = native["num_key_value_heads"] * head
         return [native["num_attention_heads"] * head, keys, keys]
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _flat_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary values under the names of transformers 4, as which 5 keeps them in `rope_parameters`."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return dict(config)
+    kept = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    rest = {key: value for key, value in rope.items() if key not in kept}
+    plain = rest.get("rope_type", rest.get("type", "default")) == "default"
+    return {**config, **kept, "rope_scaling": None if plain else rest}
 
 
 def _pattern(template: str) -> re.Pattern[str]:

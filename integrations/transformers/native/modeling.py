@@ -6,6 +6,7 @@ causal model, by anybody. Layers, weights, loading and saving are transformers'.
 Config values beside those of the base class (all of them optional):
     block_length: a token sees its block and the blocks before; None: the whole sequence.
     logits_shift: 1 where the logits at a position speak of the token after it.
+    embed_padding: False where the embedding of the pad token is trained like any other.
     attention_out_bias: whether the attention's last projection has a bias; None: as the base class.
     mask_token_id: what stands for a token that is not yet written.
     released: the config.json that the weights were released with, if they come from a release.
@@ -56,6 +57,7 @@ class NativeConfig:
 
     block_length = None
     logits_shift = 0
+    embed_padding = True
     attention_out_bias = None
     mask_token_id = None
     released = None
@@ -81,13 +83,14 @@ class NativeBody:
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
+        if not config.embed_padding:
+            self.embed_tokens.padding_idx = None  # type: ignore[attr-defined]
         for layer in self.layers:  # type: ignore[attr-defined]
             attention = layer.self_attn
             attention.is_causal = False
             _set_out_bias(attention, config.attention_out_bias)
-            router = getattr(layer.mlp, "gate", None)
-            if hasattr(router, "get_topk_indices"):
-                router.__class__ = _GroupRouter
+            if hasattr(layer.mlp, "moe"):  # GLM's mixture of experts up to transformers 4
+                layer.mlp.__class__, layer.mlp.gate.__class__ = _OrderedMixture, _GroupRouter
         self.post_init()  # type: ignore[attr-defined]
 
     @_recorded
@@ -192,19 +195,34 @@ def _set_out_bias(attention: nn.Module, wanted: bool | None) -> None:
     out.bias = nn.Parameter(torch.zeros(out.out_features)) if wanted else None
 
 
-class _GroupRouter(getattr(modeling_glm4_moe, "Glm4MoeTopkRouter")):  # type: ignore[misc]  # noqa: B009
+class _GroupRouter(modeling_glm4_moe.Glm4MoeTopkRouter):
     """Up to transformers 4, experts of groups that are not chosen count as 0, which is more than a
     negative bias leaves the others; they must not be chosen at all.
     """
 
     def get_topk_indices(self, scores: torch.Tensor) -> torch.Tensor:
-        """The chosen experts [T, k] for scores [T, E]."""
+        """The chosen experts [T, k] for scores [T, E], the best first."""
         biased = scores.view(-1, self.n_routed_experts) + self.e_score_correction_bias[None]
         grouped = biased.view(-1, self.n_group, self.n_routed_experts // self.n_group)
         groups = grouped.topk(2, dim=-1)[0].sum(-1).topk(self.topk_group, dim=-1, sorted=False)[1]
         chosen = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(1, groups, True)
         biased = grouped.masked_fill(~chosen[..., None], float("-inf")).flatten(1)
-        return biased.topk(self.top_k, dim=-1, sorted=False)[1]
+        return biased.topk(self.top_k, dim=-1)[1]
+
+
+class _OrderedMixture(modeling_glm4_moe.Glm4MoeMoE):
+    """Runs only the experts that a token chose, and adds them up from the best to the last."""
+
+    def moe(
+        self, hidden: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """The experts' answer [T, H] to `hidden` [T, H]; `indices` and `weights` are [T, k]."""
+        order = indices.flatten().argsort()
+        counts = torch.bincount(indices.flatten(), minlength=len(self.experts)).tolist()
+        rows = hidden[order // indices.shape[1]].split(counts)
+        answers = [self.experts[i](x) for i, x in enumerate(rows) if len(x)]
+        each = torch.cat(answers)[order.argsort()].view(*indices.shape, -1)
+        return (each.to(weights.dtype) * weights[..., None]).sum(1).to(hidden.dtype)
 
 
 class MDMLlamaConfig(NativeConfig, LlamaConfig):
