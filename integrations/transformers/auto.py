@@ -105,6 +105,10 @@ class AutoModelForMaskedDiffusion:
     ) -> Any:
         """A masked LM with a schedule.
 
+        Released models that need code of their repository (LLaDA, Dream, LLaDA-MoE, LLaDA2, SDAR,
+        Fast-dLLM v2, dLLM's a2d) are loaded as native models, which need none; with
+        `trust_remote_code=True` their own code runs instead.
+
         Args:
             path: folder or Hub id, as `transformers.AutoModelForMaskedLM.from_pretrained` takes it.
             schedule: name, spec, Hub id or Schedule; None takes the one that the folder or
@@ -120,9 +124,9 @@ class AutoModelForMaskedDiffusion:
         _check_place(path, kwargs)
         chosen = _carried(path, kwargs) if schedule is None else get_schedule(schedule)
         try:
-            model = _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
+            model = _load(path, *args, **kwargs)
         except ValueError as error:
-            if "for this kind of AutoModel" not in str(error):
+            if isinstance(error, MDMError) or "for this kind of AutoModel" not in str(error):
                 raise
             raise InvalidTypeError(
                 f"{path} holds no masked language model: transformers knows none of its kind for "
@@ -218,6 +222,16 @@ def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int
 def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The loading options that every from_pretrained takes."""
     return {name: kwargs[name] for name in (*_FILES, "trust_remote_code") if name in kwargs}
+
+
+def _load(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+    """The model: native where it is of a released family, else by transformers' auto classes."""
+    from mdm_schedules.integrations.transformers import native
+
+    plain = {"config", "gguf_file", "state_dict"} & kwargs.keys()
+    if not (plain or args or kwargs.get("trust_remote_code")) and native.is_released(path, kwargs):
+        return native.load_native(path, **kwargs)
+    return _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
 
 
 def _auto_class(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:

@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mdm_schedules.cli import evaluate, hub, models, sampling, schedules, tune
+from mdm_schedules.cli import convert, evaluate, hub, models, sampling, schedules, tune
 from mdm_schedules.errors import MDMError
 
-_MODULES = (models, sampling, schedules, hub, tune, evaluate)
+_MODULES = (models, sampling, schedules, hub, tune, evaluate, convert)
 
 
 def _parser() -> argparse.ArgumentParser:

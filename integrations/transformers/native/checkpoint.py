@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 MAX_HEADER = 1 << 27
 MAX_JSON = 1 << 27
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 DOWNLOAD = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 
 
@@ -34,10 +36,20 @@ class Weight:
 
 
 def fetched(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) -> Path | None:
-    """The file `name` of a folder or Hub repository, on this machine; None if there is none."""
+    """The file `name` of a folder or Hub repository, on this machine; None if there is none.
+
+    Raises:
+        StorageError: `path` is neither a folder nor the id of a repository.
+    """
     from transformers.utils import cached_file
 
     known = {key: options[key] for key in DOWNLOAD if options.get(key) is not None}
+    folder = Path(path)
+    if folder.is_dir():
+        file = folder / known.get("subfolder", "") / name
+        return file if file.is_file() else None
+    if not _HUB_ID.fullmatch(os.fspath(path)):
+        raise StorageError(f"there is no folder {os.fspath(path)}")
     found = cached_file(
         os.fspath(path),
         name,

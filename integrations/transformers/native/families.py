@@ -311,5 +311,6 @@ def explain_unknown(config: Mapping[str, Any]) -> InvalidValueError:
     known = ", ".join(family.name for family in FAMILIES)
     return InvalidValueError(
         f"no native model is known for model_type={shown(config.get('model_type'))}, "
-        f"architectures={shown(config.get('architectures'))}; known: {known}"
+        f"architectures={shown(config.get('architectures'))}; known: {known}; load it with its own "
+        "code instead: trust_remote_code=True"
     )

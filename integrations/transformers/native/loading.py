@@ -21,7 +21,11 @@ from mdm_schedules.integrations.transformers.native.checkpoint import (
     read_json,
     some,
 )
-from mdm_schedules.integrations.transformers.native.families import explain_unknown, family_of
+from mdm_schedules.integrations.transformers.native.families import (
+    FAMILIES,
+    explain_unknown,
+    family_of,
+)
 from mdm_schedules.integrations.transformers.native.family import Family
 from mdm_schedules.integrations.transformers.native.modeling import NATIVE
 from mdm_schedules.integrations.transformers.native.tokenizer import tokenizer_mask
@@ -35,6 +39,21 @@ def released_config(path: str | os.PathLike[str], options: Mapping[str, Any]) ->
     if file is None:
         raise StorageError(f"{path} holds no model, for it has no config.json")
     return read_json(file)
+
+
+def is_released(path: str | os.PathLike[str], options: Mapping[str, Any]) -> bool:
+    """Whether the model at `path` is of a family that is loaded natively.
+
+    Raises:
+        InvalidValueError: its model type is a family's, but its class is of another code.
+    """
+    file = fetched(path, "config.json", options)
+    config = {} if file is None else read_json(file)
+    if family_of(config) is not None:
+        return True
+    if any(config.get("model_type") in family.model_types for family in FAMILIES):
+        raise explain_unknown(config)
+    return False
 
 
 def native_config(
