@@ -47,6 +47,7 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
         StorageError: the tokenizer is code of which no equivalent is known.
     """
     from transformers import AutoTokenizer, Qwen2TokenizerFast
+    from transformers.utils import logging
 
     config = _json(path, "tokenizer_config.json", options)
     if options.get("trust_remote_code") or "AutoTokenizer" not in (config.get("auto_map") or {}):
@@ -58,7 +59,12 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
             "load it with AutoTokenizer.from_pretrained(..., trust_remote_code=True)"
         )
     known = {key: value for key, value in options.items() if key != "trust_remote_code"}
-    tokenizer = Qwen2TokenizerFast.from_pretrained(path, **known)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # or it warns of another class, which is the purpose
+    try:
+        tokenizer = Qwen2TokenizerFast.from_pretrained(path, **known)
+    finally:
+        logging.set_verbosity(level)
     # nothing that is saved from here on names the code
     tokenizer.init_kwargs.pop("auto_map", None)
     return tokenizer
