@@ -148,7 +148,10 @@ def weights_of(family):
     rows = {"q": HEADS * HEAD, "k": KV * HEAD, "v": KV * HEAD}
     shapes = {"embed": (V, H), "norm": (H,), "lm_head": (V, H)}
     for i in range(LAYERS):
-        shapes |= {f"{i}.input_layernorm.weight": (H,), f"{i}.post_attention_layernorm.weight": (H,)}
+        shapes |= {
+            f"{i}.input_layernorm.weight": (H,),
+            f"{i}.post_attention_layernorm.weight": (H,),
+        }
         for x, count in rows.items():
             shapes[f"{i}.self_attn.{x}_proj.weight"] = (count, H)
             if family in ("dream", "fast_dllm"):

@@ -9,4 +9,12 @@ from mdm_schedules.integrations.transformers.native.loading import is_released, 
 from mdm_schedules.integrations.transformers.native.modeling import NATIVE
 from mdm_schedules.integrations.transformers.native.tokenizer import load_tokenizer
 
-__all__ = ["FAMILIES", "NATIVE", "Family", "family_of", "is_released", "load_native", "load_tokenizer"]
+__all__ = [
+    "FAMILIES",
+    "NATIVE",
+    "Family",
+    "family_of",
+    "is_released",
+    "load_native",
+    "load_tokenizer",
+]

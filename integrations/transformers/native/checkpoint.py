@@ -6,7 +6,6 @@ Everything that can be wrong with files is found here, before a weight is read.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -182,8 +181,10 @@ def read_header(file: Path) -> dict[str, Weight]:
 def _weight(file: Path, entry: dict[str, Any], base: int) -> Weight:
     start, stop = entry["data_offsets"]
     shape = tuple(int(x) for x in entry["shape"])
-    bits = 8 * (stop - start)
-    if not 0 <= start <= stop or (math.prod(shape) and bits % math.prod(shape)):
+    count = 1
+    for size in shape:
+        count *= size
+    if not 0 <= start <= stop or (count and 8 * (stop - start) % count):
         raise FormatError(f"{file} is no safetensors file: shapes and lengths disagree")
     return Weight(file, str(entry["dtype"]), shape, base + start, base + stop)
 

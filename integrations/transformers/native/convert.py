@@ -39,11 +39,20 @@ JOURNAL, CHECKSUMS = ".convert.json", "checksums.json"
 SHARD_BYTES = 5 << 30
 CHUNK = 1 << 22
 # what comes along as it is; never code
-BESIDE = (
-    "generation_config.json tokenizer.json tokenizer_config.json special_tokens_map.json "
-    "added_tokens.json vocab.json merges.txt chat_template.jinja chat_template.json "
-    "schedule.json schedule.safetensors LICENSE"
-).split()
+BESIDE = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "schedule.json",
+    "schedule.safetensors",
+    "LICENSE",
+]
 
 
 @dataclass(frozen=True)
@@ -94,9 +103,11 @@ def convert(
     else:
         raise InvalidValueError(f"to must be 'native' or 'released', got {to!r}")
     shards = _shards(entries, shard_bytes)
-    names = [SINGLE] if len(shards) == 1 else [
-        f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))
-    ]
+    names = (
+        [SINGLE]
+        if len(shards) == 1
+        else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    )
     plan = _plan(config, names, shards)
     done = _resumed(target, plan)
     for number, (name, shard) in enumerate(zip(names, shards, strict=True)):

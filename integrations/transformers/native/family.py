@@ -14,19 +14,43 @@ from typing import Any
 from mdm_schedules.errors import InvalidValueError, shown
 
 # what transformers' own Qwen and Llama configs call the values, and most families too
-COMMON = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-    "num_key_value_heads head_dim hidden_act max_position_embeddings initializer_range rms_norm_eps "
-    "rope_theta rope_scaling tie_word_embeddings attention_dropout attention_bias "
-    "bos_token_id eos_token_id pad_token_id"
-).split()
+COMMON = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "tie_word_embeddings",
+    "attention_dropout",
+    "attention_bias",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+]
 # kept whatever the family calls its own values
 ALWAYS = ("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config")
-SIZES = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-    "num_key_value_heads head_dim max_position_embeddings moe_intermediate_size num_experts "
-    "n_routed_experts num_experts_per_tok"
-).split()
+SIZES = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "moe_intermediate_size",
+    "num_experts",
+    "n_routed_experts",
+    "num_experts_per_tok",
+]
 NEEDED = SIZES[:5]
 ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
@@ -141,7 +165,9 @@ class Family:
 
     def mask(self, native: Mapping[str, Any]) -> int | None:
         """The mask token by config.json, else the known one if this is a released model."""
-        own = (native.get("released") or {}).get("mask_token_id", self.defaults.get("mask_token_id"))
+        own = (native.get("released") or {}).get(
+            "mask_token_id", self.defaults.get("mask_token_id")
+        )
         if own is not None and own not in self.unset_masks:
             return int(own)
         return self.mask_token_id if native.get("vocab_size") in self.mask_vocabularies else None

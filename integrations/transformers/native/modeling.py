@@ -150,7 +150,7 @@ class NativeHead:
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[attr-defined]
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator, unused-ignore]
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -202,12 +202,13 @@ class _GroupRouter(modeling_glm4_moe.Glm4MoeTopkRouter):
 
     def get_topk_indices(self, scores: torch.Tensor) -> torch.Tensor:
         """The chosen experts [T, k] for scores [T, E], the best first."""
-        biased = scores.view(-1, self.n_routed_experts) + self.e_score_correction_bias[None]
-        grouped = biased.view(-1, self.n_group, self.n_routed_experts // self.n_group)
-        groups = grouped.topk(2, dim=-1)[0].sum(-1).topk(self.topk_group, dim=-1, sorted=False)[1]
+        router: Any = self
+        biased = scores.view(-1, router.n_routed_experts) + router.e_score_correction_bias[None]
+        grouped: torch.Tensor = biased.unflatten(1, (router.n_group, -1))
+        groups = grouped.topk(2, dim=-1)[0].sum(-1).topk(router.topk_group, dim=-1)[1]
         chosen = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(1, groups, True)
         biased = grouped.masked_fill(~chosen[..., None], float("-inf")).flatten(1)
-        return biased.topk(self.top_k, dim=-1)[1]
+        return biased.topk(router.top_k, dim=-1)[1]
 
 
 class _OrderedMixture(modeling_glm4_moe.Glm4MoeMoE):
@@ -217,10 +218,11 @@ class _OrderedMixture(modeling_glm4_moe.Glm4MoeMoE):
         self, hidden: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """The experts' answer [T, H] to `hidden` [T, H]; `indices` and `weights` are [T, k]."""
+        experts: Any = self.experts
         order = indices.flatten().argsort()
-        counts = torch.bincount(indices.flatten(), minlength=len(self.experts)).tolist()
+        counts = torch.bincount(indices.flatten(), minlength=len(experts)).tolist()
         rows = hidden[order // indices.shape[1]].split(counts)
-        answers = [self.experts[i](x) for i, x in enumerate(rows) if len(x)]
+        answers = [experts[i](x) for i, x in enumerate(rows) if len(x)]
         each = torch.cat(answers)[order.argsort()].view(*indices.shape, -1)
         return (each.to(weights.dtype) * weights[..., None]).sum(1).to(hidden.dtype)
 

@@ -46,12 +46,12 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
     Raises:
         StorageError: the tokenizer is code of which no equivalent is known.
     """
-    from transformers import AutoTokenizer, Qwen2TokenizerFast
+    import transformers
     from transformers.utils import logging
 
     config = _json(path, "tokenizer_config.json", options)
     if options.get("trust_remote_code") or "AutoTokenizer" not in (config.get("auto_map") or {}):
-        return AutoTokenizer.from_pretrained(path, **options)
+        return transformers.AutoTokenizer.from_pretrained(path, **options)
     if config.get("tokenizer_class") not in SAME_AS_QWEN2:
         raise StorageError(
             f"the tokenizer of {path} is code of its repository "
@@ -62,7 +62,9 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # or it warns of another class, which is the purpose
     try:
-        tokenizer = Qwen2TokenizerFast.from_pretrained(path, **known)
+        # up to transformers 4 the class of that name without Fast is written in Python
+        qwen2 = getattr(transformers, "Qwen2TokenizerFast")  # noqa: B009
+        tokenizer = qwen2.from_pretrained(path, **known)
     finally:
         logging.set_verbosity(level)
     # nothing that is saved from here on names the code

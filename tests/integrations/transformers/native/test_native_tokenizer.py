@@ -1,5 +1,6 @@
 """Dream's Python tokenizer has a native equivalent that gives the same ids."""
 
+import itertools
 import json
 import random
 import unicodedata
@@ -81,7 +82,7 @@ def reference_ids(text):
         for word in WORDS.findall(unicodedata.normalize("NFC", part)):
             pieces = [byte[b] for b in word.encode()]
             while len(pieces) > 1:
-                pairs = list(zip(pieces, pieces[1:], strict=False))
+                pairs = list(itertools.pairwise(pieces))
                 best = min(pairs, key=lambda pair: ranks.get(pair, 999))
                 if best not in ranks:
                     break
@@ -98,7 +99,13 @@ def reference_ids(text):
 def texts():
     draw = random.Random(0)
     alphabet = "hello world  inging'll 'S 0123é\u0301\n\r\t.,!?ñ中文🙂ΩAÉ"
-    yield from ["", "hello world", "  he  said: 'hello'\n\n", "e\u0301cole 2024", "<|mask|><|mask|>"]
+    yield from [
+        "",
+        "hello world",
+        "  he  said: 'hello'\n\n",
+        "e\u0301cole 2024",
+        "<|mask|><|mask|>",
+    ]
     for _ in range(200):
         size = draw.randint(1, 30)
         text = "".join(draw.choice(alphabet) for _ in range(size))
