@@ -15,7 +15,7 @@ from accelerate import PartialState
 from transformers import AutoTokenizer
 
 import mdm_schedules as mdm
-from mdm_schedules import demo_models
+from mdm_schedules.demo import models as demo_models
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mdm_schedules import errors
-from mdm_schedules.registry import get_schedule, list_schedules, register_schedule
+from mdm_schedules._version import __version__
+from mdm_schedules.lookup import get_schedule, list_schedules, register_schedule
 from mdm_schedules.schedules import (
     Beta,
     Cosine,
@@ -51,40 +52,49 @@ if TYPE_CHECKING:
         AutoModelForMaskedDiffusion,
         MaskedDiffusionGenerationConfig,
         MaskedDiffusionMixin,
-        generate,
     )
+    from mdm_schedules.models import list_models
     from mdm_schedules.presets import list_presets
-    from mdm_schedules.sampling import GenerationOutput, StepInfo, sample
+    from mdm_schedules.sampling import (
+        GenerationOutput,
+        StepInfo,
+        generate,
+        list_commits,
+        list_policies,
+        sample,
+    )
     from mdm_schedules.tuning import tune
 
-__version__ = "0.1.0"
-
-# name -> the module that has it; add a lazily loaded public name here
+# the module of each name that is loaded when it is first used; a new one stands here, and above
+# for type checkers
 _LAZY = {
-    "conditional_kinetic_energy": "mdm_schedules.energy",
-    "discrete_energy": "mdm_schedules.energy",
-    "energy_excess": "mdm_schedules.energy",
-    "geodesic_energy": "mdm_schedules.energy",
-    "kinetic_energy": "mdm_schedules.energy",
-    "token_energy": "mdm_schedules.energy",
-    "InformationProfile": "mdm_schedules.information",
-    "list_presets": "mdm_schedules.presets",
-    "DistributedOutput": "mdm_schedules.integrations.accelerate",
-    "generate_distributed": "mdm_schedules.integrations.accelerate",
-    "BlockMaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
-    "MaskedDiffusionPipeline": "mdm_schedules.integrations.diffusers",
-    "MaskedDiffusionScheduler": "mdm_schedules.integrations.diffusers",
-    "Evaluation": "mdm_schedules.hub",
-    "FoundSchedule": "mdm_schedules.hub",
-    "search_schedules": "mdm_schedules.hub",
-    "AutoModelForMaskedDiffusion": "mdm_schedules.integrations.transformers",
-    "MaskedDiffusionGenerationConfig": "mdm_schedules.integrations.transformers",
-    "MaskedDiffusionMixin": "mdm_schedules.integrations.transformers",
-    "generate": "mdm_schedules.integrations.transformers",
-    "GenerationOutput": "mdm_schedules.sampling",
-    "StepInfo": "mdm_schedules.sampling",
-    "sample": "mdm_schedules.sampling",
-    "tune": "mdm_schedules.tuning",
+    "conditional_kinetic_energy": "energy",
+    "discrete_energy": "energy",
+    "energy_excess": "energy",
+    "geodesic_energy": "energy",
+    "kinetic_energy": "energy",
+    "token_energy": "energy",
+    "Evaluation": "hub",
+    "FoundSchedule": "hub",
+    "search_schedules": "hub",
+    "InformationProfile": "information",
+    "DistributedOutput": "integrations.accelerate",
+    "generate_distributed": "integrations.accelerate",
+    "BlockMaskedDiffusionScheduler": "integrations.diffusers",
+    "MaskedDiffusionPipeline": "integrations.diffusers",
+    "MaskedDiffusionScheduler": "integrations.diffusers",
+    "AutoModelForMaskedDiffusion": "integrations.transformers",
+    "MaskedDiffusionGenerationConfig": "integrations.transformers",
+    "MaskedDiffusionMixin": "integrations.transformers",
+    "list_models": "models",
+    "list_presets": "presets",
+    "GenerationOutput": "sampling",
+    "StepInfo": "sampling",
+    "generate": "sampling",
+    "list_commits": "sampling",
+    "list_policies": "sampling",
+    "sample": "sampling",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -111,6 +121,7 @@ __all__ = [
     "SquaredSine",
     "StepInfo",
     "Tabulated",
+    "__version__",
     "conditional_kinetic_energy",
     "discrete_energy",
     "energy_excess",
@@ -120,6 +131,9 @@ __all__ = [
     "geodesic_energy",
     "get_schedule",
     "kinetic_energy",
+    "list_commits",
+    "list_models",
+    "list_policies",
     "list_presets",
     "list_schedules",
     "register_schedule",
@@ -132,10 +146,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"mdm_schedules.{_LAZY[name]}"), name)
+    elif name == "demo_models":  # the folder of the models that ship
+        value = importlib.import_module("mdm_schedules.demo.models")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

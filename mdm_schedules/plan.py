@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int
-
-if TYPE_CHECKING:
-    from mdm_schedules.schedules import Schedule
+from mdm_schedules.checks import check_int
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 
 MAX_STEPS = 1 << 24
 MAX_TOKENS = 1 << 52  # beyond it a float64 cannot tell N * alpha from its neighbours
 ROUNDING_GUARD = 1e-9  # so that N * alpha that should be an exact half is not lost to float error
 
 
-def plan_schedule(
-    schedule: Schedule, num_tokens: int | torch.Tensor, steps: int, allow_empty: bool = False
+_EXAMPLE = "schedule.plan(num_tokens=256, steps=16)"
+
+
+def check_steps(steps: Any) -> int:
+    """`steps` as an int in [1, MAX_STEPS]."""
+    return check_int("steps", steps, 1, MAX_STEPS, example=_EXAMPLE)
+
+
+def make_plan(
+    fractions: torch.Tensor, num_tokens: int | torch.Tensor, allow_empty: bool = False
 ) -> torch.Tensor:
-    """`Schedule.plan`; see there. Cost: steps + 1 values of alpha, and integer work per distinct
-    mask count.
+    """`Schedule.plan` from the shares themselves; the cost is integer work per distinct count.
+
+    Args:
+        fractions: float64 [K] on the host, the share revealed after each step, rising to 1.
+        num_tokens: an int >= 0, or an integer tensor [B].
+        allow_empty: let a step reveal nothing while tokens remain.
+
+    Returns:
+        LongTensor [K], or [B, K] for a tensor, on the device of `num_tokens`.
     """
-    steps = check_int(
-        "steps", steps, 1, MAX_STEPS, example="schedule.plan(num_tokens=256, steps=16)"
-    )
     if not isinstance(num_tokens, torch.Tensor):
-        count = check_int(
-            "num_tokens",
-            num_tokens,
-            0,
-            MAX_TOKENS,
-            example="schedule.plan(num_tokens=256, steps=16)",
-        )
-        return plan_schedule(schedule, torch.tensor([count], device="cpu"), steps, allow_empty)[0]
+        count = check_int("num_tokens", num_tokens, 0, MAX_TOKENS, example=_EXAMPLE)
+        return make_plan(fractions, torch.tensor([count], device="cpu"), allow_empty)[0]
     if (
         num_tokens.ndim != 1
         or num_tokens.is_floating_point()
@@ -49,10 +53,6 @@ def plan_schedule(
         raise InvalidValueError(f"num_tokens must be >= 0, got {int(counts[0])}")
     if len(counts) and int(counts[-1]) > MAX_TOKENS:
         raise InvalidValueError(f"num_tokens must be at most {MAX_TOKENS}, got {int(counts[-1])}")
-    # on the host whatever torch's default device, as the counts are
-    fractions = schedule.alpha(
-        torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / steps
-    )
     return share_out(fractions, counts, allow_empty)[which].to(num_tokens.device)
 
 

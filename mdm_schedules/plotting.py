@@ -1,15 +1,17 @@
-"""Pictures of schedules and of quality against steps. Needs matplotlib: the extra `plot`."""
+"""Pictures of curves, plans and quality, from plain arrays. Needs matplotlib: the extra `plot`."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from mdm_schedules.errors import InvalidValueError, StorageError, missing_extra
-from mdm_schedules.schedules import Schedule
+from mdm_schedules.checks import missing_extra
+from mdm_schedules.errors import InvalidValueError, StorageError
 
 
 def _canvas() -> Any:
@@ -52,14 +54,24 @@ def new_figure(columns: int) -> tuple[Any, Any]:
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _draw_schedules(axes: Any, schedules: Sequence[Schedule]) -> None:
-    t = torch.linspace(0, 1, 501, dtype=torch.float64)
-    for schedule in schedules:
-        axes.plot(
-            t.numpy(),
-            schedule.alpha(t).numpy(),
-            label=schedule.spec if len(schedule.spec) < 40 else schedule.name,
-        )
+@dataclass(frozen=True)
+class PlottedCurve:
+    """One schedule as it is drawn.
+
+    Attributes:
+        label: for the legend.
+        alpha: float64 [T], the share revealed at the times of the picture.
+        plan: LongTensor [K], tokens per step; None where no plan is drawn.
+    """
+
+    label: str
+    alpha: torch.Tensor
+    plan: torch.Tensor | None = None
+
+
+def _draw_alpha(axes: Any, times: torch.Tensor, curves: Sequence[PlottedCurve]) -> None:
+    for curve in curves:
+        axes.plot(times.numpy(), curve.alpha.numpy(), label=curve.label)
     axes.set(
         xlabel="generation time t",
         ylabel=r"fraction revealed $\alpha(t)$",
@@ -69,24 +81,45 @@ def _draw_schedules(axes: Any, schedules: Sequence[Schedule]) -> None:
     axes.legend(loc="upper left", frameon=False)
 
 
-def plot_schedules(
-    schedules: Sequence[Schedule], path: str | os.PathLike[str], *, num_tokens: int, steps: int
-) -> None:
-    """Write a picture of alpha(t), and of the tokens revealed per step, for each schedule, if
-    `check_picture`.
+def draw_curves(times: torch.Tensor, curves: Sequence[PlottedCurve], num_tokens: int) -> bytes:
+    """alpha(t) beside the tokens revealed per step, as a PNG.
+
+    Args:
+        times: float64 [T] in [0, 1].
+        curves: each with a plan for `num_tokens` tokens.
+        num_tokens: for the label.
     """
+    picture = io.BytesIO()
+    _draw_curves(times, curves, num_tokens).savefig(picture, format="png", dpi=130)
+    return picture.getvalue()
+
+
+def save_curves(
+    times: torch.Tensor,
+    curves: Sequence[PlottedCurve],
+    path: str | os.PathLike[str],
+    *,
+    num_tokens: int,
+) -> None:
+    """`draw_curves` into the file `path`, whose ending gives the format, if `check_picture`."""
     check_picture(path)
+    _draw_curves(times, curves, num_tokens).savefig(path, dpi=130)
+
+
+def _draw_curves(times: torch.Tensor, curves: Sequence[PlottedCurve], num_tokens: int) -> Any:
     figure, (left, right) = new_figure(2)
-    _draw_schedules(left, schedules)
-    for schedule in schedules:
-        plan = schedule.plan(num_tokens, steps)
-        right.plot(range(1, steps + 1), plan.numpy(), marker="o", markersize=3, label=schedule.name)
+    _draw_alpha(left, times, curves)
+    for curve in curves:
+        if curve.plan is not None:
+            steps = range(1, len(curve.plan) + 1)
+            right.plot(steps, curve.plan.numpy(), marker="o", markersize=3, label=curve.label)
     right.set(xlabel="step", ylabel=f"tokens revealed of {num_tokens}")
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def plot_quality(
-    schedules: Sequence[Schedule],
+    times: torch.Tensor,
+    curves: Sequence[PlottedCurve],
     results: Mapping[str, Mapping[int, tuple[float, float]]],
     path: str | os.PathLike[str],
     *,
@@ -95,8 +128,9 @@ def plot_quality(
     """Write a picture of alpha(t) beside quality against steps.
 
     Args:
-        schedules: the schedules, whose `spec` are the keys of `results`.
-        results: spec -> steps -> (value, standard error).
+        times: float64 [T] in [0, 1].
+        curves: the schedules.
+        results: label -> steps -> (value, standard error).
         path: file to write, its format by the ending.
         ylabel: what the values are.
 
@@ -105,11 +139,11 @@ def plot_quality(
     """
     check_picture(path)
     figure, (left, right) = new_figure(2)
-    _draw_schedules(left, schedules)
-    for spec, row in results.items():
+    _draw_alpha(left, times, curves)
+    for label, row in results.items():
         steps = sorted(row)
         values, errors = zip(*(row[step] for step in steps), strict=True)
-        right.errorbar(steps, values, errors, marker="o", markersize=4, capsize=3, label=spec)
+        right.errorbar(steps, values, errors, marker="o", markersize=4, capsize=3, label=label)
     right.set(xlabel="steps (forward passes)", ylabel=ylabel)
     right.legend(frameon=False)
     figure.savefig(path, dpi=130)

@@ -1,8 +1,7 @@
-"""Names to classes: entry points of installed packages, classes registered at run time, and spec
-strings.
+"""Names to classes to instances: entry points, classes registered at run time, and spec strings.
 
-Our own schedules and adapters are entry points too, so a third-party package is on an equal
-footing:
+Schedules, position policies, commit rules and model adapters share it. Our own are entry points
+too, so a third-party package is on an equal footing:
 
     [project.entry-points."mdm_schedules.schedules"]
     my_schedule = "my_package:MySchedule"
@@ -12,29 +11,27 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
-import re
 import sys
 import threading
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from mdm_schedules.checks import did_you_mean, shown
 from mdm_schedules.errors import (
-    InvalidTypeError,
     InvalidValueError,
     MDMError,
     PluginError,
     UnknownNameError,
-    did_you_mean,
-    shown,
 )
-from mdm_schedules.schedules.base import Schedule
 
 MAX_SPEC_LENGTH = 1 << 22
 MAX_SPEC_DEPTH = 16
+
+T = TypeVar("T")
+Call = tuple[str, list[Any], dict[str, Any]]  # name, positional and keyword parameters
 
 
 @dataclass(frozen=True)
@@ -99,15 +96,20 @@ def _distribution(point: metadata.EntryPoint) -> str:
     return name or point.value
 
 
-class Registry:
-    """The names of one entry-point group. `kind` is what errors call its members, `base` the class
-    they must have.
+class Registry(Generic[T]):
+    """The names of one entry-point group, and the objects that they stand for.
+
+    Args:
+        group: the entry-point group.
+        kind: what errors call its members.
+        base: the class that they must derive from.
+        example: a spec that can be read, for errors.
     """
 
-    def __init__(self, group: str, kind: str, base: type) -> None:
-        self.group, self.kind, self.base = group, kind, base
-        self._local: dict[str, type] = {}
-        self._loaded: dict[tuple[str, str], type] = {}
+    def __init__(self, group: str, kind: str, base: type[T], example: str = "") -> None:
+        self.group, self.kind, self.base, self.example = group, kind, base, example
+        self._local: dict[str, type[T]] = {}
+        self._loaded: dict[tuple[str, str], type[T]] = {}
         self._lock = threading.Lock()
 
     def _points(self) -> dict[str, list[metadata.EntryPoint]]:
@@ -134,7 +136,7 @@ class Registry:
         ]
         return sorted(rows, key=lambda row: (row.name, row.source))
 
-    def register(self, cls: type, name: str | None = None) -> type:
+    def register(self, cls: type[T], name: str | None = None) -> type[T]:
         """Add a class for this process only. Registering a taken name raises PluginError; usable
         as a decorator.
         """
@@ -153,7 +155,7 @@ class Registry:
             self._local[name] = cls
         return cls
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> type[T]:
         """The class behind `name`, loaded now if it was not before.
 
         Raises UnknownNameError with the nearest names, or PluginError for a clash or a package that
@@ -185,7 +187,7 @@ class Registry:
             self._loaded[key] = cls
         return self._loaded[key]
 
-    def load_all(self) -> dict[str, type]:
+    def load_all(self) -> dict[str, type[T]]:
         """Every class that loads; one that does not is left out with a warning that names its
         package.
         """
@@ -201,181 +203,77 @@ class Registry:
         if not isinstance(cls, type) or not issubclass(cls, self.base):
             raise PluginError(f"{origin} must be a subclass of {self.base.__name__}, got {cls!r}")
 
+    def build(self, name: str, positional: list[Any], params: dict[str, Any]) -> T:
+        """Construct a member; wrong parameters get an error that shows the right ones."""
+        cls = self.get(name)
+        allowed = list(inspect.signature(cls).parameters)
+        usage = f"{name}({', '.join(allowed)})"
+        for key in params:
+            if key not in allowed:
+                near = did_you_mean(key, allowed) if allowed else " It takes none."
+                raise InvalidValueError(
+                    f"{self.kind} {name!r} has no parameter {shown(key)}; its form is "
+                    f"{usage}.{near}"
+                )
+        try:
+            inspect.signature(cls).bind(*positional, **params)
+        except TypeError as error:
+            raise InvalidValueError(f"{self.kind} {name!r}: {error}; its form is {usage}") from None
+        try:
+            return cls(*positional, **params)
+        except MDMError as error:
+            raise type(error)(f"{self.kind} {name!r}: {error}") from None
+        except (TypeError, ValueError) as error:  # from a class that does not raise ours
+            raise InvalidValueError(f"{self.kind} {name!r}: {error}") from error
 
-schedules = Registry("mdm_schedules.schedules", "schedule", Schedule)
+    def read(self, spec: str, /, **params: Any) -> T:
+        """The member that a name or spec such as "beta(a=0.9, b=0.3)" stands for.
 
-
-def list_schedules() -> list[Entry]:
-    """The schedule names that `get_schedule` knows, each with the package it comes from; loads
-    none of them.
-    """
-    return schedules.entries()
-
-
-def register_schedule(cls: type[Schedule]) -> type[Schedule]:
-    """Make a Schedule subclass reachable by its `name` in this process (a package uses an entry
-    point instead).
-    """
-    name = getattr(cls, "name", None)
-    if isinstance(name, str) and not name.isidentifier():
-        raise PluginError(
-            "the name of a schedule must read like a Python name, as in 'my_schedule', got "
-            f"{shown(name)}"
-        )
-    return schedules.register(cls)
-
-
-def get_schedule(spec: str | os.PathLike[str] | Schedule, **params: Any) -> Schedule:
-    """A schedule from a name, a spec string, a folder or a Hub id.
-
-    Args:
-        spec: a name with `params` ("beta", a=0.9, b=0.3); text as `repr` writes it ("beta(a=0.9,
-            b=0.3)"); a folder or file that `save_pretrained` wrote, or a Hub id ("user/repo",
-            "user/repo@revision"), with the arguments of `Schedule.from_pretrained` (steps=16,
-            task="gsm8k", ...); a preset ("preset:llada-8b/mbpp", steps=16; or
-            "preset:llada-8b/mbpp(steps=16)"), the paper's best for a task and number of steps; or a
-            Schedule, returned as it is.
-
-    Raises:
-        UnknownNameError: no such schedule; the message lists the nearest names.
-        InvalidValueError: a misspelt or missing parameter, or one out of range.
-        InvalidTypeError: `spec` is none of the above.
-    """
-    if isinstance(spec, Schedule):
-        if params:
+        Reads no file, so it is safe on text from a file or repository.
+        """
+        name, positional, written = self.parse(spec)
+        twice = sorted(written.keys() & params.keys())
+        if twice:
             raise InvalidValueError(
-                f"parameters {sorted(params)} cannot be added to {spec!r}, which is already built"
+                f"parameter {twice[0]!r} is given twice, in {shown(spec)} and as an argument"
             )
-        return spec
-    if isinstance(spec, str) and spec.strip().startswith("preset:"):
-        from mdm_schedules.presets import preset_schedule
+        return self.build(name, positional, {**written, **params})
 
-        if params.keys() - {"steps"}:
-            raise InvalidValueError(f"a preset takes steps only, got {sorted(params)}")
-        return preset_schedule(spec, **params)
-    if isinstance(spec, os.PathLike) or (isinstance(spec, str) and _is_path(spec)):
-        if unknown := sorted(
-            params.keys() - inspect.signature(Schedule.from_pretrained).parameters.keys()
-        ):
+    def parse(self, text: str) -> Call:
+        """Split "name(a=1, b=[0, 1], gamma=other(p=2))"; a nested call is built. Runs no code."""
+        if len(text) > MAX_SPEC_LENGTH:
             raise InvalidValueError(
-                f"parameters {unknown} cannot be added to the schedule saved in {spec}"
+                f"a {self.kind} spec may have at most {MAX_SPEC_LENGTH} characters, got {len(text)}"
             )
-        return Schedule.from_pretrained(spec, **params)
-    if not isinstance(spec, str):
-        raise InvalidTypeError(
-            f"a schedule must be a name, a spec string, a folder or a Schedule, got {shown(spec)}; "
-            "for example get_schedule('beta(a=0.9, b=0.3)')"
-        )
-    return read_spec(spec, **params)
-
-
-def schedule_for_steps(
-    spec: str | os.PathLike[str] | Schedule, steps: int | None, **params: Any
-) -> Schedule:
-    """`get_schedule` where the number of passes is known: it chooses where `spec` alone leaves
-    several.
-    """
-    from mdm_schedules.hub.places import SeveralSchedulesError
-
-    if steps is not None and isinstance(spec, str) and re.fullmatch(r"\s*preset:[^(]*", spec):
-        return get_schedule(spec, steps=steps, **params)
-    try:
-        return get_schedule(spec, **params)
-    except SeveralSchedulesError:
-        if steps is None:
+        stripped = text.strip()
+        if "(" not in stripped:
+            return canonical(stripped), [], {}
+        try:
+            tree = ast.parse(stripped, mode="eval").body
+            if not isinstance(tree, ast.Call):
+                raise ValueError
+            return self._call(tree, 0)
+        except MDMError:
             raise
-        return get_schedule(spec, steps=steps, **params)
-
-
-def read_spec(spec: str, /, **params: Any) -> Schedule:
-    """`get_schedule` for a name or spec only: reads no file, so it is safe on text from a file or
-    repository.
-    """
-    name, positional, written = parse_spec(spec)
-    twice = sorted(written.keys() & params.keys())
-    if twice:
-        raise InvalidValueError(
-            f"parameter {twice[0]!r} is given twice, in {shown(spec)} and as an argument"
-        )
-    return build(name, positional, {**written, **params})
-
-
-def _is_path(text: str) -> bool:
-    looks = text.startswith((".", "/", "~", "\\")) or (os.sep in text and "(" not in text)
-    # a folder that happens to be called 'linear' does not hide the schedule of that name
-    return looks or ("(" not in text and os.path.isdir(text) and text not in schedules)
-
-
-def build(name: str, positional: list[Any], params: dict[str, Any]) -> Schedule:
-    """Construct a registered schedule; wrong parameters get an error that shows the right ones."""
-    cls = schedules.get(name)
-    allowed = list(inspect.signature(cls).parameters)
-    usage = f"{name}({', '.join(allowed)})"
-    for key in params:
-        if key not in allowed:
+        except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError):
             raise InvalidValueError(
-                f"schedule {name!r} has no parameter {shown(key)}; its form is "
-                f"{usage}.{_near(key, allowed)}"
-            )
-    try:
-        inspect.signature(cls).bind(*positional, **params)
-    except TypeError as error:
-        raise InvalidValueError(f"schedule {name!r}: {error}; its form is {usage}") from None
-    try:
-        schedule = cls(*positional, **params)
-    except MDMError as error:
-        raise type(error)(f"schedule {name!r}: {error}") from None
-    except (TypeError, ValueError) as error:  # from a class that does not raise ours
-        raise InvalidValueError(f"schedule {name!r}: {error}") from error
-    return schedule  # type: ignore[no-any-return]
+                f"cannot read the {self.kind} spec {shown(stripped)}; write it like "
+                f"{self.example!r}"
+            ) from None
 
-
-def _near(key: str, allowed: list[str]) -> str:
-    return did_you_mean(key, allowed) if allowed else " It takes none."
-
-
-def parse_spec(text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Split "name(a=1, b=[0, 1], gamma=other(p=2))" into name, positional and keyword parameters.
-    Evaluates no code.
-    """
-    if len(text) > MAX_SPEC_LENGTH:
-        raise InvalidValueError(
-            f"a schedule spec may have at most {MAX_SPEC_LENGTH} characters, got {len(text)}"
-        )
-    stripped = text.strip()
-    if "(" not in stripped:
-        return canonical(stripped), [], {}
-    try:
-        tree = ast.parse(stripped, mode="eval").body
-        if not isinstance(tree, ast.Call):
+    def _call(self, node: ast.Call, depth: int) -> Call:
+        named = isinstance(node.func, ast.Name) and all(k.arg is not None for k in node.keywords)
+        if depth > MAX_SPEC_DEPTH or not named:
             raise ValueError
-        return _call(tree, 0)
-    except MDMError:
-        raise
-    except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError):
-        raise InvalidValueError(
-            f"cannot read the schedule spec {shown(stripped)}; write it like 'beta(a=0.9, b=0.3)'"
-        ) from None
+        name: str = node.func.id  # type: ignore[attr-defined]
+        values = {k.arg: self._value(k.value, depth) for k in node.keywords if k.arg}
+        if len(values) < len(node.keywords):
+            raise InvalidValueError(f"a parameter of {name!r} is given twice in a {self.kind} spec")
+        return name, [self._value(argument, depth) for argument in node.args], values
 
-
-def _call(node: ast.Call, depth: int) -> tuple[str, list[Any], dict[str, Any]]:
-    if (
-        depth > MAX_SPEC_DEPTH
-        or not isinstance(node.func, ast.Name)
-        or any(k.arg is None for k in node.keywords)
-    ):
-        raise ValueError
-    values = {keyword.arg: _value(keyword.value, depth) for keyword in node.keywords if keyword.arg}
-    if len(values) < len(node.keywords):
-        raise InvalidValueError(
-            f"a parameter of {node.func.id!r} is given twice in a schedule spec"
-        )
-    return node.func.id, [_value(argument, depth) for argument in node.args], values
-
-
-def _value(node: ast.expr, depth: int) -> Any:
-    if isinstance(node, ast.Call):
-        return build(*_call(node, depth + 1))
-    if isinstance(node, ast.Name):  # sine as sine()
-        return build(*_call(ast.Call(node, [], []), depth + 1))
-    return ast.literal_eval(node)
+    def _value(self, node: ast.expr, depth: int) -> Any:
+        if isinstance(node, ast.Call):
+            return self.build(*self._call(node, depth + 1))
+        if isinstance(node, ast.Name):  # sine as sine()
+            return self.build(*self._call(ast.Call(node, [], []), depth + 1))
+        return ast.literal_eval(node)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from mdm_schedules.errors import InvalidValueError
-from mdm_schedules.registry import get_schedule, schedules
-from mdm_schedules.schedules import Schedule
+from mdm_schedules.lookup import get_schedule
+from mdm_schedules.schedules import Schedule, schedules
 
 
 def _require(condition: bool, schedule: Schedule, what: str) -> None:
@@ -118,7 +118,7 @@ def check_slope(schedule: Schedule, tolerance: float = 1e-4) -> None:
 
 
 def check_views(schedule: Schedule, tolerance: float = 1e-6) -> None:
-    """gamma, the loss weight and the noise-time view say the same as alpha."""
+    """gamma and the loss weight say the same as alpha."""
     t = _times()
     alpha = schedule.alpha(t)
     gap = float((torch.sin(schedule.gamma(t) * (math.pi / 2)).square() - alpha).abs().max())
@@ -130,8 +130,67 @@ def check_views(schedule: Schedule, tolerance: float = 1e-6) -> None:
     _require(
         bool((error <= tolerance).all()), schedule, "loss_weight is not alpha_dot / (1 - alpha)"
     )
-    same = torch.equal(schedule.alpha_noise(t), schedule.alpha(1 - t))
-    _require(same, schedule, "alpha_noise(tau) is not alpha(1 - tau)")
+
+
+def check_noise_time(schedule: Schedule, tolerance: float = 1e-9) -> None:
+    """alpha_noise(tau) is alpha(1 - tau), and its slope keeps its digits where 1 - tau rounds to
+    1.
+    """
+    tau = _times()
+    t = 1 - tau
+    # 1 - tau is rounded, which moves alpha by up to its steepness
+    room = 1e-12 + schedule.alpha((t + 2e-16).clamp(max=1)) - schedule.alpha((t - 2e-16).clamp(0))
+    gap = (schedule.alpha_noise(tau) - schedule.alpha(t)).abs()
+    _require(bool((gap <= room).all()), schedule, "alpha_noise(tau) is not alpha(1 - tau)")
+    _require(
+        bool((schedule.alpha_noise_dot(tau) <= 0).all()),
+        schedule,
+        "alpha_noise_dot must not be positive or NaN",
+    )
+    exact = torch.arange(513, dtype=torch.float64) / 512  # 1 - tau is not rounded
+    slope, right = schedule.alpha_noise_dot(exact), -schedule.alpha_dot(1 - exact)
+    same = (slope == right) | ((slope - right).abs() <= tolerance * (1e-290 + right.abs()))
+    _require(bool(same.all()), schedule, "alpha_noise_dot(tau) is not -alpha_dot(1 - tau)")
+    orders = schedule._end_orders()
+    if orders is None:
+        return
+    near, wide = (-schedule.alpha_noise_dot(2.0**-k) for k in (60, 59))
+    if min(near, wide) > 1e-290:
+        growth = math.log2(wide / near)  # alpha_noise_dot ~ tau^(2q - 1)
+        _require(
+            abs(growth - (2 * orders[1] - 1)) <= 0.01 * (1 + orders[1]),
+            schedule,
+            f"alpha_noise_dot must go like tau^{2 * orders[1] - 1:g} near 0, as _end_orders says, "
+            f"not like tau^{growth:g}",
+        )
+
+
+def check_end_orders(schedule: Schedule) -> None:
+    """`_end_orders`, where given, are the powers of gamma at 0 and of 1 - gamma at 1, and the
+    formulas keep their digits there.
+    """
+    orders = schedule._end_orders()
+    if orders is None:
+        return
+    for end, order, gap in zip((0, 1), orders, schedule._end_gaps(), strict=True):
+        # the local power, distance * slope / value; t = 1 - 2^-50 is the last without rounding
+        x = 2.0 ** -torch.arange(1000 if end == 0 else 50, 2, -1, dtype=torch.float64)
+        t = x if end == 0 else 1 - x
+        reveal, mask = schedule._roots(t)
+        near, far = (reveal, mask) if end == 0 else (mask, reveal)
+        value, slope = torch.atan2(near, far) * (2 / math.pi), schedule._gamma_dot(t)
+        usable = ((value > 1e-290) & (slope > 1e-290) & (slope < 1e290)).nonzero()[:, 0]
+        if len(usable) < 2:
+            continue
+        first = int(usable[0])
+        local, wider = (x * slope / value)[first : first + 2].tolist()
+        # what is missing falls like x^gap
+        room = 1e-3 * (1 + order) + 3 * abs(wider - local) / (2**gap - 1)
+        _require(
+            order > 0 and abs(local - order) <= room,
+            schedule,
+            f"_end_orders()[{end}] is {order:g}, but the power at t = {end} is about {local:g}",
+        )
 
 
 def check_types(schedule: Schedule) -> None:
@@ -241,6 +300,8 @@ def check_schedule(schedule: Schedule, *, registered: bool = True) -> None:
         check_inverse,
         check_slope,
         check_views,
+        check_noise_time,
+        check_end_orders,
         check_types,
         check_plan,
     ):

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import mdm_schedules as mdm
-from mdm_schedules import demo
 from mdm_schedules.cli import main
+from mdm_schedules.demo import tasks as demo
 
 
 def run(capsys, *words):

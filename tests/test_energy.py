@@ -7,10 +7,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import pickle
 from dataclasses import dataclass
 from typing import ClassVar
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from scipy.integrate import quad
 from scipy.special import betaln
 
 from mdm_schedules.energy import (
+    Energy,
     conditional_kinetic_energy,
     discrete_energy,
     energy_excess,
@@ -144,8 +147,8 @@ def test_kinetic_energy_is_its_definition(p):
         brute_kinetic(p.double().numpy(), SquaredSine(), SquaredSine()), rel=1e-11
     )
     reference = brute_kinetic(p.double().numpy(), schedule, SquaredSine())
-    assert kinetic_energy(schedule, None, p) == pytest.approx(reference, rel=1e-9)
-    assert kinetic_energy(schedule, gamma, p) != pytest.approx(reference, rel=1e-2)
+    assert kinetic_energy(schedule, distribution=p) == pytest.approx(reference, rel=1e-9)
+    assert kinetic_energy(schedule, gamma, distribution=p) != pytest.approx(reference, rel=1e-2)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -199,7 +202,7 @@ def test_energies_agree_up_to_their_constants(n, d):
             n * 2 ** (n - 1) * one, rel=1e-8
         )
         p = random_distribution(n, d, seed)
-        assert kinetic_energy(schedule, gamma, p) == pytest.approx(
+        assert kinetic_energy(schedule, gamma, distribution=p) == pytest.approx(
             n * (d + 1) ** (n - 1) * one, rel=1e-8
         )
 
@@ -210,7 +213,7 @@ def test_without_full_support_only_reachable_states_count():
     """
     p = np.zeros((2, 2, 2))
     p[0, 0, 0], p[1, 1, 1] = 0.25, 0.75
-    assert kinetic_energy("cosine", "linear", p) == pytest.approx(
+    assert kinetic_energy("cosine", "linear", distribution=p) == pytest.approx(
         (3 + 12 + 6) * token_energy("cosine", "linear")
     )
 
@@ -221,9 +224,9 @@ def test_every_schedule_has_energy_pi_squared_under_its_own_gamma(schedule):
     for energy in (token_energy(schedule, schedule), geodesic_energy(schedule, schedule)):
         assert energy == pytest.approx(PI2, rel=1e-10)
     assert conditional_kinetic_energy(schedule, schedule, 2) == pytest.approx(4 * PI2, rel=1e-10)
-    assert kinetic_energy(schedule, schedule, random_distribution(2, 2)) == pytest.approx(
-        6 * PI2, rel=1e-10
-    )
+    assert kinetic_energy(
+        schedule, schedule, distribution=random_distribution(2, 2)
+    ) == pytest.approx(6 * PI2, rel=1e-10)
 
 
 @pytest.mark.parametrize("a", [0.05, 5.0])
@@ -352,7 +355,7 @@ def test_divergent_integrals_are_infinite(schedule, gamma):
     assert token_energy(schedule, gamma) == geodesic_energy(schedule, gamma) == math.inf
     assert (
         conditional_kinetic_energy(schedule, gamma, 2)
-        == kinetic_energy(schedule, gamma, [0.5, 0.5])
+        == kinetic_energy(schedule, gamma, distribution=[0.5, 0.5])
         == math.inf
     )
     assert energy_excess(schedule, gamma) == math.inf
@@ -483,7 +486,10 @@ def test_results_are_floats_with_an_error():
     assert json.loads(json.dumps(energy)) == energy
     again = pickle.loads(pickle.dumps(energy))
     assert (again, again.error) == (energy, energy.error)
-    assert type(discrete_energy("linear", 4)) is float
+    discrete = discrete_energy("linear", 4)
+    assert isinstance(discrete, Energy)
+    assert 0 < discrete.error < 1e-12
+    assert token_energy("linear").error == 0  # infinite
 
 
 @pytest.mark.parametrize(
@@ -503,7 +509,8 @@ def test_results_are_floats_with_an_error():
             InvalidValueError,
             "2\\*\\*num_tokens",
         ),
-        (lambda: kinetic_energy("linear"), InvalidTypeError, "torch.full"),
+        (lambda: kinetic_energy("linear"), TypeError, "argument: 'distribution'"),
+        (lambda: kinetic_energy("linear", distribution=None), InvalidTypeError, "torch.full"),
         (lambda: kinetic_energy("linear", distribution="p"), InvalidTypeError, "distribution"),
         (
             lambda: kinetic_energy("linear", distribution=torch.ones(2, dtype=torch.cfloat)),
@@ -603,6 +610,72 @@ def test_ends_that_floats_do_not_reach_are_extrapolated_within_the_error():
         excess = energy_excess(alpha, gamma)
         assert excess == pytest.approx(beta_excess(alpha, gamma), abs=excess.error)
         assert excess.error < 1e-3 * excess
+
+
+def random_betas(count: int) -> list[tuple[Beta, Beta]]:
+    """Pairs of finite energy: half of shapes 0.05 to 5, half of 0.02 to 100."""
+    random, pairs = np.random.default_rng(2), []
+    while len(pairs) < count:
+        low, high = ((0.05, 5), (0.02, 100))[len(pairs) % 2]
+        a, b, c, d = np.exp(random.uniform(math.log(low), math.log(high), 4))
+        if 2 * a > c and 2 * b > d:
+            pairs.append((Beta(a, b), Beta(c, d)))
+    return pairs
+
+
+@pytest.mark.filterwarnings("ignore:the energy of")
+def test_the_error_is_a_bound_on_a_random_sweep():
+    """Of 200 pairs. For 10,000 (some ten minutes):
+
+    MDM_ENERGY_SWEEP=10000 python -m pytest tests/test_energy.py -k random_sweep
+    """
+    wrong = []
+    for alpha, gamma in random_betas(int(os.environ.get("MDM_ENERGY_SWEEP", "200"))):
+        excess = energy_excess(alpha, gamma)
+        with mpmath.workdps(30):
+            a, b, c, d = (mpmath.mpf(x) for x in (alpha.a, alpha.b, gamma.a, gamma.b))
+            ratio = mpmath.beta(2 * a - c, 2 * b - d) / mpmath.beta(a, b)
+            off = abs(float(ratio * mpmath.beta(c, d) / mpmath.beta(a, b) - float(excess)))
+        if off > excess.error:
+            wrong.append((alpha, gamma, float(excess), off, excess.error))
+    assert not wrong
+
+
+def test_the_error_covers_the_pairs_that_once_left_it():
+    for alpha, gamma in (
+        (Beta(3.42755, 0.73665), Beta(0.44583, 1.34748)),
+        (
+            Beta(3.7405529551505934, 0.3102276543448296),
+            Beta(0.2815928725932478, 0.5337485400476543),
+        ),
+    ):
+        excess = energy_excess(alpha, gamma)
+        assert abs(excess - beta_excess(alpha, gamma)) <= excess.error < 1e-8 * excess
+
+
+def test_the_discrete_energy_is_exact_within_its_error():
+    for (a, b), (c, d), steps in (
+        ((0.5, 0.5), (1, 1), 4),
+        ((1, 9), (1, 9), 64),
+        ((0.05, 0.05), (0.3, 4), 33),
+        ((5, 5), (3, 0.2), 200),
+    ):
+        with mpmath.workdps(40):
+            reveal, weigh = (
+                [
+                    mpmath.betainc(p, q, 0, i / mpmath.mpf(steps), regularized=True)
+                    for i in range(steps + 1)
+                ]
+                for p, q in ((a, b), (c, d))
+            )
+            expected = sum(
+                16
+                * mpmath.sin(mpmath.pi / 4 * (reveal[i + 1] - reveal[i])) ** 2
+                / (weigh[i + 1] - weigh[i])
+                for i in range(steps)
+            )
+        energy = discrete_energy(Beta(a, b), steps, Beta(c, d))
+        assert abs(float(expected - float(energy))) <= energy.error < 1e-12 * energy
 
 
 @pytest.mark.parametrize(

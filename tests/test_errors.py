@@ -14,15 +14,8 @@ import pytest
 import torch
 
 from mdm_schedules import errors
-from mdm_schedules.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    MDMError,
-    check_int,
-    check_real,
-    did_you_mean,
-    shown,
-)
+from mdm_schedules.checks import check_int, check_real, did_you_mean, missing_extra, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
 
 CLASSES = [
     cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)
@@ -49,7 +42,7 @@ def test_the_builtins_behind_them() -> None:
     }
     for name, builtin in pairs.items():
         assert issubclass(getattr(errors, name), builtin)
-    message = str(errors.missing_extra("optuna", "tune"))
+    message = str(missing_extra("optuna", "tune"))
     assert message == "optuna is not installed; run: pip install 'mdm-schedules[tune]'"
 
 

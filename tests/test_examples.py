@@ -128,7 +128,7 @@ def test_the_papers_grid_on_a_model(tmp_path):
     (tmp_path / "task.yaml").write_text(json.dumps(task))  # JSON is YAML
     words = [
         "--model",
-        ROOT / "mdm_schedules/demo_models/code",
+        ROOT / "mdm_schedules/demo/models/code",
         "--task",
         "completion",
         "--include-path",

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import mdm_schedules as mdm
 from mdm_schedules import InformationProfile
 from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, StorageError
+from mdm_schedules.information import ancestral_divergence, plan_divergence
 from mdm_schedules.information.curves import project
 from mdm_schedules.information.plans import optimal_plans, plan_cost
 from mdm_schedules.sampling import DrawOptions, sample
@@ -118,6 +119,36 @@ def test_ancestral_costs_the_mean_over_the_plans_that_come_out(name, spec):
     assert enumerated == pytest.approx(mean, abs=1e-10)
     assert marginal <= enumerated
     assert enumerated >= profile.cost(profile.optimal_plan(3)) + 0.1
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+@pytest.mark.parametrize("plan", [(3, 1, 1), (1, 1, 3), (5, 0, 0), (0, 2, 3), (1, 1, 1, 1, 1)])
+def test_both_divergences_of_a_plan_are_those_of_the_enumerated_loop(name, plan):
+    given_order, marginal = plan_divergence(TARGETS[name], plan)
+    expected = toy.random_order(TARGETS[name], list(plan))
+    assert (given_order, marginal) == pytest.approx(expected, abs=1e-10)
+    cost = InformationProfile.from_distribution(TARGETS[name]).cost(plan)
+    assert given_order == pytest.approx(cost, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+@pytest.mark.parametrize(("spec", "steps"), [("linear", 3), ("beta(a=0.9, b=0.3)", 3), ("sine", 1)])
+def test_both_divergences_of_ancestral_sampling_are_those_of_the_enumerated_loop(name, spec, steps):
+    expected = toy.ancestral(TARGETS[name], mdm.get_schedule(spec), steps)
+    assert ancestral_divergence(TARGETS[name], spec, steps) == pytest.approx(expected, abs=1e-10)
+
+
+def test_the_cost_is_an_upper_bound_that_the_samplers_law_may_stay_well_below():
+    """Toy B, and six tokens of a chain of two sticky states."""
+    given_order, marginal = plan_divergence(TARGETS["B"], [3, 1, 1])
+    assert (given_order, marginal) == pytest.approx((0.07246, 0), abs=5e-6)
+    stay = np.array([[0.9, 0.1], [0.1, 0.9]])
+    p = np.full(2, 0.5)
+    for _ in range(5):
+        p = p[..., None] * stay
+    given_order, marginal = plan_divergence(p, [1, 2, 3])
+    assert 0 < marginal < 0.5 * given_order
+    assert given_order == pytest.approx(InformationProfile.from_distribution(p).cost([1, 2, 3]))
 
 
 @pytest.mark.parametrize("plan", [[2, 1, 2], [3, 1, 1]])
@@ -353,6 +384,16 @@ FULL = InformationProfile([3.0, 2.0, 1.0])
         (lambda: InformationProfile([math.inf, 1.0]), InvalidValueError, "inf"),
         (lambda: InformationProfile([[1.0]]), InvalidTypeError, "sequence of numbers"),
         (lambda: InformationProfile("abc"), InvalidTypeError, "sequence of numbers"),
+        (lambda: plan_divergence([0.5, 0.5], [2]), InvalidValueError, "sums to 2, but 1"),
+        (lambda: plan_divergence([0.5, 0.5], [[1]]), InvalidValueError, "one row"),
+        (lambda: plan_divergence("p", [1]), InvalidTypeError, "torch.full"),
+        (
+            lambda: plan_divergence(np.full([2] * 14, 2.0**-14), [7, 7]),
+            InvalidValueError,
+            "at most 1073741824",
+        ),
+        (lambda: ancestral_divergence([0.5, 0.5], "linear", 0), InvalidValueError, "steps"),
+        (lambda: ancestral_divergence([0.5, 0.5], 3, 1), InvalidTypeError, "schedule"),
         (lambda: FULL.cost([1, 1]), InvalidValueError, "sums to 2, but 3"),
         (lambda: FULL.cost([4, -1]), InvalidValueError, "negative"),
         (lambda: FULL.cost([1.5, 1.5]), InvalidTypeError, "integers"),

@@ -19,7 +19,7 @@ import mdm_schedules as mdm
 from mdm_schedules import InformationProfile
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.information.curves import CURVES, choose_and_fit
-from mdm_schedules.information.measure import spread_counts
+from mdm_schedules.information.estimate import spread_counts
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "markov_chains.py"
 
@@ -144,6 +144,35 @@ def test_means_are_unbiased_and_errors_honest(chains, method):
     assert record.passes == (64 * 5 + 1 if shared else 64 * 6)
     assert (np.abs(record.means - exact) <= 4.5 * errors + 1e-9).all()
     assert (errors[1:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("stay", "sequences", "message"),
+    [(0.9, 6, "6 sequences are too few"), (0.998, 16, "almost certain of most tokens")],
+)
+def test_errors_that_are_no_guide_are_said_to_be(chains, stay, sequences, message):
+    transition = np.full((4, 4), (1 - stay) / 3) + np.eye(4) * (stay - (1 - stay) / 3)
+    world = chains.Chain(transition)
+
+    def estimate(sequences):
+        InformationProfile.estimate(
+            world,
+            world.sequences(sequences, 1),
+            mask_token_id=world.mask,
+            batch_size=64,
+            passes=512,
+        )
+
+    with pytest.warns(UserWarning, match=message):
+        estimate(sequences)
+
+
+def test_errors_that_hold_are_not_warned_of(chains, recwarn):
+    world = chains.worlds()["sticky"]
+    InformationProfile.estimate(
+        world, world.sequences(16, 1), mask_token_id=world.mask, batch_size=64, passes=512
+    )
+    assert not [w for w in recwarn if "sequences" in str(w.message)]
 
 
 def test_more_passes_draw_more_subsets(chains):

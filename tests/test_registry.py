@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 import mdm_schedules as mdm
-from mdm_schedules import registry
 from mdm_schedules.errors import (
     InvalidTypeError,
     InvalidValueError,
@@ -24,7 +23,7 @@ from mdm_schedules.errors import (
     StorageError,
     UnknownNameError,
 )
-from mdm_schedules.registry import Registry, parse_spec, read_spec
+from mdm_schedules.registry import Registry
 from mdm_schedules.schedules import (
     Beta,
     EnergyOptimal,
@@ -33,6 +32,7 @@ from mdm_schedules.schedules import (
     Polynomial,
     Schedule,
     Tabulated,
+    schedules,
 )
 
 GROUP = "mdm_schedules.schedules"
@@ -164,8 +164,8 @@ def test_depth_up_to_sixteen_reads_back() -> None:
 
 
 def test_parse_spec_takes_apart_only() -> None:
-    assert parse_spec("nobody(1, x=[2, 'three'])") == ("nobody", [1], {"x": [2, "three"]})
-    assert parse_spec("a-b") == ("a_b", [], {})
+    assert schedules.parse("nobody(1, x=[2, 'three'])") == ("nobody", [1], {"x": [2, "three"]})
+    assert schedules.parse("a-b") == ("a_b", [], {})
 
 
 # --- get_schedule
@@ -297,7 +297,7 @@ def test_a_nested_spec_reads_no_file(tmp_path: Path) -> None:
     Linear().save_pretrained(tmp_path)
     for read in (
         EnergyOptimal,
-        read_spec,
+        schedules.read,
         lambda text: mdm.get_schedule(f"energy_optimal(gamma={text!r})"),
     ):
         with pytest.raises(UnknownNameError):
@@ -385,7 +385,7 @@ def test_two_distributions_with_one_name(tmp_path: Path, monkeypatch: pytest.Mon
         assert {row.source for row in mdm.list_schedules() if row.name == name} == set(owners)
     assert mdm.get_schedule("beta(a=1, b=1)") == Beta(1, 1)
     with pytest.warns(UserWarning, match=r"claimed by .* and ") as caught_warnings:
-        loaded = registry.schedules.load_all()
+        loaded = schedules.load_all()
     assert len(caught_warnings) == 2
     assert "beta" in loaded
     assert "linear" not in loaded
@@ -399,7 +399,7 @@ def test_a_name_with_a_hyphen_is_listed_as_it_is_loaded(
     assert [row.name for row in mdm.list_schedules() if row.source == "first-one"] == ["good_one"]
     for name in ("good_one", "good-one", "good_one()"):
         assert type(mdm.get_schedule(name)).__name__ == "Good"
-    assert "good-one" in registry.schedules
+    assert "good-one" in schedules
     distribution(tmp_path / "2", "second-one", "good_one = plugin_good:Good")
     monkeypatch.syspath_prepend(str(tmp_path / "2"))
     with pytest.raises(PluginError, match=r"claimed by second-one .* and first-one"):
@@ -442,7 +442,7 @@ def test_broken_plugins_break_no_other(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(PluginError, match=rf"broken-{name}"):
             mdm.get_schedule(f"broken_{name}")
     with pytest.warns(UserWarning, match="broken-") as caught:
-        loaded = registry.schedules.load_all()
+        loaded = schedules.load_all()
     for name in BROKEN:
         assert any(f"broken-{name}" in str(warning.message) for warning in caught)
     assert len(caught) == len(BROKEN)
@@ -509,8 +509,8 @@ def test_errors_of_other_peoples_constructors(
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Registry:
     """The schedules registry, without what the test registers afterwards."""
-    monkeypatch.setattr(registry.schedules, "_local", {})
-    return registry.schedules
+    monkeypatch.setattr(schedules, "_local", {})
+    return schedules
 
 
 def named(name: object) -> type[Schedule]:

@@ -33,7 +33,7 @@ import transformers.models.esm.modeling_esm
 
 import mdm_schedules as mdm
 import mdm_schedules.integrations.accelerate
-from mdm_schedules import demo_models
+from mdm_schedules.demo import models as demo_models
 from mdm_schedules.integrations.accelerate.prompts import WINDOW, Prompt, cut
 
 

@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 import mdm_schedules as mdm
-from mdm_schedules import demo
+from mdm_schedules.demo import tasks as demo
 from mdm_schedules.tuning import LikelihoodObjective, TeacherForcedObjective, compare
 
 sys.path.append(str(Path(__file__).parents[1] / "training"))

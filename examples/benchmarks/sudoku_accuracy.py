@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mdm_schedules import demo
+from mdm_schedules.demo import tasks as demo
 
 SCHEDULES = (
     "linear",

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mdm_schedules.errors import MDMError
 from mdm_schedules.presets import Preset, get_preset, list_presets
-from mdm_schedules.sampling.policy import POLICIES
+from mdm_schedules.sampling import policies
 
 
 def cells(table: Preset) -> list[list[str]]:
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--steps", type=int, nargs="+")
     run.add_argument("--gen-length", type=int)
     run.add_argument("--block-length", type=int)
-    run.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")
+    run.add_argument("--remasking", choices=policies.names(), default="low_confidence")
     run.add_argument("--temperature", type=float, default=0.0)
     run.add_argument("--num-fewshot", type=int)
     run.add_argument("--limit", type=int, help="use the first so many examples")

@@ -22,7 +22,7 @@ import torch
 
 from mdm_schedules import InformationProfile, Schedule, get_schedule
 from mdm_schedules.sampling import OrderPolicy, sample
-from mdm_schedules.sampling.policy import Ancestral
+from mdm_schedules.sampling.policies import Ancestral
 
 STEPS = 3
 SCHEDULES = ("linear", "sine", "squared_sine", "cosine", "beta(a=0.9, b=0.3)", "beta(a=0.3, b=0.9)")

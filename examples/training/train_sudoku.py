@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
-from mdm_schedules.demo_models import sudoku_task
+from mdm_schedules.demo import sudoku
 
 MASK = 1
 #: digit d is the token FIRST + d, so that "1" is token 2
@@ -91,7 +91,7 @@ def solve(
 
 def evaluate(model: BertForMaskedLM, grids: int, clues: int, seed: int) -> dict[str, float]:
     """Valid fractions of both samplers and the likelihood bound, on held-out grids."""
-    puzzles, solutions = sudoku_task.puzzles(grids, clues, seed)
+    puzzles, solutions = sudoku.puzzles(grids, clues, seed)
     prompts = torch.from_numpy(np.where(puzzles > 0, puzzles + FIRST, MASK))
     generator = torch.Generator().manual_seed(seed)
     result: dict[str, float] = {"grids": grids, "clues": clues}
@@ -103,7 +103,7 @@ def evaluate(model: BertForMaskedLM, grids: int, clues: int, seed: int) -> dict[
             - FIRST
         )
         kept = ((puzzles == 0) | (puzzles == filled)).all(1)
-        result[name] = float((sudoku_task.is_valid(filled) & kept).mean())
+        result[name] = float((sudoku.is_valid(filled) & kept).mean())
     mean, error = nll_bound(model, torch.from_numpy(solutions + FIRST), MASK, draws=8, seed=seed)
     return result | {"nll_nats_per_token": mean, "nll_standard_error": error}
 
@@ -136,12 +136,12 @@ def main() -> None:
         model = build_model(args, tokenizer, length=36)
         structured_positions(model)
         print(f"{parameter_count(model)} parameters", flush=True)
-        pool = sudoku_task.training_base_grids()
+        pool = sudoku.training_base_grids()
         rng = np.random.default_rng(args.seed)
 
         def next_batch() -> Tensor:
             return torch.from_numpy(
-                sudoku_task.relabel(pool[rng.integers(len(pool), size=args.batch)], rng) + FIRST
+                sudoku.relabel(pool[rng.integers(len(pool), size=args.batch)], rng) + FIRST
             )
 
         model = train(model, args, MASK, next_batch, tokenizer)

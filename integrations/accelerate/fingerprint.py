@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import mdm_schedules
+from mdm_schedules._version import __version__
 from mdm_schedules.schedules import Schedule
 
 _TENSORS = 32  # of the weights that are looked at
@@ -45,7 +45,7 @@ def fingerprint(
         "options": {name: value for name, value in told.items() if value is not None},
         "tokenizer": _tokenizer(tokenizer),
         "mixed_precision": precision,
-        "versions": {"mdm_schedules": mdm_schedules.__version__, "torch": torch.__version__},
+        "versions": {"mdm_schedules": __version__, "torch": torch.__version__},
     }
 
 

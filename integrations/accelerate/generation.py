@@ -17,26 +17,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from mdm_schedules.errors import (
-    DistributedError,
-    InvalidTypeError,
-    InvalidValueError,
-    check_int,
-    check_real,
-    did_you_mean,
-)
-from mdm_schedules.hub.files import local_path
-from mdm_schedules.information.measure import evaluating
+from mdm_schedules.checks import check_int, check_real
+from mdm_schedules.errors import DistributedError, InvalidValueError
+from mdm_schedules.files import local_path
 from mdm_schedules.integrations.accelerate.fingerprint import fingerprint
 from mdm_schedules.integrations.accelerate.job import Job, Tickets, lane_of
 from mdm_schedules.integrations.accelerate.prompts import Encoder, check_source, count_prompts
 from mdm_schedules.integrations.accelerate.shards import Finished, Output, differences
-from mdm_schedules.integrations.accelerate.work import Run
-from mdm_schedules.integrations.models import ModelAdapter, get_adapter
-from mdm_schedules.integrations.transformers.config import DEFAULTS, merge_options
-from mdm_schedules.integrations.transformers.generation import own_schedule
-from mdm_schedules.integrations.transformers.inputs import check_mask_token
-from mdm_schedules.registry import schedule_for_steps
+from mdm_schedules.integrations.accelerate.worker import Worker
+from mdm_schedules.lookup import schedule_for_steps
+from mdm_schedules.models import ModelAdapter, evaluating, get_adapter
+from mdm_schedules.sampling.generation import own_schedule
+from mdm_schedules.sampling.options import STORED, unknown_option
+from mdm_schedules.sampling.prompt import check_mask_token
+from mdm_schedules.sampling.stored import merge_options
 
 _ALSO = ("logits_processor", "callback")  # options of `generate` that no config holds
 
@@ -176,7 +170,7 @@ def generate_distributed(
         bar.initial = bar.n = finished.count
         job.tick = partial(_tick, bar, start) if shows else None
         with _autocast(bound, precision), evaluating(model):
-            run = Run(
+            worker = Worker(
                 job=job,
                 model=bound,
                 # a plan goes in place of the schedule
@@ -195,11 +189,11 @@ def generate_distributed(
                 writes=job.rank == lane[0],
             )
             count = (
-                run.check_complete(prompts)
+                worker.check_complete(prompts)
                 if finished.prompts is not None
-                else run.work(prompts, output)
+                else worker.work(prompts, output)
             )
-        records = _finish(job, output, told, count, run)
+        records = _finish(job, output, told, count, worker)
         totals = {name: job.counted(name) for name in ("tokens", "nfe", "skipped")}
         if job.tick is not None:
             job.tick(job)
@@ -217,14 +211,11 @@ def _options(
 ) -> dict[str, Any]:
     """The options of `generate` with nothing left to a config."""
     for name in given:
-        if name not in DEFAULTS and name not in _ALSO:
-            raise InvalidTypeError(
-                "generate_distributed has no option "
-                f"{name!r}.{did_you_mean(name, [*DEFAULTS, *_ALSO])}"
-            )
-    options: dict[str, Any] = merge_options(
-        given, config, getattr(model, "generation_config", None)
-    )
+        if name not in STORED and name not in _ALSO:
+            raise unknown_option(name, "generate_distributed has no option", (*STORED, *_ALSO))
+    also = {name: given[name] for name in _ALSO if given.get(name) is not None}
+    own = getattr(model, "generation_config", None)
+    options: dict[str, Any] = {**merge_options(given, config, own), **also}
     chosen = own_schedule(model) if options["schedule"] is None else options["schedule"]
     options["schedule"] = schedule_for_steps(chosen, options["steps"])
     if options["seed"] is not None:
@@ -351,7 +342,7 @@ def _tick(bar: Any, start: float, job: Job) -> None:
 
 
 def _finish(
-    job: Job, output: Output | None, told: dict[str, Any], count: int, run: Run
+    job: Job, output: Output | None, told: dict[str, Any], count: int, worker: Worker
 ) -> list[dict[str, Any]]:
     """Wait for all processes; merge on the main one, or gather the records on each."""
     counts = job.share("finished", count)
@@ -360,10 +351,10 @@ def _finish(
             f"the processes read different numbers of prompts, {counts}; give all of them to each"
         )
     if output is None:
-        records = gather_object(run.records) if job.world > 1 else run.records
+        records = gather_object(worker.records) if job.world > 1 else worker.records
         return sorted(records, key=lambda record: (record["index"], record.get("sample", 0)))
     if job.rank == 0:
-        if run.finished.prompts is None:
+        if worker.finished.prompts is None:
             output.finish(told, count)
         job.tell("merged", True)
     job.hear("merged")

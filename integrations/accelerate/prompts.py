@@ -21,14 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdm_schedules.errors import (
-    FormatError,
-    InvalidTypeError,
-    InvalidValueError,
-    StorageError,
-    shown,
-)
-from mdm_schedules.hub.files import local_path
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, StorageError
+from mdm_schedules.files import local_path
 
 WINDOW = 2048  # prompts that are sorted by length together, and at most held at once
 

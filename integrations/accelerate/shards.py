@@ -31,8 +31,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, shown
-from mdm_schedules.hub.files import write_atomically
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
+from mdm_schedules.files import write_atomically
 
 FORMAT = 1
 PATIENCE = 60.0  # seconds that a network file system may take to show a new file

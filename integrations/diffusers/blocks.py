@@ -11,14 +11,8 @@ from diffusers import BlockRefinementScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
-from mdm_schedules.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    check_int,
-    check_real,
-    did_you_mean,
-    shown,
-)
+from mdm_schedules.checks import check_int, check_real, did_you_mean, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.integrations.diffusers.config import ScheduleConfigMixin, read_cached
 from mdm_schedules.integrations.diffusers.draw import draw_tokens, race_noise
 from mdm_schedules.plan import MAX_STEPS, check_plan
@@ -142,7 +136,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         `block_length`.
         """
         if self.schedule is None:
-            return super().get_num_transfer_tokens(block_length, num_inference_steps)  # type: ignore[no-any-return]
+            return super().get_num_transfer_tokens(block_length, num_inference_steps)  # type: ignore
         return self.schedule.plan(block_length, num_inference_steps)
 
     def set_timesteps(
@@ -267,7 +261,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                     "masks to schedule; use diffusers' BlockRefinementScheduler, or pass "
                     "mask_token_id"
                 )
-            return super().step(
+            return super().step(  # type: ignore[misc]
                 model_output, index, sample, **settings, threshold=threshold,
                 editing_threshold=editing_threshold,
                 generator=generator, return_dict=return_dict,

@@ -10,11 +10,12 @@ from typing import Any
 
 from diffusers import ConfigMixin
 
-from mdm_schedules.errors import FormatError, InvalidTypeError, MDMError, shown
-from mdm_schedules.registry import get_schedule, read_spec
-from mdm_schedules.schedules import Schedule
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import FormatError, InvalidTypeError, MDMError
+from mdm_schedules.lookup import get_schedule
+from mdm_schedules.schedules import Schedule, schedules
 
-read_cached = lru_cache(maxsize=64)(read_spec)
+read_cached = lru_cache(maxsize=64)(schedules.read)
 
 
 class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
@@ -22,6 +23,7 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
     own classes.
     """
 
+    config: Any  # diffusers' FrozenDict, whose keys are attributes too
     _own_names: tuple[str, ...] = ()  # values of `schedule` that are no registered names
     _needed: str  # what every config of this kind of scheduler has
     _for: str  # the pipelines it is for
@@ -45,7 +47,7 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
                     key == "schedule" and isinstance(value, str) and value not in cls._own_names
                 )
                 kwargs.setdefault(
-                    key, read_spec(value) if own_spec and key not in kwargs else value
+                    key, schedules.read(value) if own_spec and key not in kwargs else value
                 )
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
@@ -75,7 +77,7 @@ def as_text(schedule: Schedule) -> str:
     """The spec of a schedule; FormatError if no process could read it back."""
     try:
         text = schedule.spec
-        if read_spec(text) != schedule:
+        if schedules.read(text) != schedule:
             raise FormatError(f"{shown(text)} does not give it back")
     except MDMError as error:
         raise FormatError(

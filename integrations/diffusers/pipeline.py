@@ -14,30 +14,23 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, did_you_mean, shown
+from mdm_schedules.checks import did_you_mean, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.integrations.diffusers.tokens import MaskedDiffusionScheduler
-from mdm_schedules.integrations.models import get_adapter
-from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion, generate
-from mdm_schedules.registry import get_schedule
-from mdm_schedules.sampling import StepInfo
+from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+from mdm_schedules.lookup import get_schedule
+from mdm_schedules.models import get_adapter
+from mdm_schedules.sampling import StepInfo, generate
+from mdm_schedules.sampling.options import OPTIONS
+from mdm_schedules.sampling.prompt import left_pad
 from mdm_schedules.schedules import Schedule
 
 DOWNLOAD_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 TENSOR_INPUTS = ["tokens", "revealed"]
 OUTPUT_TYPES = ("text", "seq")
-# what __call__ gives to generate itself
-_TAKEN = {
-    "model",
-    "input_ids",
-    "attention_mask",
-    "schedule",
-    "steps",
-    "mask_token_id",
-    "callback",
-    "progress",
-    "rest",
-}
-OPTIONS = sorted(set(inspect.signature(generate).parameters) - _TAKEN)
+# of generate, less what __call__ gives it itself
+_TAKEN = ("schedule", "steps", "mask_token_id", "callback", "progress")
+PIPELINE_OPTIONS = sorted(set(OPTIONS) - set(_TAKEN))
 
 
 @dataclass
@@ -60,9 +53,8 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Writes text with a masked diffusion language model (LLaDA, Dream, MDLM, BERT- and ESM-like
     models).
 
-        pipe = MaskedDiffusionPipeline.from_pretrained(model_id, schedule="beta(a=0.9,
-        b=0.3)").to("cuda") pipe("Once upon a time", max_new_tokens=64,
-        num_inference_steps=16).texts[0]
+        pipe = MaskedDiffusionPipeline.from_pretrained(model_id, schedule="beta(a=0.9, b=0.3)")
+        pipe("Once upon a time", max_new_tokens=64, num_inference_steps=16).texts[0]
 
     The schedule is that of `pipe.scheduler`, changed as everywhere in diffusers:
     `pipe.scheduler = MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="sine")`.
@@ -269,7 +261,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                     f"{shown(name)}.{did_you_mean(str(name), TENSOR_INPUTS)}"
                 )
         for name in options:
-            if name not in OPTIONS:
+            if name not in PIPELINE_OPTIONS:
                 given = {
                     "schedule": " It belongs to pipe.scheduler.",
                     "steps": " It is num_inference_steps here.",
@@ -277,7 +269,8 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 hint = given.get(
                     name,
                     did_you_mean(
-                        name, [*OPTIONS, *inspect.signature(type(self).__call__).parameters]
+                        name,
+                        [*PIPELINE_OPTIONS, *inspect.signature(type(self).__call__).parameters],
                     ),
                 )
                 raise InvalidTypeError(f"the pipeline takes no argument {name!r}.{hint}")
@@ -314,13 +307,8 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             ]
             add_special_tokens = False  # the template has written them
         rows = self.tokenizer(prompts, add_special_tokens=add_special_tokens).input_ids
-        # by hand, since many of these tokenizers have no pad token, and pad on the right
-        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], dtype=torch.long)
-        own = torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long
-        )
-        return ids, own
+        ids, attention_mask = left_pad(rows, self.tokenizer.pad_token_id or 0)
+        return ids, attention_mask.long()
 
     def _decode(
         self, sequences: torch.Tensor, attention_mask: torch.Tensor | None, infilled: bool
@@ -351,9 +339,9 @@ def _saved_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> st
     # not there, or no such repository, which the model's loader says better
     except (OSError, ValueError):
         return None
-    return snapshot_download(
-        str(path), allow_patterns=["model/*", "tokenizer/*", "scheduler/*"], **options
-    )  # type: ignore[no-any-return]
+    parts = ["model/*", "tokenizer/*", "scheduler/*"]
+    folder: str = snapshot_download(str(path), allow_patterns=parts, **options)
+    return folder
 
 
 def _mask_token(model: Any, tokenizer: Any) -> int:

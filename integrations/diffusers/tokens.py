@@ -15,19 +15,12 @@ from diffusers.schedulers.scheduling_amused import (
     mask_by_random_topk,
 )
 
-from mdm_schedules.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    MDMError,
-    check_int,
-    check_real,
-    shown,
-)
+from mdm_schedules.checks import check_int, check_real, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
 from mdm_schedules.integrations.diffusers.config import ScheduleConfigMixin, read_cached
 from mdm_schedules.integrations.diffusers.draw import draw_tokens, race_noise
 from mdm_schedules.plan import MAX_STEPS
-from mdm_schedules.registry import read_spec
-from mdm_schedules.schedules import Cosine, Linear, Schedule
+from mdm_schedules.schedules import Cosine, Linear, Schedule, schedules
 
 
 class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: ignore[misc]
@@ -64,7 +57,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         masking_schedule: str = "cosine",
     ) -> None:
         check_int("mask_token_id", mask_token_id, 0)
-        read_spec(masking_schedule)
+        schedules.read(masking_schedule)
         super().__init__(mask_token_id=mask_token_id, masking_schedule=masking_schedule)
         self._keep_schedule(schedule)
 
@@ -105,7 +98,9 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             )
         for end in ends:
             check_real("temperature", end, 0)
-        super().set_timesteps(steps, temperature if len(ends) == 2 else ends[0], device)
+        super().set_timesteps(  # type: ignore[misc]
+            steps, temperature if len(ends) == 2 else ends[0], device
+        )
 
     def _index(self, timestep: Any) -> int:
         """The number of a step, from 0; its timestep counts down to 0."""

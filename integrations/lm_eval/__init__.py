@@ -7,7 +7,7 @@ lm-eval discovers no plugins, so import this module before asking it for the mod
 
 from __future__ import annotations
 
-from mdm_schedules.errors import missing_extra
+from mdm_schedules.checks import missing_extra
 
 try:
     # fills lm-eval's registry, which must come before ours is added

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mdm_schedules.information.measure import evaluating, hidden_nats
-from mdm_schedules.integrations.models import ModelAdapter
-from mdm_schedules.integrations.transformers.generation import ModelDenoiser
+from mdm_schedules.information.estimate import hidden_nats
+from mdm_schedules.models import ModelAdapter, ModelDenoiser, evaluating
+from mdm_schedules.sampling.prompt import left_pad
 
 # number of the piece, what is hidden of its target [N], weight
 Row = tuple[int, npt.NDArray[np.bool_], float]
@@ -134,24 +134,20 @@ def _nats(
     adapter: ModelAdapter, batch: list[Row], work: Sequence[Piece], how: Bound
 ) -> npt.NDArray[np.float64]:
     """Summed cross-entropy of the hidden tokens of each row, [B]; padded on the left."""
-    width = max(len(work[i]) for i, _, _ in batch)
-    shape = (len(batch), width)
-    clean = np.full(shape, how.pad_token_id, dtype=np.int64)
-    hidden, own = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    prompt = np.zeros(shape, dtype=bool)
+    clean, real = left_pad(
+        [work[i].context + work[i].target for i, _, _ in batch], how.pad_token_id
+    )
+    hidden, prompt = np.zeros(clean.shape, dtype=bool), np.zeros(clean.shape, dtype=bool)
     for row, (i, chosen, _) in enumerate(batch):
-        piece = work[i]
-        clean[row, width - len(piece) :] = piece.context + piece.target
-        own[row, width - len(piece) :] = True
-        hidden[row, width - len(chosen) :] = chosen
-        prompt[row, width - len(piece) : width - len(chosen)] = True
-    mine = None if own.all() else torch.from_numpy(own).to(adapter.device)
+        hidden[row, clean.shape[1] - len(chosen) :] = chosen
+        prompt[row, clean.shape[1] - len(work[i]) : clean.shape[1] - len(chosen)] = True
+    padded = None if bool(real.all()) else real.to(adapter.device)
     guided = torch.from_numpy(prompt).to(adapter.device) if how.cfg_scale else None
-    denoiser = ModelDenoiser(adapter, mine, guided, how.mask_token_id, how.cfg_scale)
+    denoiser = ModelDenoiser(adapter, padded, guided, how.mask_token_id, how.cfg_scale)
     hide = torch.from_numpy(hidden).to(adapter.device)
     nats = hidden_nats(
         denoiser,
-        torch.from_numpy(clean).to(adapter.device),
+        clean.to(adapter.device),
         hide,
         how.mask_token_id,
         "cross_entropy",

@@ -14,14 +14,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real, shown
-from mdm_schedules.integrations.lm_eval.answers import Job, write
+from mdm_schedules.checks import check_int, check_real, shown
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.integrations.lm_eval.batching import Job, write
 from mdm_schedules.integrations.lm_eval.likelihood import Bound, Piece, bounds, pieces
-from mdm_schedules.integrations.lm_eval.options import check_options, parse_arguments, task_options
+from mdm_schedules.integrations.lm_eval.options import (
+    check_options,
+    load_tokenizer,
+    parse_arguments,
+    task_options,
+)
 from mdm_schedules.integrations.lm_eval.processes import SharedLM
-from mdm_schedules.integrations.models import get_adapter
 from mdm_schedules.integrations.transformers.auto import AutoModelForMaskedDiffusion
-from mdm_schedules.integrations.transformers.inputs import check_mask_token
+from mdm_schedules.models import get_adapter
+from mdm_schedules.sampling.prompt import check_mask_token
 from mdm_schedules.schedules import Schedule
 
 
@@ -98,21 +104,15 @@ class MaskedDiffusionLM(SharedLM):
         files = {"revision": revision, "trust_remote_code": trust_remote_code or None}
         files = {name: value for name, value in files.items() if value is not None}
         if isinstance(pretrained, str | os.PathLike):
-            self.model = AutoModelForMaskedDiffusion.from_pretrained(
+            free = "cuda" if torch.cuda.is_available() else "cpu"
+            place = device or (self._state.device if self._state else free)
+            loaded: Any = AutoModelForMaskedDiffusion.from_pretrained(
                 pretrained, schedule=given.pop("schedule", None), dtype=dtype, **files
-            ).to(
-                device
-                or (
-                    self._state.device
-                    if self._state
-                    else "cuda"
-                    if torch.cuda.is_available()
-                    else "cpu"
-                )
             )
+            self.model = loaded.to(place)
         else:
             self.model = pretrained
-        self.tokenizer = _tokenizer(tokenizer, pretrained, files)
+        self.tokenizer = load_tokenizer(tokenizer, pretrained, files)
         self.adapter = get_adapter(self.model, adapter)
         self._device = self.adapter.device or torch.device("cpu")
         saved = (
@@ -393,7 +393,7 @@ class MaskedDiffusionLM(SharedLM):
         """All settings, for the results' `config`, with the mean number of forward passes per
         answer.
         """
-        import mdm_schedules
+        from mdm_schedules._version import __version__
 
         schedule = self.options.get("schedule", getattr(self.model, "schedule", "linear"))
         own = ("batch_size", "max_length", "seed", "mc_num", "check_greedy", "add_bos_token")
@@ -405,23 +405,8 @@ class MaskedDiffusionLM(SharedLM):
                 **{name: getattr(self, name) for name in own},
             },
             "model_dtype": str(getattr(self.model, "dtype", None)),
-            "mdm_schedules_version": mdm_schedules.__version__,
+            "mdm_schedules_version": __version__,
             "forward_passes_per_answer": sum(self.passes) / len(self.passes)
             if self.passes
             else None,
         }
-
-
-def _tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
-    """`given`, or what is loaded from there, or from where the model came."""
-    from transformers import AutoTokenizer
-
-    if given is not None and not isinstance(given, str | os.PathLike):
-        return given
-    if given is None and not isinstance(pretrained, str | os.PathLike):
-        pretrained = getattr(pretrained, "name_or_path", None)
-        if not pretrained:
-            raise InvalidTypeError(
-                "a model that was not loaded from a folder or the Hub needs tokenizer=..."
-            )
-    return AutoTokenizer.from_pretrained(pretrained if given is None else given, **files)

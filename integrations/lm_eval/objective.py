@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval import evaluate
 from lm_eval.api.metrics import mean
 from lm_eval.tasks import TaskManager
 
-from mdm_schedules.errors import InvalidValueError, check_int
+from mdm_schedules.checks import check_int
+from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.integrations.lm_eval.model import MaskedDiffusionLM
 from mdm_schedules.integrations.lm_eval.options import check_options
 from mdm_schedules.integrations.lm_eval.tasks import load_tasks
-from mdm_schedules.integrations.transformers.config import DEFAULTS
+from mdm_schedules.sampling import get_policy
 from mdm_schedules.schedules import Schedule
-
-if TYPE_CHECKING:
-    from mdm_schedules.tuning import Scores
+from mdm_schedules.tuning.objectives import Objective, Scores
+from mdm_schedules.tuning.objectives.base import model_name
 
 _FEWSHOT_SEED = 1234  # lm-eval's default
 BATCHES = 4  # of the model, in one call of lm-eval, which takes its time too
 
 
-class LMEvalObjective:
+class LMEvalObjective(Objective):
     """Runs one task under a schedule; see `lm_eval_objective`, which makes it.
 
     Attributes:
@@ -45,8 +45,6 @@ class LMEvalObjective:
         num_fewshot: int | None,
         **settings: Any,
     ) -> None:
-        from mdm_schedules.tuning.scores import model_name
-
         self._lm, self._limit, self._settings = lm, settings.pop("limit", None), settings
         lm.work_alone()  # processes that tune together try different schedules
         self._loaded = TaskManager(include_defaults=False).load(tasks)
@@ -89,8 +87,12 @@ class LMEvalObjective:
     @property
     def remasking(self) -> str:
         """The position policy's name."""
-        policy = self._lm.options.get("remasking", DEFAULTS["remasking"])
-        return str(getattr(policy, "name", policy))
+        return get_policy(self._lm.options.get("remasking") or "low_confidence").name
+
+    @property
+    def random_order(self) -> bool:
+        """As the policy says."""
+        return get_policy(self.remasking).random_order
 
     @property
     def sampler(self) -> dict[str, Any]:

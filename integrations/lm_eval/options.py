@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 from functools import cache
 from typing import Any
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, did_you_mean
-from mdm_schedules.integrations.transformers.config import DEFAULTS
-from mdm_schedules.registry import get_schedule
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.lookup import get_schedule
+from mdm_schedules.sampling.options import STORED, unknown_option
 
 #: what may be said of sampling, as an argument of the model or by a task
-OPTIONS = tuple(name for name in DEFAULTS if name not in ("seed", "num_return_sequences"))
+OPTIONS = tuple(name for name in STORED if name not in ("seed", "num_return_sequences"))
 # lm-eval's order
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _WARPS = ("temperature", "top_k", "top_p")
@@ -59,9 +60,7 @@ def check_options(options: dict[str, Any], others: tuple[str, ...] = ()) -> dict
     """
     for name in options:
         if name not in OPTIONS:
-            raise InvalidTypeError(
-                f"the model has no argument {name!r}.{did_you_mean(name, (*OPTIONS, *others))}"
-            )
+            raise unknown_option(name, "the model has no argument", (*OPTIONS, *others))
     given = {name: value for name, value in options.items() if value is not None}
     if "schedule" in given:
         given["schedule"] = get_schedule(given["schedule"])
@@ -97,3 +96,18 @@ def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 @cache
 def _say_once(text: str) -> None:
     logging.getLogger("mdm_schedules").warning(text)
+
+
+def load_tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
+    """`given`, or what is loaded from there, or from where the model came."""
+    from transformers import AutoTokenizer
+
+    if given is not None and not isinstance(given, str | os.PathLike):
+        return given
+    if given is None and not isinstance(pretrained, str | os.PathLike):
+        pretrained = getattr(pretrained, "name_or_path", None)
+        if not pretrained:
+            raise InvalidTypeError(
+                "a model that was not loaded from a folder or the Hub needs tokenizer=..."
+            )
+    return AutoTokenizer.from_pretrained(pretrained if given is None else given, **files)

@@ -6,8 +6,10 @@ from mdm_schedules.integrations.transformers.auto import (
     AutoModelForMaskedDiffusion,
     MaskedDiffusionMixin,
 )
-from mdm_schedules.integrations.transformers.config import MaskedDiffusionGenerationConfig
-from mdm_schedules.integrations.transformers.generation import generate
+from mdm_schedules.integrations.transformers.generation_config import (
+    MaskedDiffusionGenerationConfig,
+)
+from mdm_schedules.sampling.generation import generate
 
 __all__ = [
     "AutoModelForMaskedDiffusion",

@@ -6,50 +6,49 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from typing_extensions import Unpack
 
-from mdm_schedules.errors import InvalidTypeError, MDMError, StorageError, shown
-from mdm_schedules.hub import find_schedule
-from mdm_schedules.integrations.models import ModelAdapter, get_adapter
-from mdm_schedules.integrations.transformers.config import MaskedDiffusionGenerationConfig
-from mdm_schedules.integrations.transformers.generation import generate
-from mdm_schedules.registry import get_schedule
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidTypeError, MDMError, StorageError
+from mdm_schedules.hub.evaluation import MODEL_ID
+from mdm_schedules.integrations.transformers.generation_config import (
+    MaskedDiffusionGenerationConfig,
+)
+from mdm_schedules.lookup import find_schedule, get_schedule
+from mdm_schedules.models import ModelDenoiser, get_adapter
 from mdm_schedules.sampling import GenerationOutput
+from mdm_schedules.sampling.generation import generate
+from mdm_schedules.sampling.options import GenerateOptions
 from mdm_schedules.schedules import Linear, Schedule
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class MaskedDiffusionMixin:
-    """Gives a masked LM class `.schedule`, `.generate()`, and a schedule that is saved and loaded
-    with the model.
-    """
+    """Gives a masked LM class `.schedule`, `.generate()`, and saves the schedule with the model."""
 
     schedule: Schedule
 
     def generate(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> GenerationOutput:
-        """`mdm_schedules.generate` with this model, and its own schedule unless another is
-        given.
-        """
-        out: GenerationOutput = generate(self, input_ids, attention_mask, **options)
-        return out
+        """`mdm_schedules.generate` with this model, and its own schedule by default."""
+        return generate(self, input_ids, attention_mask, **options)
 
-    def denoiser(self) -> Callable[..., Any]:
-        """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it: (tokens,
-        rows) -> logits.
-        """
-        return _AdapterDenoiser(get_adapter(self))
+    def denoiser(self) -> ModelDenoiser:
+        """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it."""
+        return ModelDenoiser(get_adapter(self))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save the model as transformers does, and its schedule and generation options beside
-        it.
-        """
+        """Save the model as transformers does, and its schedule and generation options beside."""
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         self.schedule.save_pretrained(save_directory)
         config = getattr(self, "generation_config", None)
@@ -57,24 +56,10 @@ class MaskedDiffusionMixin:
             config.save_pretrained(save_directory)
 
 
-@dataclass(frozen=True)
-class _AdapterDenoiser:
-    """A model as a `Denoiser` that also tells how long a sequence may be."""
+if TYPE_CHECKING:
 
-    bound: ModelAdapter
-
-    @property
-    def max_length(self) -> int | None:
-        longest: int | None = self.bound.max_length
-        return longest
-
-    def __call__(
-        self, tokens: torch.Tensor, rows: torch.Tensor
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        answer: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.bound.logits(
-            tokens, rows, None
-        )
-        return answer
+    class MaskedDiffusionModel(MaskedDiffusionMixin, PreTrainedModel):  # type: ignore[misc]
+        """A transformers model with the mixin, as `AutoModelForMaskedDiffusion` returns it."""
 
 
 @lru_cache(maxsize=64)
@@ -102,7 +87,7 @@ class AutoModelForMaskedDiffusion:
         *args: Any,
         schedule: str | Schedule | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> MaskedDiffusionModel:
         """A masked LM with a schedule.
 
         Released models that need code of their repository (LLaDA, Dream, LLaDA-MoE, LLaDA2, SDAR,
@@ -147,7 +132,7 @@ class AutoModelForMaskedDiffusion:
         return cls.from_model(model, chosen)
 
     @classmethod
-    def from_model(cls, model: Any, schedule: str | Schedule = "linear") -> Any:
+    def from_model(cls, model: Any, schedule: str | Schedule = "linear") -> MaskedDiffusionModel:
         """Give a loaded model a schedule and `.generate()`, in place; it stays an instance of its
         class.
         """
@@ -155,10 +140,7 @@ class AutoModelForMaskedDiffusion:
             get_adapter(model)
             model.__class__ = _with_mixin(type(model))  # type: ignore[arg-type]
         model.schedule = get_schedule(schedule)
-        return model
-
-
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+        return cast("MaskedDiffusionModel", model)
 
 
 def _check_place(path: Any, kwargs: dict[str, Any]) -> None:
@@ -172,7 +154,7 @@ def _check_place(path: Any, kwargs: dict[str, Any]) -> None:
         "'google-bert/bert-base-uncased'"
     )
     if not os.path.isdir(path):
-        if not _HUB_ID.fullmatch(os.fspath(path)):
+        if not MODEL_ID.fullmatch(os.fspath(path)):
             raise StorageError(f"there is no folder {os.fspath(path)}; {wanted}")
         return
     folder = os.path.join(path, kwargs.get("subfolder") or "")

@@ -10,14 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mdm_schedules.cli import convert, evaluate, hub, models, sampling, schedules, tune
+from mdm_schedules.cli import convert, demo, evaluate, hub, sampling, schedules, tune
 from mdm_schedules.errors import MDMError
 
-_MODULES = (models, sampling, schedules, hub, tune, evaluate, convert)
+_MODULES = (demo, sampling, schedules, hub, tune, evaluate, convert)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from mdm_schedules import __version__
+    from mdm_schedules._version import __version__
 
     parser = argparse.ArgumentParser(
         prog="mdm-schedules", description="Mask schedules for masked diffusion models."

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.checks import did_you_mean
+from mdm_schedules.errors import InvalidValueError, MDMError, SeveralSchedulesError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mdm_schedules.hub import Evaluation
 
@@ -40,12 +42,18 @@ def show_result(args: argparse.Namespace, data: Any, text: str) -> None:
 @contextmanager
 def in_shell_words() -> Iterator[None]:
     """Where several schedules fit, the choice as arguments of the command line."""
-    from mdm_schedules.hub.places import SeveralSchedulesError
-
     try:
         yield
     except SeveralSchedulesError as error:
-        raise InvalidValueError(error.in_shell_words) from error
+        words = [
+            f"--subfolder {shlex.quote(path)}"
+            + (f" (--task {shlex.quote(task)} --steps {steps})" if task else "")
+            for path, task, steps in error.choices[:8]
+        ]
+        raise InvalidValueError(
+            f"{error.where} holds {len(error.choices)} schedules that fit; choose one: "
+            f"{', '.join(words) or 'none'}"
+        ) from error
 
 
 def scored(evaluation: Evaluation) -> str:
@@ -53,3 +61,124 @@ def scored(evaluation: Evaluation) -> str:
     against = f", linear {evaluation.baseline_score}" if evaluation.baseline is not None else ""
     where = f"{evaluation.task} in {evaluation.steps} steps on {evaluation.model}"
     return f"{where}: {evaluation.metric} {evaluation.score}{against}"
+
+
+def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The model that the arguments of `add_model_arguments` name, and its tokenizer."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from mdm_schedules.demo import models as demo_models
+    from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+    from mdm_schedules.lookup import schedule_for_steps
+
+    logging.disable_progress_bar()
+    _check_device(args.device)
+    _check_dtype(args.dtype)
+    path = str(demo_models.path(args.model)) if args.model in demo_models.NAMES else args.model
+    remote = {"trust_remote_code": True} if args.trust_remote_code else {}
+    steps = args.steps if isinstance(args.steps, int) else None  # tune takes several
+    schedule = None if args.schedule is None else schedule_for_steps(args.schedule, steps)
+    try:
+        model = AutoModelForMaskedDiffusion.from_pretrained(
+            path, schedule=schedule, dtype=args.dtype, **remote
+        )
+        return model.to(args.device), AutoTokenizer.from_pretrained(path, **remote)
+    # ImportError: what code of the model needs
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if isinstance(error, MDMError):
+            raise
+        raise StorageError(f"cannot load {args.model}: {str(error).splitlines()[0]}") from error
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    # what torch raises depends on its build
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError(
+            f"--device {name} cannot be used here: {reason}; --device cpu always can"
+        ) from error
+
+
+def _check_dtype(name: str) -> None:
+    import torch
+
+    known = ("auto", "float32", "float16", "bfloat16", "float64")
+    dtype = getattr(torch, name, None)
+    if name != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InvalidValueError(
+            f"--dtype must be a floating type of torch, got {name!r}.{did_you_mean(name, known)}"
+        )
+
+
+def add_model_arguments(command: argparse.ArgumentParser) -> None:
+    """What `load_model` reads."""
+    command.add_argument(
+        "--model", default="code", help="folder or Hub id, or a shipped one: code, sudoku"
+    )
+    command.add_argument("--schedule", help="default: the model's own, else linear")
+    command.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
+    command.add_argument(
+        "--dtype", default="auto", help="such as bfloat16 (default: that of the files)"
+    )
+    command.add_argument(
+        "--trust-remote-code", action="store_true", help="run the model code in its repository"
+    )
+
+
+def add_sampling_arguments(command: argparse.ArgumentParser, *without: str) -> None:
+    """A flag for every option of `generate` that text can give, from the table of options.
+
+    Args:
+        command: the parser.
+        without: options that the command has in a form of its own, or not at all.
+    """
+    for name, option in _flags(without):
+        flag = "--" + name.replace("_", "-")
+        settings: dict[str, Any] = {"dest": name, "help": _help(option)}
+        if option.check.parse is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        else:
+            settings["type"] = _checked(flag, option)
+            settings["metavar"] = "ID" if name.endswith(("_id", "_tokens")) else name.upper()
+        if name == "suppress_tokens":
+            settings["nargs"] = "+"
+        command.add_argument(flag, **settings)
+
+
+def sampling_options(args: argparse.Namespace, *without: str) -> dict[str, Any]:
+    """What the flags of `add_sampling_arguments` say, as options of `generate`."""
+    given = {name: getattr(args, name) for name, _ in _flags(without)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _flags(without: Sequence[str]) -> list[tuple[str, Any]]:
+    from mdm_schedules.sampling.options import OPTIONS
+
+    # the schedule is asked for with the model, and a seed is no matter of taste
+    skipped = ("schedule", "seed", *without)
+    return [
+        (name, option)
+        for name, option in OPTIONS.items()
+        if option.stored and option.check is not None and name not in skipped
+    ]
+
+
+def _help(option: Any) -> str:
+    default = "" if option.default is None else f" (default: {option.default})"
+    return str(option.help).replace("%", "%%") + default
+
+
+def _checked(flag: str, option: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return option.check(flag, option.check.parse(text))
+        except MDMError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    read.__name__ = option.check.parse.__name__  # for argparse's own message
+    return read

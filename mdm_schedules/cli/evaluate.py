@@ -10,21 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mdm_schedules.cli.common import Command
-from mdm_schedules.cli.models import add_model_arguments, load_model
-from mdm_schedules.errors import InvalidValueError, StorageError, check_int
-from mdm_schedules.hub.files import write_atomically
-
-_OPTIONS = (
-    "steps",
-    "max_new_tokens",
-    "block_length",
-    "remasking",
-    "temperature",
-    "top_k",
-    "top_p",
-    "cfg_scale",
+from mdm_schedules.checks import check_int
+from mdm_schedules.cli.common import (
+    Command,
+    add_model_arguments,
+    add_sampling_arguments,
+    load_model,
+    sampling_options,
 )
+from mdm_schedules.errors import InvalidValueError, StorageError
+from mdm_schedules.files import write_atomically
+
+_LEFT_OUT = ("num_return_sequences",)
 _OF_THE_MODEL = ("batch_size", "seed", "mc_num", "check_greedy", "add_bos_token", "max_length")
 
 
@@ -51,7 +48,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     tasks = load_tasks(names, manager, allow_code_execution=args.allow_code_execution)
     joined_processes()  # so that "cuda" is this process's own GPU
     model, tokenizer = load_model(args)
-    given = {name: getattr(args, name) for name in (*_OPTIONS, *_OF_THE_MODEL)}
+    given = {name: getattr(args, name) for name in _OF_THE_MODEL}
+    given |= sampling_options(args, *_LEFT_OUT)
     lm = MaskedDiffusionLM(model, tokenizer, **given)
     if args.apply_chat_template and not tokenizer.chat_template:
         raise InvalidValueError(
@@ -96,8 +94,6 @@ def _output_file(path: Path | None) -> Path | None:
 
 def add(command: Command) -> None:
     """Add the command of this module."""
-    from mdm_schedules.sampling.policy import POLICIES
-
     run = command(
         "eval", _evaluate, "Run tasks of lm-eval on a masked language model under a schedule."
     )
@@ -105,18 +101,7 @@ def add(command: Command) -> None:
         "--tasks", required=True, help="names of tasks or groups of lm-eval, separated by commas"
     )
     add_model_arguments(run)
-    run.add_argument("--steps", type=int, help="forward passes per answer (default: one per token)")
-    run.add_argument(
-        "--max-new-tokens", type=int, help="length of an answer (default: the task's, else 256)"
-    )
-    run.add_argument("--block-length", type=int)
-    run.add_argument("--remasking", choices=sorted(POLICIES), help="default: low_confidence")
-    run.add_argument("--temperature", type=float, help="default: the task's, else 0")
-    run.add_argument("--top-k", type=int)
-    run.add_argument("--top-p", type=float)
-    run.add_argument(
-        "--cfg-scale", type=float, help="guidance by the prompt, of answers and likelihoods"
-    )
+    add_sampling_arguments(run, *_LEFT_OUT)
     run.add_argument(
         "--mc-num", type=int, default=128, help="forward passes per likelihood (default: 128)"
     )

@@ -11,9 +11,9 @@ from mdm_schedules.errors import StorageError
 
 
 def _push(args: argparse.Namespace) -> None:
+    from mdm_schedules.files import read_json
     from mdm_schedules.hub import Evaluation
-    from mdm_schedules.hub.files import read_json
-    from mdm_schedules.registry import get_schedule
+    from mdm_schedules.lookup import get_schedule
 
     if args.evaluation and not args.evaluation.is_file():
         raise StorageError(

@@ -9,8 +9,14 @@ import os
 import sys
 from typing import Any
 
-from mdm_schedules.cli.common import Command, show_result
-from mdm_schedules.cli.models import add_model_arguments, load_model
+from mdm_schedules.cli.common import (
+    Command,
+    add_model_arguments,
+    add_sampling_arguments,
+    load_model,
+    sampling_options,
+    show_result,
+)
 from mdm_schedules.errors import DistributedError, MDMError
 
 
@@ -34,19 +40,11 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
-    names = (
-        "steps",
-        "max_new_tokens",
-        "block_length",
-        "remasking",
-        "temperature",
-        "top_k",
-        "top_p",
-        "seed",
-    )
-    return {name: getattr(args, name) for name in names} | {
-        "mask_token_id": tokenizer.mask_token_id
+    options = {
+        "mask_token_id": tokenizer.mask_token_id,
+        **sampling_options(args, "num_return_sequences"),
     }
+    return options | {"seed": args.seed}
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -144,8 +142,6 @@ def _launch(args: argparse.Namespace) -> None:
 
 def add(command: Command) -> None:
     """Add the commands of this module."""
-    from mdm_schedules.sampling.policy import POLICIES
-
     sample = command("sample", _sample, "Write text with a masked language model.")
     add_model_arguments(sample)
     sample.add_argument("--prompt", help="text before the answer; mask tokens in it are filled")
@@ -174,13 +170,7 @@ def add(command: Command) -> None:
     sample.add_argument(
         "--force-resume", action="store_true", help="go on from results of other settings"
     )
-    sample.add_argument("--steps", type=int, help="forward passes (default: one per token)")
-    sample.add_argument("--max-new-tokens", type=int)
-    sample.add_argument("--block-length", type=int)
-    sample.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")
-    sample.add_argument("--temperature", type=float, default=0.0)
-    sample.add_argument("--top-k", type=int)
-    sample.add_argument("--top-p", type=float)
+    add_sampling_arguments(sample, "num_return_sequences")
     sample.add_argument("--seed", type=int)
     sample.add_argument(
         "--special-tokens", action="store_true", help="let the tokenizer add its special tokens"

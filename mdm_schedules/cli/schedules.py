@@ -11,8 +11,9 @@ from mdm_schedules.cli.common import Command, in_shell_words, scored, show_resul
 
 
 def _list(args: argparse.Namespace) -> None:
+    from mdm_schedules.lookup import list_schedules
     from mdm_schedules.presets import PREFIX, list_presets
-    from mdm_schedules.registry import Entry, list_schedules
+    from mdm_schedules.registry import Entry
 
     rows = list_schedules()
     for preset in list_presets():
@@ -30,7 +31,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from mdm_schedules.registry import schedule_for_steps
+    from mdm_schedules.lookup import schedule_for_steps
 
     choice = {"subfolder": args.subfolder, "task": args.task}
     choice = {key: value for key, value in choice.items() if value is not None}
@@ -63,17 +64,19 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
-    from mdm_schedules.plotting import plot_schedules
-    from mdm_schedules.registry import schedule_for_steps
+    from mdm_schedules.lookup import schedule_for_steps
+    from mdm_schedules.plotting import save_curves
+    from mdm_schedules.schedules.base import PLOT_TIMES
 
     schedules = [schedule_for_steps(spec, args.steps) for spec in args.schedule]
-    plot_schedules(schedules, args.output, num_tokens=args.num_tokens, steps=args.steps)
+    curves = [schedule.curve(args.num_tokens, args.steps) for schedule in schedules]
+    save_curves(PLOT_TIMES, curves, args.output, num_tokens=args.num_tokens)
     show_result(args, {"picture": str(args.output)}, f"Picture: {args.output}")
 
 
 def _energy(args: argparse.Namespace) -> None:
     from mdm_schedules.energy import discrete_energy, energy_excess
-    from mdm_schedules.registry import get_schedule
+    from mdm_schedules.lookup import get_schedule
 
     schedule = get_schedule(args.schedule)
     gamma = None if args.gamma is None else get_schedule(args.gamma)

@@ -8,9 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mdm_schedules.cli.common import Command, show_result
-from mdm_schedules.cli.models import add_model_arguments, load_model
-from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, check_int
+from mdm_schedules.checks import check_int
+from mdm_schedules.cli.common import (
+    Command,
+    add_model_arguments,
+    add_sampling_arguments,
+    load_model,
+    sampling_options,
+    show_result,
+)
+from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
+
+_DECIDED = ("steps", "num_return_sequences")  # by tuning itself, or by what it counts on
 
 
 def _tune(args: argparse.Namespace) -> None:
@@ -23,7 +32,7 @@ def _tune(args: argparse.Namespace) -> None:
         objective,
         n_trials=args.n_trials,
         seed=args.seed,
-        method=args.method or ("profile" if hasattr(objective, "estimate_profile") else "tpe"),
+        method=args.method or ("profile" if objective.estimate_profile is not None else "tpe"),
         steps=args.steps,
         screening=args.screening,
         storage=args.storage,
@@ -49,16 +58,12 @@ def _tune(args: argparse.Namespace) -> None:
 
 
 def _objective(args: argparse.Namespace) -> Any:
-    from mdm_schedules import demo
+    from mdm_schedules.demo import tasks as demo
     from mdm_schedules.tuning import GenerationObjective
 
     if args.lm_eval_task is not None:
         return _lm_eval_objective(args)
-    options = {
-        "remasking": args.remasking,
-        "temperature": args.temperature,
-        "batch_size": args.batch_size,
-    }
+    options = {"batch_size": args.batch_size, **sampling_options(args, *_DECIDED)}
     if args.instances is None:
         if args.model != "sudoku":
             raise InvalidValueError(
@@ -81,10 +86,7 @@ def _objective(args: argparse.Namespace) -> Any:
         tokenizer=tokenizer,
         name=args.task or args.instances.stem,
         add_special_tokens=args.special_tokens,
-        max_new_tokens=args.max_new_tokens,
-        block_length=args.block_length,
-        mask_token_id=tokenizer.mask_token_id,
-        **options,
+        **{"mask_token_id": tokenizer.mask_token_id, **options},
     )
 
 
@@ -102,10 +104,7 @@ def _lm_eval_objective(args: argparse.Namespace) -> Any:
         limit=args.limit,
         include_path=None if args.include_path is None else str(args.include_path),
         batch_size=args.batch_size,
-        remasking=args.remasking,
-        temperature=args.temperature,
-        max_new_tokens=args.max_new_tokens,
-        block_length=args.block_length,
+        **sampling_options(args, *_DECIDED),
     )
 
 
@@ -138,8 +137,7 @@ def read_instances(path: Path) -> list[dict[str, Any]]:
 
 def add(command: Command) -> None:
     """Add the command of this module."""
-    from mdm_schedules.sampling.policy import POLICIES
-    from mdm_schedules.tuning.generated import METRICS
+    from mdm_schedules.tuning.objectives.generation import METRICS
     from mdm_schedules.tuning.search import METHODS
 
     tune = command(
@@ -168,10 +166,7 @@ def add(command: Command) -> None:
         "--metric",
         help=f"{', '.join(sorted(METRICS))} (default exact_match), or a metric of the task",
     )
-    tune.add_argument("--max-new-tokens", type=int)
-    tune.add_argument("--block-length", type=int)
-    tune.add_argument("--remasking", choices=sorted(POLICIES), default="low_confidence")
-    tune.add_argument("--temperature", type=float, default=0.0)
+    add_sampling_arguments(tune, *_DECIDED)
     tune.add_argument(
         "--special-tokens", action="store_true", help="let the tokenizer add its special tokens"
     )

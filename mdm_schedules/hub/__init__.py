@@ -23,34 +23,22 @@ schedules.json
 """
 
 from mdm_schedules.hub.evaluation import Evaluation
-from mdm_schedules.hub.files import (
-    FORMAT_VERSION,
-    SCHEDULE_FILE,
-    TENSOR_FILE,
-    TensorFile,
-    load_schedule,
-    local_path,
-    save_schedule,
-    write_atomically,
-)
-from mdm_schedules.hub.push import push_schedule
-from mdm_schedules.hub.remote import find_schedule, is_hub_id, load
+from mdm_schedules.hub.push import push_record
+from mdm_schedules.hub.record import SCHEDULE_FILE, TENSOR_FILE, Record, load_record, save_record
+from mdm_schedules.hub.repository import find_record, is_hub_id, load
 from mdm_schedules.hub.search import FoundSchedule, search_schedules
 
 __all__ = [
-    "FORMAT_VERSION",
     "SCHEDULE_FILE",
     "TENSOR_FILE",
     "Evaluation",
     "FoundSchedule",
-    "TensorFile",
-    "find_schedule",
+    "Record",
+    "find_record",
     "is_hub_id",
     "load",
-    "load_schedule",
-    "local_path",
-    "push_schedule",
-    "save_schedule",
+    "load_record",
+    "push_record",
+    "save_record",
     "search_schedules",
-    "write_atomically",
 ]

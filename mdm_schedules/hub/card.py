@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.errors import FormatError, MDMError
+from mdm_schedules.hub.catalog import Place
 from mdm_schedules.hub.evaluation import HUB_ID, Evaluation, slug
-from mdm_schedules.hub.places import Place
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

@@ -11,18 +11,15 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from mdm_schedules.errors import (
-    FormatError,
-    InvalidTypeError,
-    InvalidValueError,
-    check_int,
-    check_real,
-    shown,
-)
+from mdm_schedules._version import __version__
+from mdm_schedules.checks import check_int, check_real, shown
+from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError
+from mdm_schedules.plan import MAX_STEPS
 
 MAX_TEXT = 256
-MAX_STEPS = 1 << 24
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+HUB_ID = re.compile(f"{_NAME}/{_NAME}", re.ASCII)  # user/name
+MODEL_ID = re.compile(f"{_NAME}(/{_NAME})?", re.ASCII)  # old models have no user
 
 
 def check_text(name: str, value: Any) -> str:
@@ -41,12 +38,6 @@ def slug(task: str) -> str:
     digit.
     """
     return re.sub(r"[^a-z0-9._]+", "-", task.lower()).strip("-._")[:64] or "task"
-
-
-def _library_version() -> str:
-    from mdm_schedules import __version__
-
-    return __version__
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class Evaluation:
     nfe: float | None = None
     sampler: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     date: str | None = field(default_factory=lambda: date.today().isoformat())
-    library_version: str | None = field(default_factory=_library_version)
+    library_version: str | None = __version__
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

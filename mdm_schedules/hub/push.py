@@ -5,24 +5,18 @@ commit.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdm_schedules.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    MissingExtraError,
-    StorageError,
-    shown,
-)
+from mdm_schedules.errors import InvalidValueError, MissingExtraError, StorageError
 from mdm_schedules.hub.card import PLOT_FILE, write_card
+from mdm_schedules.hub.catalog import INDEX_FILE, Place, check_subfolder, index_text, read_index
+from mdm_schedules.hub.client import call, client, explain, status_of
 from mdm_schedules.hub.evaluation import MAX_TEXT, Evaluation, check_text, slug
-from mdm_schedules.hub.files import TENSOR_FILE, save_schedule
-from mdm_schedules.hub.places import INDEX_FILE, Place, check_subfolder, index_text, read_index
-from mdm_schedules.hub.remote import HubRepo, check_repo_id, check_revision
-from mdm_schedules.hub.talk import call, client, explain, status_of
-from mdm_schedules.schedules import Schedule
+from mdm_schedules.hub.record import TENSOR_FILE, Record, save_record
+from mdm_schedules.hub.repository import HubRepo, check_repo_id, check_revision
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -30,11 +24,12 @@ if TYPE_CHECKING:
 RACES = 5  # commits of others that may come between our reading and our writing
 
 
-def push_schedule(
-    schedule: Schedule,
+def push_record(
+    record: Record,
     repo_id: str,
     *,
-    evaluation: Evaluation | None = None,
+    text: str,
+    picture: Callable[[int], bytes],
     subfolder: str | None = None,
     revision: str | None = None,
     private: bool | None = None,
@@ -42,11 +37,16 @@ def push_schedule(
     commit_message: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
-    """`Schedule.push_to_hub`, which see."""
+    """`Schedule.push_to_hub`; see there.
+
+    Args:
+        record: the schedule, with what it scored.
+        text: the schedule as text; where that is long, its name is listed instead.
+        picture: steps -> a PNG for the card; may raise MissingExtraError.
+        repo_id, subfolder, revision, private, token, commit_message, create_pr: as there.
+    """
     from huggingface_hub import get_token
 
-    if not isinstance(schedule, Schedule):
-        raise InvalidTypeError(f"only a Schedule can be pushed, got {shown(schedule)}")
     bare = isinstance(repo_id, str) and "/" not in repo_id
     check_repo_id(f"user/{repo_id}" if bare else repo_id)
     check_revision(revision)
@@ -56,8 +56,7 @@ def push_schedule(
         )
     if commit_message is not None:
         check_text("commit_message", commit_message)
-    if evaluation is None:
-        evaluation = schedule.evaluation
+    evaluation = record.evaluation
     if subfolder is not None:
         folder = check_subfolder(subfolder)
     else:
@@ -66,9 +65,8 @@ def push_schedule(
             if not isinstance(evaluation, Evaluation)
             else f"{slug(evaluation.task)}-{evaluation.steps}"
         )
-    files = _files(schedule, evaluation, folder)
-    text = schedule.spec if len(schedule.spec) <= MAX_TEXT // 2 else schedule.name
-    place = Place(folder, text, evaluation)
+    files = _files(record, picture, folder)
+    place = Place(folder, text if len(text) <= MAX_TEXT // 2 else record.name, evaluation)
     api = client(token)
     if token is False or not (isinstance(token, str) or get_token()):
         raise StorageError(
@@ -95,19 +93,16 @@ def push_schedule(
     )
 
 
-def _files(schedule: Schedule, evaluation: Evaluation | None, folder: str) -> dict[str, bytes]:
-    """The files of one schedule by their path in the repository; without a plot where matplotlib
-    is missing.
-    """
-    from mdm_schedules.plotting import plot_schedules
+def _files(record: Record, picture: Callable[[int], bytes], folder: str) -> dict[str, bytes]:
+    """The files of one schedule by their path in the repository.
 
+    There is no plot where matplotlib is missing.
+    """
     with tempfile.TemporaryDirectory() as temporary:
-        save_schedule(schedule, temporary, evaluation)
+        save_record(record, temporary)
         with suppress(MissingExtraError):
-            steps = 16 if evaluation is None else min(evaluation.steps, 1024)
-            plot_schedules(
-                [schedule], Path(temporary, PLOT_FILE), num_tokens=max(256, steps), steps=steps
-            )
+            steps = 16 if record.evaluation is None else min(record.evaluation.steps, 1024)
+            Path(temporary, PLOT_FILE).write_bytes(picture(steps))
         prefix = f"{folder}/" if folder else ""
         return {prefix + file.name: file.read_bytes() for file in sorted(Path(temporary).iterdir())}
 

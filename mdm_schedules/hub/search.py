@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mdm_schedules.errors import InvalidValueError, check_int
+from mdm_schedules.checks import check_int
+from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.hub.card import TAG, read_results
+from mdm_schedules.hub.client import call, client
 from mdm_schedules.hub.evaluation import Evaluation, check_text, slug
-from mdm_schedules.hub.remote import check_repo_id
-from mdm_schedules.hub.talk import call, client
+from mdm_schedules.hub.repository import check_repo_id
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,18 @@
 Beta.
 """
 
-from mdm_schedules.information.measure import Measurement
+from mdm_schedules.information.estimate import Measurement
+from mdm_schedules.information.exact import (
+    Divergence,
+    ancestral_divergence,
+    plan_divergence,
+)
 from mdm_schedules.information.profile import InformationProfile
 
-__all__ = ["InformationProfile", "Measurement"]
+__all__ = [
+    "Divergence",
+    "InformationProfile",
+    "Measurement",
+    "ancestral_divergence",
+    "plan_divergence",
+]

@@ -1,17 +1,42 @@
-"""Profiles by enumeration: the entropies of all marginals of a small distribution."""
+"""Small distributions by enumeration: profiles, and what the sampler's own law is from the data.
+
+Two divergences are told apart. *Given the order*: KL(data || sampler given the order in which
+positions are revealed), averaged over orders; it is what `InformationProfile.cost` computes.
+*Marginal*: KL(data || the law of the sampler's output), in which the order is averaged out first;
+by Jensen's inequality it is never larger.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from mdm_schedules.distribution import check_distribution
+from mdm_schedules.checks import check_distribution, check_int
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.information.plans import plan_cost
+from mdm_schedules.plan import MAX_STEPS, check_plan
+from mdm_schedules.schedules import Schedule
 
 Array = npt.NDArray[np.float64]
 
 MAX_STATES = 1 << 28  # marginal probabilities of one enumeration
+MAX_WORK = 1 << 30  # multiplications of one law: 3^n pairs of subsets, sentences and steps
+
+
+class Divergence(NamedTuple):
+    """KL from the data to a sampler in random order, in nats.
+
+    Attributes:
+        given_order: given the reveal order, averaged over orders; an upper bound on `marginal`.
+        marginal: of the law of the sampler's output.
+    """
+
+    given_order: float
+    marginal: float
 
 
 def enumerate_profile(distribution: Any) -> Array:
@@ -38,3 +63,89 @@ def enumerate_profile(distribution: Any) -> Array:
     h[np.abs(h) < 1e-14] = 0.0
     # entropies are submodular, so only rounding is removed
     return np.minimum.accumulate(np.maximum(h, 0.0))
+
+
+def plan_divergence(distribution: Any, plan: Any) -> Divergence:
+    """How far a plan in uniformly random order is from the data, by enumeration of its law.
+
+    Args:
+        distribution: probabilities [d]*n, one axis per token, summing to 1 within 1e-6.
+        plan: integers >= 0 [steps] that sum to n.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: none of these, or too many states (n of about 10).
+    """
+    p = check_distribution(distribution, MAX_STATES, "InformationProfile.cost bounds it")
+    row = check_plan(plan, torch.tensor([p.ndim]))
+    if np.ndim(plan) != 1:
+        raise InvalidValueError(f"a plan must be one row [steps], got shape {np.shape(plan)}")
+    sizes = row[0].numpy()
+    sizes = sizes[sizes > 0]
+    # all ways to choose who goes when are equally likely
+    ways = math.factorial(p.ndim) / math.prod(math.factorial(int(size)) for size in sizes)
+    weights = np.zeros((len(sizes), p.ndim + 1))
+    weights[np.arange(len(sizes)), sizes] = 1.0
+    return Divergence(
+        plan_cost(enumerate_profile(p), sizes), _marginal(p, weights) + math.log(ways)
+    )
+
+
+def ancestral_divergence(distribution: Any, schedule: Schedule | str, steps: int) -> Divergence:
+    """The same for ancestral sampling, where each token falls into step i by itself, with
+    probability alpha(i / steps) - alpha((i - 1) / steps).
+
+    Args:
+        distribution: as for `plan_divergence`.
+        schedule: a Schedule or its spec string.
+        steps: forward passes, >= 1.
+    """
+    from mdm_schedules.lookup import get_schedule
+
+    p = check_distribution(distribution, MAX_STATES, "InformationProfile.cost bounds it")
+    steps, n = check_int("steps", steps, 1, MAX_STEPS), p.ndim
+    alpha = get_schedule(schedule).alpha(np.arange(steps + 1) / steps)
+    widths, h = np.diff(alpha), enumerate_profile(p)
+    # of the other tokens, a binomial number is revealed before a token's own step
+    known = np.arange(n)
+    ways = np.array([math.comb(n - 1, k) for k in known])
+    before = ways * alpha[:-1, None] ** known * (1 - alpha[:-1, None]) ** (n - 1 - known)
+    given = n * float(widths @ (before @ h)) - float(h.sum())
+    return Divergence(max(given, 0.0), _marginal(p, widths[:, None] ** np.arange(n + 1)))
+
+
+def _marginal(p: Array, weights: Array) -> float:
+    """KL(data || law) of the law that gives a chain of revealed subsets the product of
+    weights[step, tokens revealed], by a recursion over subsets.
+    """
+    n, steps = p.ndim, len(weights)
+    support = np.argwhere(p > 0)
+    work = 3**n * len(support) * steps
+    if work > MAX_WORK:
+        raise InvalidValueError(
+            f"{n} tokens, {len(support)} sentences and {steps} steps need {work} operations, at "
+            f"most {MAX_WORK} are done; InformationProfile.cost bounds the divergence"
+        )
+    data = p[p > 0]
+    # probability of each sentence's tokens in a subset (bit i: token i)
+    shown = np.empty((1 << n, len(support)))
+    for subset in range(1 << n):
+        hidden = tuple(i for i in range(n) if not subset >> i & 1)
+        where = tuple(0 if i in hidden else support[:, i] for i in range(n))
+        shown[subset] = p.sum(hidden, keepdims=True)[where]
+    law = np.zeros((steps + 1, 1 << n, len(support)))
+    law[0, 0] = 1.0
+    for subset in range(1 << n):
+        # what this subset leads to: P(added tokens | subset), each token by itself
+        products = {0: np.ones(len(support))}
+        rest = (1 << n) - 1 & ~subset
+        added = rest & -rest
+        while added:
+            lowest = added & -added
+            products[added] = products[added ^ lowest] * shown[subset | lowest] / shown[subset]
+            added = (added - rest) & rest
+        for step in range(steps):
+            for added, product in products.items():
+                weight = weights[step, added.bit_count()]
+                if weight:
+                    law[step + 1, subset | added] += law[step, subset] * weight * product
+    return float(data @ (np.log(data) - np.log(law[steps, -1])))

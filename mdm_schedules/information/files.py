@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.errors import FormatError, MDMError, StorageError, check_int, check_real, shown
-from mdm_schedules.hub import TensorFile, local_path, write_atomically
-from mdm_schedules.information.measure import Measurement
+from mdm_schedules.checks import check_int, check_real, shown
+from mdm_schedules.errors import FormatError, MDMError, StorageError
+from mdm_schedules.files import TensorFile, local_path, write_atomically
+from mdm_schedules.information.estimate import Measurement
 
 PROFILE_FILE = "profile.safetensors"
 FORMAT_VERSION = "1.0"

@@ -25,8 +25,8 @@ _SAME = 1e-12  # costs that differ by less, relative to the entropy, differ by r
 
 
 def plan_cost(h: Array, plan: Any) -> float:
-    """Sum of h(start of its group) - h(n) over n (arXiv 2510.25544); for any curve h, monotone or
-    not.
+    """Sum of h(start of its group) - h(n) over n: expected KL given the reveal order (arXiv
+    2510.25544, 2511.04647); for any curve h, monotone or not.
     """
     sizes = np.asarray(plan, dtype=np.int64)
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)

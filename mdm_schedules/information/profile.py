@@ -5,17 +5,26 @@ h(n) is the mean entropy of one more token given n revealed ones, over random su
 With exact conditionals and a uniformly random order, revealing groups that start at n_0 = 0 < n_1 <
 ... costs
 
-    KL(data || sampler) = sum_i sum_{j = n_i}^{n_{i+1} - 1} (h(n_i) - h(j))        (arXiv
-    2510.25544)
+    E over orders of KL(data || sampler given the order)
+        = sum_i sum_{j = n_i}^{n_{i+1} - 1} (h(n_i) - h(j)).
 
-Under another order (low_confidence, say) it is a heuristic that must be checked by measurement.
+This is the expected divergence of "Optimal Inference Schedules for Masked Diffusion Models" (arXiv
+2511.04647) and of Lavenant and Zanella, "Error Bounds and Optimal Schedules for Masked Diffusions
+with Factorized Approximations" (arXiv 2510.25544). It is an upper bound on KL(data || law of the
+sampler's output), in which the order is averaged out: by Jensen's inequality, and often well below.
+`mdm_schedules.information.plan_divergence` and `ancestral_divergence` compute both for worlds small
+enough to enumerate.
+
+Not covered: another order (under low_confidence, say, the cost is a heuristic that must be checked
+by measurement), and remasking. A remasking plan draws more tokens together than its plan says and
+may not be exact even with one token per step, so the profile gives no cost for it.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +32,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, shown
+from mdm_schedules.checks import check_int, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.information.curves import choose_and_fit, project
-from mdm_schedules.information.exact import enumerate_profile
-from mdm_schedules.information.files import load_profile, save_profile
-from mdm_schedules.information.measure import (
+from mdm_schedules.information.estimate import (
     METHODS,
     Measurement,
     check_data,
     choose_counts,
+    doubt,
     measure,
 )
+from mdm_schedules.information.exact import enumerate_profile
+from mdm_schedules.information.files import load_profile, save_profile
 from mdm_schedules.information.plans import (
     best_beta,
     optimal_plans,
@@ -117,10 +128,11 @@ class InformationProfile:
     @classmethod
     def estimate(
         cls,
-        model: Callable[..., Any],
+        model: Any,
         sequences: Any,
         *,
         maskable: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         mask_token_id: int | None = None,
         counts: Sequence[int] | None = None,
         passes: int | None = None,
@@ -147,6 +159,7 @@ class InformationProfile:
                 optimum.
             maskable: bool [S, L], True at the N tokens to be generated (the same number in each
                 row); the others, such as a prompt, are always visible. None: all L.
+            attention_mask: bool [S, L], False on padding on the left; None where nothing is padded.
             mask_token_id: by default that of `model.config`. Its probability is left out of every
                 entropy.
             counts: increasing numbers of revealed tokens to measure, from 0 to N - 1. By default
@@ -163,6 +176,10 @@ class InformationProfile:
         Raises:
             InvalidTypeError, InvalidValueError: a wrong argument (before the first pass), or
                 unusable logits.
+
+        Warns:
+            UserWarning: with fewer than 8 sequences, or a model that is almost always certain, the
+                standard errors are too small to be trusted.
         """
         if method not in METHODS:
             raise InvalidValueError(
@@ -170,10 +187,13 @@ class InformationProfile:
             )
         batch_size = check_int("batch_size", batch_size, 1)
         seed = check_int("seed", seed, 0)
-        data = check_data(model, sequences, maskable, mask_token_id)
+        data = check_data(model, sequences, maskable, mask_token_id, attention_mask)
         number, n = len(data.tokens), data.num_tokens
         chosen, rounds = choose_counts(number, n, counts, passes)
         values, spent = measure(model, data, chosen, rounds, method, seed, batch_size, progress)
+        trouble = doubt(values, chosen, n)
+        if trouble:
+            warnings.warn(trouble, stacklevel=2)
         curve, kind, scores = choose_and_fit(values, chosen, n)
         record = Measurement(
             counts=tuple(chosen.tolist()),
@@ -191,10 +211,12 @@ class InformationProfile:
     # --- what follows from them
 
     def cost(self, plan: Any) -> float:
-        """Predicted KL(data || sampler) in nats of a plan: integers >= 0 [steps] that sum to N.
-        Exact for random order.
+        """Expected KL(data || sampler given the reveal order) in nats of a plan: integers >= 0
+        [steps] that sum to N.
 
-        Raises InvalidTypeError or InvalidValueError for anything else.
+        Exact for a uniformly random order without remasking, where it is an upper bound on the
+        divergence of the sampler's own law (see `plan_divergence`). Raises InvalidTypeError or
+        InvalidValueError for anything else than a plan.
         """
         row = check_plan(plan, torch.tensor([self.num_tokens]))
         if np.ndim(plan) != 1:

@@ -15,17 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-from mdm_schedules.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    UnknownNameError,
-    check_int,
-    did_you_mean,
-    shown,
-)
+from mdm_schedules.checks import check_int, did_you_mean, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
 from mdm_schedules.plan import MAX_STEPS
-from mdm_schedules.registry import get_schedule
-from mdm_schedules.schedules import Schedule
+from mdm_schedules.schedules.base import Schedule, schedules
 
 PREFIX = "preset:"
 
@@ -125,7 +118,7 @@ def preset_schedule(spec: str, steps: int | None = None) -> Schedule:
             "figures are for "
             f"{', '.join(map(str, found.steps))}"
         )
-    return get_schedule(found.best(chosen).schedule)
+    return schedules.read(found.best(chosen).schedule)
 
 
 @lru_cache(maxsize=1)

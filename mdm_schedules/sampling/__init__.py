@@ -1,21 +1,33 @@
-"""The one sampling loop, and what it is made of: token draw, position policies, per-sequence
-noise, options.
-"""
+"""The sampler: options, the one loop, and what it is made of; README.md here is the guide."""
 
-from mdm_schedules.sampling.counts import CommitRule
+from mdm_schedules.sampling.commits import CommitRule, commits, get_commit, list_commits
 from mdm_schedules.sampling.draw import DrawOptions
-from mdm_schedules.sampling.loop import Denoiser, sample
+from mdm_schedules.sampling.generation import generate
+from mdm_schedules.sampling.loop import sample
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
-from mdm_schedules.sampling.policy import POLICIES, ConfidencePolicy, OrderPolicy
+from mdm_schedules.sampling.policies import (
+    ConfidencePolicy,
+    OrderPolicy,
+    PositionPolicy,
+    get_policy,
+    list_policies,
+    policies,
+)
 
 __all__ = [
-    "POLICIES",
     "CommitRule",
     "ConfidencePolicy",
-    "Denoiser",
     "DrawOptions",
     "GenerationOutput",
     "OrderPolicy",
+    "PositionPolicy",
     "StepInfo",
+    "commits",
+    "generate",
+    "get_commit",
+    "get_policy",
+    "list_commits",
+    "list_policies",
+    "policies",
     "sample",
 ]

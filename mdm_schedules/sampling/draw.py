@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int, check_real
-from mdm_schedules.sampling.policy import ConfidencePolicy, LowConfidence, OrderPolicy
+from mdm_schedules.checks import check_int, check_real
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 from mdm_schedules.sampling.segments import by_segment, inverse_cdf, search, windows_of
 
 # of float32 that are worked on at once (on a CPU by each thread), so that memory does not grow with
@@ -87,7 +88,7 @@ class TokenDraw:
         plain = options.temperature in (0, 1) and not filters and options.logits_processor is None
         # then one softmax of the logits as they are is enough; at temperature 0 only where the host
         # sees ties
-        self.lean = plain and (self.policy is None or type(self.policy) is LowConfidence)
+        self.lean = plain and (self.policy is None or self.policy.token_only)
         self._buffers: dict[str, torch.Tensor] = {}
         self._columns: torch.Tensor | None = None
 
@@ -320,7 +321,7 @@ class TokenDraw:
         probs = log_sum = None
         if self.policy is not None:
             probs = torch.softmax(scores, 1, out=self._buffer("probs", len(scores), scores))
-        if probs is not None and type(self.policy) is LowConfidence:
+        if probs is not None and self.policy is not None and self.policy.token_only:
             log_sum = scores.amax(1) - probs.amax(1).log()
         mask = scores[:, self.mask : self.mask + 1]
         usable = (mask < torch.inf).all(1)

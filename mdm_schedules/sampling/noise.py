@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, check_int
+from mdm_schedules.checks import check_int
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 
 TOKEN, POSITION, REMASK, _PROMPT, _COPY, _INDEX = range(6)  # independent streams of one sequence
 

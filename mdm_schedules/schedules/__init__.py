@@ -2,7 +2,7 @@
 pyproject.toml.
 """
 
-from mdm_schedules.schedules.base import Schedule
+from mdm_schedules.schedules.base import Schedule, schedules
 from mdm_schedules.schedules.beta import Beta
 from mdm_schedules.schedules.closed_forms import (
     Cosine,
@@ -28,4 +28,5 @@ __all__ = [
     "Sine",
     "SquaredSine",
     "Tabulated",
+    "schedules",
 ]

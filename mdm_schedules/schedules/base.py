@@ -8,118 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 
-from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, shown
+from mdm_schedules.errors import FormatError, InvalidTypeError, MDMError
+from mdm_schedules.hub import Evaluation, Record, load, push_record, save_record
+from mdm_schedules.plan import check_steps, make_plan
+from mdm_schedules.plotting import PlottedCurve, draw_curves
+from mdm_schedules.registry import Registry
+from mdm_schedules.schedules.curves import T, apply_curve, end_limits, exact_ends, time_before
 
 if TYPE_CHECKING:
-    import os
-
     from huggingface_hub import CommitInfo
 
-    from mdm_schedules.hub import Evaluation
-
-T = TypeVar("T")
-Curve = Callable[[torch.Tensor], torch.Tensor]
-
-
-def exact_ends(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`value` with 0 where t is 0 and 1 where t is 1, so that rounding never moves an end point."""
-    return torch.where(t == 0, 0.0, torch.where(t == 1, 1.0, value.clamp(0.0, 1.0)))
-
-
-def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tensor:
-    """Slope at an end of [0, 1] from the values next to it: 0, `inf`, or the difference quotient
-    where it settles.
-
-    Args:
-        t: gives shape and device, and which end is meant: 0 below one half, 1 above.
-        from_zero, from_one: t -> how far the curve is from its value at 0, and at 1.
-    """
-    limits = []
-    for far, end in ((from_zero, 0.0), (from_one, 1.0)):
-        steps = torch.tensor([2.0**-12, 2.0**-20], dtype=torch.float64, device=t.device)
-        wide, near = (far((end - steps).abs()) / steps).tolist()
-        # a power q < 1 of the distance grows by 2**(8 (1 - q)) between the two, one above 1 falls
-        limits.append(math.inf if near > 1.05 * wide else 0.0 if 1.05 * near < wide else near)
-    return torch.where(t < 0.5, t.new_tensor(limits[0]), t.new_tensor(limits[1]))
-
-
-def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
-    """Evaluate a float64 curve on numbers in [0, 1], keeping type, shape, floating dtype and
-    device.
-
-    Args:
-        curve: float64 tensor in, float64 tensor of the same shape out.
-        x: Python number, numpy array or scalar, list or tensor; integers become float64.
-        name: how errors call `x`.
-        slope: derivative of the curve; with it the result is differentiable where `x` requires
-            grad.
-
-    Raises:
-        InvalidValueError: a value outside [0, 1] or NaN.
-        InvalidTypeError: `x` is none of the above.
-    """
-    if isinstance(x, torch.Tensor):
-        if x.is_complex() or x.dtype == torch.bool:
-            raise InvalidTypeError(
-                f"{name} must hold real numbers in [0, 1], got a tensor of dtype {x.dtype}"
-            )
-        if x.layout != torch.strided or x.is_meta or x.is_quantized or x.is_nested:
-            kind = "a nested tensor" if x.is_nested else f"{x.layout} on {x.device}"
-            raise InvalidTypeError(f"{name} must be a dense tensor with data, got {kind}")
-        if slope is not None and x.requires_grad and torch.is_grad_enabled():
-            return _Differentiable.apply(x, curve, slope, name)  # type: ignore[no-any-return,no-untyped-call]
-        # Apple's mps has no float64
-        work = x.detach().to("cpu" if x.device.type == "mps" else x.device, torch.float64)
-        inside = (work >= 0) & (work <= 1)
-        if not bool(inside.all()):
-            worst = float(work[~inside].flatten()[0])
-            raise InvalidValueError(f"{name} must lie in [0, 1], got {worst!r}")
-        out = curve(work)
-        return out.to(x.device, x.dtype if x.is_floating_point() else torch.float64)  # type: ignore[return-value]
-    try:
-        array = np.asarray(
-            float(x) if isinstance(x, numbers.Real) and not isinstance(x, bool | np.generic) else x
-        )
-        if array.dtype.kind not in "fiu":  # no bools, texts, complex numbers, objects
-            raise TypeError
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise InvalidTypeError(
-            f"{name} must be a number, array or tensor of numbers in [0, 1], got {shown(x)}"
-        ) from None
-    dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-    flat = torch.from_numpy(np.array(array, dtype=np.float64, copy=True))
-    out = apply_curve(curve, flat, name)
-    if isinstance(x, np.ndarray | np.generic):
-        return out.numpy().astype(dtype)[()]  # type: ignore[return-value]
-    return out.item() if out.ndim == 0 else out  # type: ignore[return-value]
-
-
-class _Differentiable(torch.autograd.Function):
-    """alpha as seen by autograd: the derivative is the schedule's own slope."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, curve: Curve, slope: Curve, name: str) -> torch.Tensor:
-        ctx.slope, ctx.name = slope, name
-        ctx.save_for_backward(x)
-        return apply_curve(curve, x.detach(), name)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (
-            grad * apply_curve(ctx.slope, ctx.saved_tensors[0].detach(), ctx.name),
-            None,
-            None,
-            None,
-        )
+PLOT_TIMES = torch.linspace(0, 1, 501, dtype=torch.float64, device="cpu")
 
 
 class Schedule(ABC):
@@ -128,7 +33,8 @@ class Schedule(ABC):
 
     Subclasses are frozen dataclasses (`@dataclass(frozen=True, repr=False)`) with a class attribute
     `name`; their fields are the parameters. They write `_alpha` and `_alpha_dot` on float64
-    tensors, and `_inverse`, `_gamma`, `_gamma_dot`, `_masked` where a closed form exists.
+    tensors, and `_inverse`, `_gamma`, `_gamma_dot`, `_masked`, `_roots` where a closed form exists,
+    and `_end_orders` where the powers at the ends are known.
     `mdm_schedules.testing.check_schedule` tests a new one.
 
     Every public method takes numbers, lists, numpy arrays or tensors and keeps shape, device and
@@ -138,6 +44,7 @@ class Schedule(ABC):
     """
 
     name: ClassVar[str]
+    _record: ClassVar[Record | None] = None  # on an instance: what it was read from
 
     @abstractmethod
     def _alpha(self, t: torch.Tensor) -> torch.Tensor: ...
@@ -159,13 +66,41 @@ class Schedule(ABC):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return exact_ends(alpha, (low + high) / 2)
 
+    def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """sqrt alpha and sqrt(1 - alpha), to be given where alpha underflows and its root does
+        not.
+        """
+        return self._alpha(t).sqrt(), self._masked(t).sqrt()
+
+    def _end_orders(self) -> tuple[float, float] | None:
+        """Powers (p, q) with gamma(t) ~ t^p at t = 0 and 1 - gamma(t) ~ (1 - t)^q at t = 1, up to a
+        factor.
+
+        In alpha they are twice that: alpha ~ t^(2p) and 1 - alpha ~ (1 - t)^(2q). A class that
+        returns them promises that `_alpha`, `_masked` and the slopes keep their digits near both
+        ends. Energies then decide exactly whether they are finite, and the noise-time view resolves
+        times that 1 - tau rounds away. None: the ends are measured, with less accuracy. A subclass
+        that changes the ends of its base must override this.
+        """
+        return None
+
+    def _end_gaps(self) -> tuple[float, float]:
+        """Powers (r, s) of the first correction at the ends: gamma ~ t^p (1 + c t^r), and likewise
+        at 1.
+        """
+        return 1.0, 1.0
+
     def _gamma(self, t: torch.Tensor) -> torch.Tensor:
-        return torch.atan2(self._alpha(t).sqrt(), self._masked(t).sqrt()) * (2 / math.pi)
+        reveal, mask = self._roots(t)
+        # the angle from the nearer end, so that 1 - gamma keeps its digits too
+        nearer = torch.atan2(torch.minimum(reveal, mask), torch.maximum(reveal, mask))
+        nearer = nearer * (2 / math.pi)
+        return torch.where(reveal <= mask, nearer, 1 - nearer)
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
-        alpha, masked, slope = self._alpha(t), self._masked(t), self._alpha_dot(t)
-        inside = slope / (math.pi * alpha.sqrt() * masked.sqrt())
-        at_end = (alpha == 0) | (masked == 0)
+        (reveal, mask), slope = self._roots(t), self._alpha_dot(t)
+        inside = slope / (math.pi * reveal * mask)
+        at_end = (reveal == 0) | (mask == 0)
         if not bool(at_end.any()):
             return inside
         # At an end alpha_dot > 0 makes gamma_dot infinite; alpha_dot = 0 is an indeterminate form,
@@ -173,14 +108,46 @@ class Schedule(ABC):
         # method).
         limit = end_limits(
             t,
-            lambda x: self._alpha(x).sqrt() * (2 / math.pi),
-            lambda x: self._masked(x).sqrt() * (2 / math.pi),
+            lambda x: self._roots(x)[0] * (2 / math.pi),
+            lambda x: self._roots(x)[1] * (2 / math.pi),
         )
         return torch.where(at_end, torch.where(slope > 0, math.inf, limit), inside)
 
     def _loss_weight(self, t: torch.Tensor) -> torch.Tensor:
         masked = self._masked(t)
         return torch.where(masked == 0, math.inf, self._alpha_dot(t) / masked)
+
+    def _late(self, tau: torch.Tensor, order: float) -> tuple[torch.Tensor, ...]:
+        """The float t next to 1 - tau; the angle from the end, (pi/2) (1 - gamma), at t and at 1 -
+        tau itself; and the ratio of gamma_dot at 1 - tau to that at t.
+
+        1 - gamma is a power of its distance from 1, `order`, times a factor that hardly changes
+        from one float to the next.
+        """
+        t, shift = time_before(tau)
+        reveal, mask = self._roots(t)
+        angle = torch.atan2(mask, reveal)
+        return t, angle, angle * torch.exp(order * shift), torch.exp((order - 1) * shift)
+
+    def _alpha_noise(self, tau: torch.Tensor) -> torch.Tensor:
+        """alpha(1 - tau), without the rounding of 1 - tau where the order of the end is known."""
+        orders = self._end_orders()
+        if orders is None:
+            return self._alpha(1 - tau)
+        t, near, exact, _ = self._late(tau, orders[1])
+        # plus sin^2 near - sin^2 exact
+        alpha = self._alpha(t) + torch.sin(near - exact) * torch.sin(near + exact)
+        return torch.where(tau == 0, 1.0, alpha)
+
+    def _alpha_noise_dot(self, tau: torch.Tensor) -> torch.Tensor:
+        """-alpha_dot(1 - tau), likewise."""
+        orders = self._end_orders()
+        if orders is None:
+            return -self._alpha_dot(1 - tau)
+        t, near, exact, steeper = self._late(tau, orders[1])
+        # alpha_dot is (pi/2) sin(2 angle) gamma_dot
+        inside = -self._alpha_dot(t) * (torch.sin(2 * exact) / torch.sin(2 * near)) * steeper
+        return torch.where(tau == 0, -self._alpha_dot(torch.ones_like(tau)), inside)
 
     def alpha(self, t: T) -> T:
         """Expected fraction of tokens revealed at generation time t in [0, 1] (arXiv 2509.13866,
@@ -223,13 +190,15 @@ class Schedule(ABC):
         """alpha in noise time, alpha(1 - tau): 1 at tau = 0 (clean), 0 at tau = 1, as MDLM, LLaDA
         and dLLM write it.
         """
-        return apply_curve(
-            lambda x: self._alpha(1 - x), tau, "tau", lambda x: -self._alpha_dot(1 - x)
-        )
+        return apply_curve(self._alpha_noise, tau, "tau", self._alpha_noise_dot)
 
     def alpha_noise_dot(self, tau: T) -> T:
-        """Slope of `alpha_noise` in tau: -alpha_dot(1 - tau), never positive."""
-        return apply_curve(lambda x: -self._alpha_dot(1 - x), tau, "tau")
+        """Slope of `alpha_noise` in tau: -alpha_dot(1 - tau), never positive.
+
+        Computed in tau, so that it keeps its digits however near tau is to 0 (for a schedule
+        without `_end_orders`, only as near as 1 - tau can tell).
+        """
+        return apply_curve(self._alpha_noise_dot, tau, "tau")
 
     def plan(
         self, num_tokens: int | torch.Tensor, steps: int, allow_empty: bool = False
@@ -248,9 +217,10 @@ class Schedule(ABC):
         Returns:
             LongTensor [steps], or [B, steps] for a tensor, on the device of `num_tokens`.
         """
-        from mdm_schedules.plan import plan_schedule
-
-        return plan_schedule(self, num_tokens, steps, allow_empty)
+        steps = check_steps(steps)
+        # on the host whatever torch's default device, as the counts are
+        times = torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / steps
+        return make_plan(self.alpha(times), num_tokens, allow_empty)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -275,16 +245,18 @@ class Schedule(ABC):
         for key, value in self.params.items():
             if isinstance(value, Schedule):
                 text = value._write_spec(strict)
-            elif value is None or isinstance(value, bool | int | float | str | tuple):
-                text = repr(value)
-            elif strict:
-                raise FormatError(
-                    f"{self.name} cannot be written as text or saved: its {key} is {value!r}"
-                )
             else:
+                if strict:
+                    self._check_writable(key, value)
                 text = repr(value)
             parts.append(f"{key}={text}")
         return f"{self.name}({', '.join(parts)})"
+
+    def _check_writable(self, key: str, value: object) -> None:
+        if not (value is None or isinstance(value, bool | int | float | str | tuple)):
+            raise FormatError(
+                f"{self.name} cannot be written as text or saved: its {key} is {value!r}"
+            )
 
     def __repr__(self) -> str:
         return (
@@ -293,29 +265,64 @@ class Schedule(ABC):
             else object.__repr__(self)
         )
 
+    def to_record(self, evaluation: Evaluation | None = None) -> Record:
+        """The schedule as data, for files and the Hub.
+
+        Args:
+            evaluation: what it scored; None keeps the record that it was read with.
+
+        Raises:
+            FormatError: a parameter cannot be written (a Python function, say).
+        """
+        params = {}
+        for key, value in self.params.items():
+            if isinstance(value, Schedule):
+                params[key] = value.to_record()
+            else:
+                self._check_writable(key, value)
+                params[key] = value
+        read = self._record
+        kept = read.evaluation if read is not None and evaluation is None else evaluation
+        return Record(self.name, params, kept, {} if read is None else read.extra)
+
+    @staticmethod
+    def from_record(record: Record) -> Schedule:
+        """The schedule that a record stands for.
+
+        Raises FormatError, naming the record's file, where it stands for none.
+        """
+        try:
+            params = {
+                key: Schedule.from_record(value) if isinstance(value, Record) else value
+                for key, value in record.params.items()
+            }
+            schedule = schedules.build(record.name, [], params)
+        except MDMError as error:
+            if isinstance(error, FormatError) or not record.source:
+                raise
+            raise FormatError(f"{record.source}: {error}") from error
+        # no parameter: the schedule stays equal to one that was not read
+        object.__setattr__(schedule, "_record", record)
+        return schedule
+
     @property
     def evaluation(self) -> Evaluation | None:
         """What this schedule scored, if the file or repository it was read from says so."""
-        from mdm_schedules.hub import Evaluation
-        from mdm_schedules.hub.files import extra_fields
-
-        record = extra_fields(self).get("evaluation")
-        return None if record is None else Evaluation.from_json(record)
+        return None if self._record is None else self._record.evaluation
 
     def save_pretrained(
         self, path: str | os.PathLike[str], *, evaluation: Evaluation | None = None
     ) -> None:
-        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`; see
-        `mdm_schedules.hub`.
+        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`.
+
+        The format stands in `mdm_schedules.hub`.
 
         Args:
             path: the folder, made if missing. A process killed on the way leaves the old schedule
                 or the new one.
             evaluation: what the schedule scored; None keeps the record it was read with.
         """
-        from mdm_schedules.hub import save_schedule
-
-        save_schedule(self, path, evaluation)
+        save_record(self.to_record(evaluation), path)
 
     @classmethod
     def from_pretrained(
@@ -348,9 +355,7 @@ class Schedule(ABC):
             FormatError: what is there is no schedule.
             InvalidValueError: several schedules fit.
         """
-        from mdm_schedules.hub import load
-
-        schedule = load(
+        record = load(
             path,
             revision=revision,
             subfolder=subfolder,
@@ -361,6 +366,7 @@ class Schedule(ABC):
             local_files_only=local_files_only,
             force_download=force_download,
         )
+        schedule = Schedule.from_record(record)
         if not isinstance(schedule, cls):
             raise InvalidTypeError(
                 f"{path} holds {schedule!r}, which is not a {cls.__name__}; use "
@@ -403,12 +409,11 @@ class Schedule(ABC):
             StorageError: no token, no permission, no connection, ...; the message says what to do.
             InvalidValueError: the folder holds a schedule of another model.
         """
-        from mdm_schedules.hub import push_schedule
-
-        return push_schedule(
-            self,
+        return push_record(
+            self.to_record(evaluation),
             repo_id,
-            evaluation=evaluation,
+            text=self.spec,
+            picture=self._picture,
             subfolder=subfolder,
             revision=revision,
             private=private,
@@ -416,3 +421,25 @@ class Schedule(ABC):
             commit_message=commit_message,
             create_pr=create_pr,
         )
+
+    def _picture(self, steps: int) -> bytes:
+        """alpha and a plan of `steps` steps as a PNG, for the model card."""
+        num_tokens = max(256, steps)
+        return draw_curves(PLOT_TIMES, [self.curve(num_tokens, steps)], num_tokens)
+
+    def curve(self, num_tokens: int, steps: int) -> PlottedCurve:
+        """What `mdm_schedules.plotting` draws: alpha at PLOT_TIMES, and a plan."""
+        return PlottedCurve(self.label, self.alpha(PLOT_TIMES), self.plan(num_tokens, steps))
+
+    @property
+    def label(self) -> str:
+        """The spec, or the name alone where the spec is long; for legends."""
+        return self.spec if len(self.spec) < 40 else self.name
+
+
+schedules: Registry[Schedule] = Registry(
+    "mdm_schedules.schedules",
+    "schedule",
+    Schedule,  # type: ignore[type-abstract]
+    example="beta(a=0.9, b=0.3)",
+)

@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from mdm_schedules.errors import check_real
-from mdm_schedules.schedules.base import Schedule, exact_ends
+from mdm_schedules.checks import check_real
+from mdm_schedules.schedules.base import Schedule
+from mdm_schedules.schedules.curves import exact_ends
 
 # what the formulas here are tested for
 MAX_SHAPE = 1e6
+MAX_TERMS = 100_000  # of a continued fraction; about sqrt(MAX_SHAPE) are needed
 
 
 def _stirling(x: float) -> float:
@@ -76,11 +78,44 @@ class Beta(Schedule):
         tangent = torch.where(
             low < 0.5, torch.tan(math.pi / 2 * low), 1 / torch.tan(math.pi / 2 * high)
         )
-        # where both parts fall below the smallest float, 1 - gamma ~ (1 - t)^b
-        inside = torch.where(
-            high < 1e-280, 2 * self.b / (1 - t), math.pi * self._gamma_dot(t) * tangent
-        )
+        inside = math.pi * self._gamma_dot(t) * tangent
+        # where both parts fall below the smallest float: twice gamma_dot / (1 - gamma), as a
+        # tangent that small is its angle
+        lost = (high < 1e-280) & (t < 1)
+        if bool(lost.any()):
+            inside[lost] = 2 * self.b / (t[lost] * (1 - t[lost]) * self._remainder(1 - t[lost]))
         return torch.where(t == 0, self._end_slope(self.a), torch.where(t == 1, math.inf, inside))
+
+    def _remainder(self, x: torch.Tensor) -> torch.Tensor:
+        """2F1(a + b, 1; b + 1; x), with which 1 - gamma is x^b (1 - x)^a / (b B(a, b)) at x = 1 -
+        t.
+
+        The continued fraction of the incomplete beta function (DLMF 8.17.22), by Lentz's method; it
+        converges for x < (b + 1) / (a + b + 2), which holds far in the tail.
+        """
+        a, b = self.a, self.b
+        # numerator and denominator of the convergents, each by the ratio to the one before it
+        upper, lower = torch.ones_like(x), 1 / (1 - (a + b) / (b + 1) * x)
+        value = lower.clone()
+        for m in range(1, MAX_TERMS):
+            for factor in (
+                m / (b + 2 * m - 1) * ((a - m) / (b + 2 * m)),
+                -(b + m) / (b + 2 * m) * ((a + b + m) / (b + 2 * m + 1)),
+            ):
+                upper, lower = 1 + factor * x / upper, 1 / (1 + factor * x * lower)
+                value = value * upper * lower
+            if bool(((upper * lower - 1).abs() < 1e-15).all()):
+                break
+        return value
+
+    def _alpha_noise(self, tau: torch.Tensor) -> torch.Tensor:
+        return Beta(self.b, self.a)._masked(tau)  # the mirror image
+
+    def _alpha_noise_dot(self, tau: torch.Tensor) -> torch.Tensor:
+        return -Beta(self.b, self.a)._alpha_dot(tau)
+
+    def _end_orders(self) -> tuple[float, float]:
+        return self.a, self.b
 
     def _alpha_dot(self, t: torch.Tensor) -> torch.Tensor:
         low, high = self._halves(t)
@@ -102,9 +137,9 @@ class Beta(Schedule):
     def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
         low = torch.asin(alpha.sqrt()) * (2 / math.pi)
         high = torch.asin((1 - alpha).sqrt()) * (2 / math.pi)
-        from_zero = _special("betaincinv", self.a, self.b, low)
+        from_zero = self._quantile(self.a, self.b, low)
         # betainccinv stops short: 8e-10 off at a = b, 0.5
-        from_one = 1 - _special("betaincinv", self.b, self.a, high)
+        from_one = 1 - self._quantile(self.b, self.a, high)
         t = torch.where((low < 0.5) | (from_zero < 0.5), from_zero, from_one)
         # both stop up to 1e-8 short of the middle where a is about b: one step of Newton's method,
         # if it helps
@@ -114,13 +149,22 @@ class Beta(Schedule):
             alpha, torch.where(self._gap(nearer, low, high).abs() < gap.abs(), nearer, t)
         )
 
+    def _quantile(self, a: float, b: float, low: torch.Tensor) -> torch.Tensor:
+        """The t at which the CDF of a Beta(a, b) law is `low`."""
+        # betaincinv is wrong or NaN near 0, where the CDF is t^a (1 + a (1 - b) t / (a + 1)) / (a
+        # B)
+        start = torch.exp((low.log() + math.log(a) + self._log_beta) / a)
+        near = start * (1 - (1 - b) / (a + 1) * start)
+        return torch.where(start * (1 + b) < 1e-8, near, _special("betaincinv", a, b, low))
+
     def _gap(self, t: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """gamma(t) less its target, given as `low` = gamma and `high` = 1 - gamma."""
         below, above = self._halves(t)
         return torch.where(low < 0.5, below - low, high - above)
 
     def _gamma(self, t: torch.Tensor) -> torch.Tensor:
-        return exact_ends(t, self._halves(t)[0])
+        low, high = self._halves(t)
+        return exact_ends(t, torch.where(low < 0.5, low, 1 - high))
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
         if max(self.a, self.b) > 100:
@@ -144,13 +188,16 @@ class Beta(Schedule):
         s, r = float(a / (a + b)), float(b / (a + b))
         gap = float(1 - Fraction(s) - Fraction(r))
         # a log(s (a + b) / a) + b log(r (a + b) / b)
-        power = float((Fraction(s) + Fraction(r) - 1) * (a + b))
-        power += _stirling(self.a + self.b) - _stirling(self.a) - _stirling(self.b)
+        rest = float((Fraction(s) + Fraction(r) - 1) * (a + b))
+        rest += _stirling(self.a + self.b) - _stirling(self.a) - _stirling(self.b)
         front = math.sqrt(self.a / (self.a + self.b) * self.b / (2 * math.pi))
         below = torch.where((t - s).abs() < s / 2, torch.log1p((t - s) / s), torch.log(t / s))
         near_one = torch.log1p(-t) - math.log(r)
         above = torch.where((t - s).abs() < r / 2, torch.log1p((s - t + gap) / r), near_one)
-        inside = front * torch.exp(self.a * below + self.b * above + power) / (t * (1 - t))
+        # divided by t (1 - t) inside the exponent: the quotient may be a float where its parts are
+        # not
+        power = rest - torch.log(t) - torch.log1p(-t)
+        inside = front * torch.exp(self.a * below + self.b * above + power)
         return torch.where((t > 0) & (t < 1), inside, self._end_density(t))
 
     def _end_density(self, t: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,10 @@ from typing import ClassVar
 
 import torch
 
-from mdm_schedules.errors import InvalidValueError, check_real
-from mdm_schedules.schedules.base import Schedule, exact_ends
+from mdm_schedules.checks import check_real
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.schedules.base import Schedule
+from mdm_schedules.schedules.curves import exact_ends
 
 HALF_PI = math.pi / 2
 
@@ -32,6 +34,9 @@ class Linear(Schedule):
 
     def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
         return alpha.clone()
+
+    def _end_orders(self) -> tuple[float, float]:
+        return 0.5, 0.5
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +70,9 @@ class Sine(Schedule):
     def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
         return torch.asin(alpha) / HALF_PI
 
+    def _end_orders(self) -> tuple[float, float]:
+        return 0.5, 1.0
+
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
         # alpha_dot / sqrt(1 - alpha) = (pi/2) sqrt(1 + alpha), which removes the 0/0 at t = 1
         alpha = self._alpha(t)
@@ -97,6 +105,9 @@ class SquaredSine(Schedule):
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(t)
 
+    def _end_orders(self) -> tuple[float, float]:
+        return 1.0, 1.0
+
 
 @dataclass(frozen=True, repr=False)
 class Cosine(Schedule):
@@ -118,6 +129,12 @@ class Cosine(Schedule):
 
     def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
         return exact_ends(alpha, torch.asin((alpha / 2).sqrt()) * (2 / HALF_PI))
+
+    def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return math.sqrt(2) * torch.sin(HALF_PI / 2 * t), self._masked(t).sqrt()
+
+    def _end_orders(self) -> tuple[float, float]:
+        return 1.0, 0.5
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
         # alpha_dot / sqrt(alpha) = (pi/2) sqrt(2 - alpha), which removes the 0/0 at t = 0
@@ -151,6 +168,21 @@ class Polynomial(Schedule):
 
     def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
         return alpha ** (1 / self.p)
+
+    def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return t ** (self.p / 2), self._masked(t).sqrt()
+
+    def _end_orders(self) -> tuple[float, float]:
+        return self.p / 2, 0.5
+
+    def _end_gaps(self) -> tuple[float, float]:
+        return min(1.0, self.p), 1.0  # gamma = (2/pi) arcsin t^(p/2) is a series in t^p
+
+    def _alpha_noise(self, tau: torch.Tensor) -> torch.Tensor:
+        return torch.exp(torch.special.xlog1py(self.p, -tau))
+
+    def _alpha_noise_dot(self, tau: torch.Tensor) -> torch.Tensor:
+        return -self.p * torch.exp(torch.special.xlog1py(self.p - 1, -tau))
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
         return self.p / math.pi * t ** (self.p / 2 - 1) / self._masked(t).sqrt()
@@ -210,3 +242,12 @@ class Geometric(Schedule):
         from_zero = -torch.log1p(-below / self.sigma_max) / self._log_ratio
         from_one = 1 - torch.log1p(above / self.sigma_min) / self._log_ratio
         return exact_ends(alpha, torch.where(alpha < 0.5, from_zero, from_one))
+
+    def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # each root by itself: alpha is as small as exp(-700) t
+        height = math.expm1(self.sigma_max - self.sigma_min)
+        reveal = torch.expm1(self._below(t)).sqrt() / math.sqrt(height)
+        return torch.where(t == 1, 1.0, reveal), self._masked(t).sqrt()
+
+    def _end_orders(self) -> tuple[float, float]:
+        return 0.5, 0.5

@@ -11,8 +11,10 @@ from typing import ClassVar
 
 import torch
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, shown
-from mdm_schedules.schedules.base import Schedule, end_limits, exact_ends
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.schedules.base import Schedule, schedules
+from mdm_schedules.schedules.curves import end_limits, exact_ends
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -34,9 +36,7 @@ class EnergyOptimal(Schedule):
         self, gamma: Schedule | str | Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> None:
         if isinstance(gamma, str):
-            from mdm_schedules.registry import read_spec
-
-            gamma = read_spec(gamma)
+            gamma = schedules.read(gamma)
         if gamma is not None and not isinstance(gamma, Schedule):
             _check_function(gamma)
         object.__setattr__(self, "interpolation", gamma)
@@ -77,6 +77,31 @@ class EnergyOptimal(Schedule):
         if self.interpolation is None:
             return torch.atan2(alpha.sqrt(), (1 - alpha).sqrt()) * (2 / math.pi)
         return super()._inverse(alpha)
+
+    def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._roots(t)
+        return super()._roots(t)
+
+    def _end_orders(self) -> tuple[float, float] | None:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._end_orders()
+        return (1.0, 1.0) if self.interpolation is None else None
+
+    def _end_gaps(self) -> tuple[float, float]:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._end_gaps()
+        return super()._end_gaps()
+
+    def _alpha_noise(self, tau: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._alpha_noise(tau)
+        return super()._alpha_noise(tau)
+
+    def _alpha_noise_dot(self, tau: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.interpolation, Schedule):
+            return self.interpolation._alpha_noise_dot(tau)
+        return super()._alpha_noise_dot(tau)
 
     def _gamma(self, t: torch.Tensor) -> torch.Tensor:
         if isinstance(self.interpolation, Schedule):

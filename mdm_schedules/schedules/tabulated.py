@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.schedules.base import Schedule, exact_ends
+from mdm_schedules.schedules.base import Schedule
+from mdm_schedules.schedules.curves import exact_ends
 
 MAX_KNOTS = 1 << 20
+MAX_SLOPE = 1e300  # of gamma between two knots, so that nothing computed from it overflows
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -23,7 +25,8 @@ class Tabulated(Schedule):
 
     Args:
         alpha: 2 to 2**20 strictly increasing numbers from 0 to 1.
-        t: as many strictly increasing times from 0 to 1; None spaces them evenly.
+        t: as many strictly increasing times from 0 to 1; None spaces them evenly. Knots so close
+            that the slope between them leaves float64 (above 1e300) are refused.
 
     The slope jumps at a knot, where the one to the right is returned. The arcs (arXiv 2509.13866,
     App. D.5) keep the energy finite, which straight lines in alpha would not.
@@ -40,52 +43,77 @@ class Tabulated(Schedule):
             raise InvalidValueError(
                 f"alpha has {len(self.alpha_knots)} knots and t has {len(self.t_knots or ())}"
             )
+        if self.t_knots is not None:
+            slopes = self._gamma_dot(torch.tensor(self.t_knots, dtype=torch.float64, device="cpu"))
+            i = int(slopes[:-1].argmax())
+            if not float(slopes[i]) < MAX_SLOPE:
+                raise InvalidValueError(
+                    f"t has knots too close for float64: {self.t_knots[i]!r} and "
+                    f"{self.t_knots[i + 1]!r}, where alpha rises from {self.alpha_knots[i]!r} to "
+                    f"{self.alpha_knots[i + 1]!r}; merge them"
+                )
 
     @property
     def params(self) -> dict[str, Any]:
         return {"alpha": self.alpha_knots, "t": self.t_knots}
 
-    def _knots(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def _knots(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Times, gamma, and 1 - gamma without cancellation."""
         alpha = torch.tensor(self.alpha_knots, dtype=torch.float64, device=device)
-        gamma = torch.atan2(alpha.sqrt(), (1 - alpha).sqrt()) * (2 / math.pi)
+        reveal, mask = alpha.sqrt(), (1 - alpha).sqrt()
+        gamma, rest = (
+            torch.atan2(one, other) * (2 / math.pi)
+            for one, other in ((reveal, mask), (mask, reveal))
+        )
         if self.t_knots is None:
-            return torch.linspace(0, 1, len(alpha), dtype=torch.float64, device=device), gamma
-        return torch.tensor(self.t_knots, dtype=torch.float64, device=device), gamma
+            times = torch.linspace(0, 1, len(alpha), dtype=torch.float64, device=device)
+        else:
+            times = torch.tensor(self.t_knots, dtype=torch.float64, device=device)
+        return times, gamma, rest
 
     def _alpha(self, t: torch.Tensor) -> torch.Tensor:
         return exact_ends(t, torch.sin(math.pi / 2 * self._gamma(t)).square())
 
     def _alpha_dot(self, t: torch.Tensor) -> torch.Tensor:
-        nearer = torch.minimum(self._gamma(t), self._rest(t))
-        return math.pi / 2 * torch.sin(math.pi * nearer) * self._gamma_dot(t)
+        gamma, rest, slope = self._arc(t)
+        return math.pi / 2 * torch.sin(math.pi * torch.minimum(gamma, rest)) * slope
 
     def _masked(self, t: torch.Tensor) -> torch.Tensor:
-        return torch.sin(math.pi / 2 * self._rest(t)).square()
+        return torch.sin(math.pi / 2 * self._arc(t)[1]).square()
 
     def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
-        times, gammas = self._knots(alpha.device)
+        times, gammas, _ = self._knots(alpha.device)
         gamma = torch.atan2(alpha.sqrt(), (1 - alpha).sqrt()) * (2 / math.pi)
-        return exact_ends(alpha, _interpolate(gamma, gammas, times)[0])
+        left = _piece(gamma, gammas)
+        slope = (times[left + 1] - times[left]) / (gammas[left + 1] - gammas[left])
+        return exact_ends(alpha, times[left] + slope * (gamma - gammas[left]))
 
     def _gamma(self, t: torch.Tensor) -> torch.Tensor:
-        return exact_ends(t, _interpolate(t, *self._knots(t.device))[0])
+        return exact_ends(t, self._arc(t)[0])
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
-        return _interpolate(t, *self._knots(t.device))[1]
+        return self._arc(t)[2]
 
-    def _rest(self, t: torch.Tensor) -> torch.Tensor:
-        """1 - gamma, without cancellation near t = 1."""
-        times, gammas = self._knots(t.device)
-        return _interpolate(1 - t, (1 - times).flip(0), (1 - gammas).flip(0))[0]
+    def _end_orders(self) -> tuple[float, float]:
+        return 1.0, 1.0
+
+    def _arc(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """gamma from the knot to the left, 1 - gamma from the one to the right, and the slope."""
+        times, gammas, rests = self._knots(t.device)
+        left = _piece(t, times)
+        right = left + 1
+        rise = torch.where(
+            gammas[left] < 0.5, gammas[right] - gammas[left], rests[left] - rests[right]
+        )
+        slope = rise / (times[right] - times[left])
+        gamma = gammas[left] + slope * (t - times[left])
+        return gamma, rests[right] + slope * (times[right] - t), slope
 
 
-def _interpolate(
-    x: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Value and right-hand slope at x of the piecewise-linear curve through (xs, ys)."""
-    left = (torch.searchsorted(xs, x.contiguous(), right=True) - 1).clamp(0, len(xs) - 2)
-    slope = (ys[left + 1] - ys[left]) / (xs[left + 1] - xs[left])
-    return ys[left] + slope * (x - xs[left]), slope
+def _piece(x: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:
+    """The knot at which the piece around x begins; a knot belongs to the piece to its right."""
+    index: torch.Tensor = torch.searchsorted(knots, x.contiguous(), right=True) - 1
+    return index.clamp(0, len(knots) - 2)
 
 
 def _check_knots(name: str, values: Any) -> tuple[float, ...]:

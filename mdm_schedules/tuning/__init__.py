@@ -1,26 +1,28 @@
-"""Find the schedule for a model, a task and a number of steps, without training: `tune`, and
-objectives for it.
+"""Find the schedule for a model, a task and a number of steps, without training: `tune`.
 
-A new objective is a function schedule -> score; what else it may have is told in `Asked`.
+A new objective is a function schedule -> score; `Objective` names what else it may have.
 """
 
-from mdm_schedules.tuning.choose import Candidate, Choice
-from mdm_schedules.tuning.compare import Comparison, compare
-from mdm_schedules.tuning.generated import GenerationObjective
-from mdm_schedules.tuning.judged import LikelihoodObjective, diversity
-from mdm_schedules.tuning.predicted import ProfileObjective
-from mdm_schedules.tuning.result import Trial, TuningResult
-from mdm_schedules.tuning.scores import Asked, Scores
-from mdm_schedules.tuning.teacher import TeacherForcedObjective
+from mdm_schedules.tuning.objectives.base import Objective, Scores
+from mdm_schedules.tuning.objectives.generation import GenerationObjective
+from mdm_schedules.tuning.objectives.likelihood import LikelihoodObjective, diversity
+from mdm_schedules.tuning.objectives.profile import ProfileObjective
+from mdm_schedules.tuning.objectives.teacher_forced import TeacherForcedObjective
+from mdm_schedules.tuning.result import TuningResult
+from mdm_schedules.tuning.scorebook import CheckedObjective
+from mdm_schedules.tuning.selection import Candidate, Choice
+from mdm_schedules.tuning.statistics import Comparison, compare
+from mdm_schedules.tuning.trials import Trial
 from mdm_schedules.tuning.tuner import tune
 
 __all__ = [
-    "Asked",
     "Candidate",
+    "CheckedObjective",
     "Choice",
     "Comparison",
     "GenerationObjective",
     "LikelihoodObjective",
+    "Objective",
     "ProfileObjective",
     "Scores",
     "TeacherForcedObjective",

@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, shown
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.lookup import get_schedule
 from mdm_schedules.presets import PREFIX, list_presets
-from mdm_schedules.registry import get_schedule
 from mdm_schedules.schedules import Beta, Cosine, Linear, Schedule, Sine, SquaredSine
-from mdm_schedules.tuning.choose import Candidate
+from mdm_schedules.tuning.selection import Candidate
 
 if TYPE_CHECKING:
     from mdm_schedules.information import InformationProfile

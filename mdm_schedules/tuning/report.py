@@ -1,17 +1,16 @@
-"""One self-contained HTML file that tells what a tuning found."""
+"""One self-contained HTML file with what a tuning found."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from mdm_schedules.hub import write_atomically
-
-if TYPE_CHECKING:
-    from mdm_schedules.tuning.result import TuningResult
+from mdm_schedules.files import write_atomically
 
 _STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
    margin: 2rem auto; padding: 0 1rem }
@@ -20,32 +19,37 @@ td, th { padding: .2rem .6rem; border-bottom: 1px solid #ddd }
 td:nth-child(n+3) { text-align: right } img { max-width: 100% } code { background: #f4f4f4 }"""
 
 
-def write_report(result: TuningResult, path: Path) -> Path:
-    """Write the report of `TuningResult.report`; a killed process leaves no half of it."""
-    parts = [f"<h1>Schedule for {html.escape(result.objective.name)}</h1>"]
-    used = (
-        f"{result.passes:,} forward passes of a sequence" if result.passes else "passes not counted"
-    )
-    parts.append(
-        f"<p>Method {html.escape(result.method)}; {len(result.trials)} schedules; {used}.</p>"
-    )
-    parts.append(
-        "<ul>"
-        + "".join(f"<li>{html.escape(result.verdict(steps))}</li>" for steps in result.choices)
-        + "</ul>"
-    )
-    counts: list[int | None] = [steps for steps in result.choices if steps is not None] or [None]
-    for steps in counts:
+@dataclass(frozen=True)
+class Section:
+    """A picture (a matplotlib Figure) and the table below it, as text."""
+
+    title: str
+    picture: Any
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write_report(
+    path: Path, *, title: str, summary: str, verdicts: Sequence[str], sections: Sequence[Section]
+) -> Path:
+    """Write the report; a killed process leaves no half of it. All text is escaped.
+
+    Raises:
+        StorageError: `path` cannot be written.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(summary)}</p>"]
+    parts.append("<ul>" + "".join(f"<li>{html.escape(one)}</li>" for one in verdicts) + "</ul>")
+    for section in sections:
         picture = io.BytesIO()
-        result.plot(steps=steps).savefig(picture, format="png", dpi=110)
+        section.picture.savefig(picture, format="png", dpi=110)
         data = base64.b64encode(picture.getvalue()).decode()
-        title = f"{steps} steps" if steps is not None else "All trials"
-        parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">')
-        parts.append(_table(result.table(steps)))
+        name = html.escape(section.title)
+        parts.append(f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">')
+        rows = "".join(_row(row, "td") for row in section.rows)
+        parts.append(f"<table>{_row(section.heads, 'th')}{rows}</table>")
     parts.append(
         "<p>Trials were scored on the instances that choose, the same for all, with one standard "
-        "error; the lines "
-        "at the top tell the check against the baseline, by a paired t-test.</p>"
+        "error; the lines at the top give the check against the baseline, by a paired t-test.</p>"
     )
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Mask schedule</title>'
@@ -57,13 +61,5 @@ def write_report(result: TuningResult, path: Path) -> Path:
     return path
 
 
-def _table(markdown: str) -> str:
-    head, _, *rows = (
-        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()
-    )
-
-    def row(cells: list[str], tag: str) -> str:
-        shown = (html.escape(cell.strip("`")) for cell in cells)
-        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in shown) + "</tr>"
-
-    return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
+def _row(cells: Sequence[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

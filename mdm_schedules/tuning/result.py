@@ -13,81 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdm_schedules.errors import InvalidValueError, shown
-from mdm_schedules.hub import Evaluation, write_atomically
-from mdm_schedules.hub.files import dump_json
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.files import dump_json, write_atomically
+from mdm_schedules.hub import Evaluation
 from mdm_schedules.schedules import Schedule
-from mdm_schedules.tuning.choose import Choice
-from mdm_schedules.tuning.compare import compare, standard_error
-from mdm_schedules.tuning.proposals import predicted_cost
-from mdm_schedules.tuning.scores import Asked, ScoreBook
+from mdm_schedules.tuning.plots import CURVES, Map, MapPoint, ScoreCurve, draw_result
+from mdm_schedules.tuning.proposals import as_beta
+from mdm_schedules.tuning.report import Section, write_report
+from mdm_schedules.tuning.scorebook import CheckedObjective, ScoreBook
 from mdm_schedules.tuning.search import mean_scores
+from mdm_schedules.tuning.selection import Choice
+from mdm_schedules.tuning.statistics import compare
+from mdm_schedules.tuning.trials import Trial
 
 if TYPE_CHECKING:
     from mdm_schedules.information import InformationProfile
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One schedule that was scored, on the instances that choose.
-
-    Attributes:
-        schedule, origin: what it is, and where it came from.
-        state: "complete", or "pruned" where it was left before its first round ended.
-        scores: steps -> (mean, standard error, instances).
-        extras: steps -> what else the objective measured, such as diversity.
-        predicted: steps -> nats by the information profile, where one was used.
-        passes: sequences passed forward for it.
-    """
-
-    schedule: Schedule
-    origin: str
-    state: str
-    scores: Mapping[int | None, tuple[float, float, int]]
-    extras: Mapping[int | None, Mapping[str, float]]
-    predicted: Mapping[int | None, float]
-    passes: int
-
-
-def list_trials(
-    book: ScoreBook,
-    steps: Sequence[int | None],
-    whole: int,
-    profile: InformationProfile | None = None,
-) -> list[Trial]:
-    """Every schedule that was scored; those with fewer than `whole` instances were left early."""
-    rows = []
-    for schedule, origin in book.origins.items():
-        entries = {count: book.entry("select", schedule, count) for count in steps}
-        entries = {count: entry for count, entry in entries.items() if entry.values}
-        if not entries:
-            continue
-        costs = (
-            {count: predicted_cost(profile, schedule, count) for count in entries}
-            if profile
-            else {}
-        )
-        rows.append(
-            Trial(
-                schedule=schedule,
-                origin=origin,
-                state="complete"
-                if min(len(entry.values) for entry in entries.values()) >= whole
-                else "pruned",
-                scores={
-                    count: (
-                        float(np.mean(entry.values)),
-                        standard_error(entry.values),
-                        len(entry.values),
-                    )
-                    for count, entry in entries.items()
-                },
-                extras={count: entry.extras for count, entry in entries.items()},
-                predicted={count: cost for count, cost in costs.items() if cost is not None},
-                passes=sum(entry.passes for entry in entries.values()),
-            )
-        )
-    return rows
 
 
 @dataclass(frozen=True)
@@ -103,7 +44,7 @@ class TuningResult:
 
     choices: Mapping[int | None, Choice]
     trials: Sequence[Trial]
-    objective: Asked = field(repr=False)
+    objective: CheckedObjective = field(repr=False)
     method: str
     book: ScoreBook = field(repr=False)
     profile: InformationProfile | None
@@ -201,8 +142,8 @@ class TuningResult:
             f"{choice.gain}{where}"
         )
 
-    def table(self, steps: int | None = None, rows: int | None = None) -> str:
-        """The trials as Markdown, the best first, with all that was measured beside the score."""
+    def rows(self, steps: int | None = None) -> tuple[list[str], list[list[str]]]:
+        """The trials as a table of text, the best first: its heads, and its rows."""
         count = self._group(steps)[0]
         known = [trial for trial in self.trials if count in trial.scores]
         known.sort(
@@ -212,24 +153,24 @@ class TuningResult:
             )
         )
         extras = list(dict.fromkeys(name for trial in known for name in trial.extras[count]))
-        head = ["schedule", "origin", self.objective.metric, "instances", *extras]
-        head += ["predicted nats"] if self.profile else []
-        lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for trial in known[:rows]:
+        heads = ["schedule", "origin", self.objective.metric, "instances", *extras]
+        heads += ["predicted nats"] if self.profile else []
+        lines = []
+        for trial in known:
             mean, error, number = trial.scores[count]
             origin = trial.origin + (" (left early)" if trial.state == "pruned" else "")
-            cells = [f"`{_short(trial.schedule)}`", origin, _plus_minus(mean, error), str(number)]
-            cells += [
-                f"{trial.extras[count][name]:.4g}" if name in trial.extras[count] else ""
-                for name in extras
-            ]
-            cells += (
-                [f"{trial.predicted[count]:.4g}" if count in trial.predicted else ""]
-                if self.profile
-                else []
-            )
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+            cells = [_short(trial.schedule), origin, _plus_minus(mean, error), str(number)]
+            beside = [trial.extras[count].get(name) for name in extras]
+            beside += [trial.predicted.get(count)] if self.profile else []
+            lines.append([*cells, *("" if value is None else f"{value:.4g}" for value in beside)])
+        return heads, lines
+
+    def table(self, steps: int | None = None, rows: int | None = None) -> str:
+        """The trials as Markdown, the best first, with all that was measured beside the score."""
+        heads, lines = self.rows(steps)
+        text = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        text += [f"| `{first}` | " + " | ".join(rest) + " |" for first, *rest in lines[:rows]]
+        return "\n".join(text)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON can hold it."""
@@ -290,18 +231,72 @@ class TuningResult:
         """A matplotlib Figure: the score over (a, b), with the winner and the region that is as
         good, and the scores by number of steps where several were tuned. Written to `path` if
         given. Needs the extra `tune` or `plot`."""
-        from mdm_schedules.tuning.pictures import draw_result
-
-        figure = draw_result(self, steps)
+        counts = sorted(count for count in self.choices if count is not None)
+        curves = self._curves(counts) if len(counts) > 1 else []
+        figure = draw_result(self._map(steps), curves, self.objective.metric)
         if path is not None:
             figure.savefig(path, dpi=130)
         return figure
 
+    def _map(self, steps: int | None) -> Map:
+        group, choice = self._group(steps), self.choice_at(steps)
+        region = {trial.schedule for trial in self.region(steps)}
+        points = []
+        for trial in self.trials:
+            pair = as_beta(trial.schedule)
+            if pair is not None and all(count in trial.scores for count in group):
+                mean = float(np.mean([trial.scores[count][0] for count in group]))
+                if np.isfinite(mean):
+                    points.append(MapPoint(*pair, mean, trial.schedule in region))
+        title = ""
+        if choice.steps is not None or len(group) > 1:
+            title = "all steps" if choice.steps is None else f"{choice.steps} steps"
+        other = choice.challenger.schedule
+        return Map(
+            points=points,
+            winner=as_beta(choice.schedule),
+            challenger=None if other == choice.schedule else as_beta(other),
+            bounds=self.bounds,
+            metric=self.objective.metric,
+            higher_is_better=self.objective.sign > 0,
+            title=title,
+        )
+
+    def _curves(self, counts: Sequence[int]) -> list[ScoreCurve]:
+        """Scores against steps of the baseline and of the best candidates."""
+        wanted = [self.trials[0].schedule]
+        wanted += [choice.challenger.schedule for choice in self.choices.values()]
+        trials = {trial.schedule: trial for trial in self.trials if trial.schedule in wanted}
+        curves = []
+        for schedule in list(dict.fromkeys(wanted))[:CURVES]:
+            trial = trials[schedule]
+            scores = {count: trial.scores[count][:2] for count in counts if count in trial.scores}
+            scores = {count: score for count, score in scores.items() if np.isfinite(score[0])}
+            spec = schedule.spec
+            label = spec if len(spec) < 40 else f"{schedule.name}, {trial.origin}"
+            if scores:
+                curves.append(ScoreCurve(label, scores))
+        return curves
+
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file with verdicts, pictures and all trials."""
-        from mdm_schedules.tuning.report import write_report
-
-        return write_report(self, Path(path))
+        counts: list[int | None] = [steps for steps in self.choices if steps is not None]
+        used = f"{self.passes:,} forward passes of a sequence" if self.passes else ""
+        return write_report(
+            Path(path),
+            title=f"Schedule for {self.objective.name}",
+            summary=f"Method {self.method}; {len(self.trials)} schedules; "
+            f"{used or 'passes not counted'}.",
+            verdicts=[self.verdict(steps) for steps in self.choices],
+            sections=[
+                Section(
+                    "All trials" if steps is None else f"{steps} steps",
+                    self.plot(steps=steps),
+                    *self.rows(steps),
+                )
+                for steps in counts or [None]
+            ],
+        )
 
     def evaluation(
         self, steps: int | None = None, *, model: str | None = None, task: str | None = None
@@ -310,11 +305,11 @@ class TuningResult:
         does not name them.
         """
         choice = self.choice_at(steps)
-        source = self.objective.objective
-        name = model or getattr(source, "model_name", None)
+        source = self.objective
+        name = model or source.model_name
         if not name:
             raise InvalidValueError("which model was tuned is not known; give model='user/model'")
-        count = choice.steps or getattr(source, "steps", None)
+        count = choice.steps or source.steps
         if count is None:
             raise InvalidValueError("an evaluation is for one number of steps; give steps=...")
         return Evaluation(
@@ -326,7 +321,7 @@ class TuningResult:
             standard_error=_number(choice.standard_error),
             baseline=_number(choice.baseline),
             baseline_standard_error=_number(choice.baseline_standard_error),
-            sampler=getattr(source, "sampler", {}),
+            sampler=source.sampler,
             extra={"measured": dict(choice.extras)} if choice.extras else {},
         )
 
@@ -341,8 +336,8 @@ class TuningResult:
         """Write the winner into the folder `path` as `Schedule.save_pretrained` does, and
         tuning.json beside it.
         """
-        source = self.objective.objective
-        named = model or getattr(source, "model_name", None)
+        source = self.objective
+        named = model or source.model_name
         record = self.evaluation(steps, model=model, task=task) if named else None
         self.best(steps).save_pretrained(path, evaluation=record)
         text = dump_json(self.to_json(), "the result")

@@ -17,19 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdm_schedules.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    StorageError,
-    UnknownNameError,
-    check_real,
-    did_you_mean,
-    missing_extra,
-    shown,
-)
+from mdm_schedules.checks import check_real, did_you_mean, missing_extra, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError, UnknownNameError
 from mdm_schedules.schedules import Beta
-from mdm_schedules.tuning.compare import compare
-from mdm_schedules.tuning.scores import ScoreBook
+from mdm_schedules.tuning.scorebook import ScoreBook
+from mdm_schedules.tuning.statistics import compare
 from mdm_schedules.tuning.storage import (
     abandoned,
     beat,
@@ -260,7 +252,7 @@ class Search:
 
     def _score(self, trial: Trial) -> list[float] | None:
         """The mean scores to be told; None if the candidate cannot win, or was left on the way."""
-        schedule, size = schedule_of(trial), self.book.asked.batch_size
+        schedule, size = schedule_of(trial), self.book.objective.batch_size
         for upto in [*range(size, self.upto, size), self.upto]:
             for steps in self.steps:
                 self.book.extend("select", schedule, steps, upto, f"trial {trial.number}")
@@ -284,7 +276,7 @@ class Search:
             group = self.steps if key is None else [key]
             own = mean_scores(self.book, "select", schedule, group)
             against = compare(
-                own, mean_scores(self.book, "select", leader, group), self.book.asked.sign
+                own, mean_scores(self.book, "select", leader, group), self.book.objective.sign
             )
             if leader == schedule or len(own) < RACE_FROM or against.confidence >= RACE_RISK:
                 return False
@@ -301,7 +293,7 @@ class Search:
                 own, best = (
                     mean_scores(self.book, "select", one, group) for one in (schedule, leader)
                 )
-                if compare(own, best, self.book.asked.sign).difference > 0:
+                if compare(own, best, self.book.objective.sign).difference > 0:
                     self._leaders[key] = schedule
 
 

@@ -10,13 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdm_schedules.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    StorageError,
-    missing_extra,
-    shown,
-)
+from mdm_schedules.checks import missing_extra, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

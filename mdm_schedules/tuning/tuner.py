@@ -12,29 +12,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from mdm_schedules.checks import check_int, check_real
 from mdm_schedules.errors import (
     InvalidTypeError,
     InvalidValueError,
     MDMError,
     ObjectiveError,
     StorageError,
-    check_int,
-    check_real,
 )
 from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning import proposals
-from mdm_schedules.tuning.choose import Candidate, Choice, check, shortlist
-from mdm_schedules.tuning.result import TuningResult, list_trials
-from mdm_schedules.tuning.scores import Asked, ScoreBook
+from mdm_schedules.tuning.result import TuningResult
+from mdm_schedules.tuning.scorebook import CheckedObjective, ScoreBook
 from mdm_schedules.tuning.search import GRID, Search, check_bounds, check_method, schedule_of
+from mdm_schedules.tuning.selection import Candidate, Choice, check, shortlist
 from mdm_schedules.tuning.storage import check_same, open_storage, optuna_module
+from mdm_schedules.tuning.trials import list_trials
 
 if TYPE_CHECKING:
     from mdm_schedules.information import InformationProfile
 
-RANDOM_ORDERS = ("random", "ancestral")  # those that an information profile speaks of
-SURE = 0.95  # asked of a schedule that was predicted for another order
+SURE = 0.95  # checked of a schedule that was predicted for another order
 
 
 def tune(
@@ -66,8 +65,8 @@ def tune(
     that chose nothing.
 
     Args:
-        objective: schedule -> score; see `mdm_schedules.tuning.Asked` for objectives that know
-            instances and steps, and `GenerationObjective`, `TeacherForcedObjective`,
+        objective: schedule -> score; see `mdm_schedules.tuning.CheckedObjective` for objectives
+            that know instances and steps, and `GenerationObjective`, `TeacherForcedObjective`,
             `LikelihoodObjective`, `ProfileObjective` for ready ones.
         n_trials: (a, b) to try, counting those of earlier runs on the same storage; by default 60,
             or the grid.
@@ -116,8 +115,8 @@ def tune(
         KeyboardInterrupt: Ctrl-C; `.finished` as well.
         MissingExtraError: optuna is not installed (extra `tune`).
     """
-    asked, method = Asked(objective, direction), check_method(method)
-    counts = _check_steps(asked, steps)
+    checked, method = CheckedObjective(objective, direction), check_method(method)
+    counts = _check_steps(checked, steps)
     seed, n_jobs = check_int("seed", seed, 0), check_int("n_jobs", n_jobs, 1, 256)
     n_trials = (
         check_int("n_trials", n_trials, 1)
@@ -138,19 +137,19 @@ def tune(
         )
     optuna_module()
     base = proposals.baselines(baselines)
-    parts = _parts(asked, share, seed)
+    parts = _parts(checked, share, seed)
     kept, lasting = open_storage(storage)
-    book = ScoreBook(asked, parts)
+    book = ScoreBook(checked, parts)
     first = min(first, book.size("select"))
     with _quiet_optuna(), _keeping(lambda: list_trials(book, counts, first)):
         study = optuna_module().create_study(
             storage=kept,
             study_name=study_name,
             load_if_exists=True,
-            directions=[asked.direction] * (len(counts) if multi_objective else 1),
+            directions=[checked.direction] * (len(counts) if multi_objective else 1),
         )
         settings = {
-            "direction": asked.direction,
+            "direction": checked.direction,
             "bounds": list(limits),
             "steps": list(counts),
             "seed": seed,
@@ -158,7 +157,7 @@ def tune(
         settings |= {
             "multi_objective": bool(multi_objective),
             "held_out": share,
-            "objective": asked.settings,
+            "objective": checked.settings,
         }
         check_same(study, settings)
         if lasting:
@@ -171,7 +170,7 @@ def tune(
             total=None if method == "profile" else n_trials, desc="tune", disable=not progress
         ) as bar:
             if method == "profile":
-                profile = _estimate(asked, parts["select"]) if profile is None else profile
+                profile = _estimate(checked, parts["select"]) if profile is None else profile
                 found += proposals.predicted(profile, counts)
             else:
                 Search(
@@ -195,14 +194,14 @@ def tune(
                 choice = _decide(found, base[0], book, group, first, confidence)
                 choices[choice.steps] = choice
     return TuningResult(
-        choices, list_trials(book, counts, first, profile), asked, method, book, profile, limits
+        choices, list_trials(book, counts, first, profile), checked, method, book, profile, limits
     )
 
 
-def _check_steps(asked: Asked, steps: Any) -> list[int | None]:
+def _check_steps(checked: CheckedObjective, steps: Any) -> list[int | None]:
     if steps is None:
-        return [getattr(asked.objective, "steps", None)] if asked.takes_steps else [None]
-    if not asked.takes_steps:
+        return [checked.steps] if checked.takes_steps else [None]
+    if not checked.takes_steps:
         raise InvalidTypeError(
             "the objective takes no `steps`; write it as score(schedule, steps), or leave out "
             "steps="
@@ -214,11 +213,11 @@ def _check_steps(asked: Asked, steps: Any) -> list[int | None]:
     return [*counts]
 
 
-def _parts(asked: Asked, share: float, seed: int) -> dict[str, Sequence[int] | None]:
+def _parts(checked: CheckedObjective, share: float, seed: int) -> dict[str, Sequence[int] | None]:
     """The instances that choose, and those kept for the check, in an order of their own."""
-    if asked.num_instances is None:
+    if checked.num_instances is None:
         return {"select": None}
-    order = np.random.default_rng(seed).permutation(asked.num_instances).tolist()
+    order = np.random.default_rng(seed).permutation(checked.num_instances).tolist()
     kept = round(share * len(order))
     if kept < 2 or len(order) - kept < 2:  # too few to tell anything apart
         return {"select": order}
@@ -236,7 +235,7 @@ def _decide(
     """The check of the best candidate, and, if that was a mere prediction and failed, of the best
     of the others.
     """
-    unsure = getattr(book.asked.objective, "remasking", None) not in RANDOM_ORDERS
+    unsure = not book.objective.random_order
     challenger = shortlist(found, book, steps, first)[0]
     foretold = challenger.origin.startswith(proposals.PREDICTED)
     needed = confidence if confidence is not None else (SURE if foretold and unsure else 0.5)
@@ -252,8 +251,8 @@ def _decide(
     return again if again.won else choice
 
 
-def _estimate(asked: Asked, instances: Sequence[int] | None) -> InformationProfile:
-    estimate = getattr(asked.objective, "estimate_profile", None)
+def _estimate(checked: CheckedObjective, instances: Sequence[int] | None) -> InformationProfile:
+    estimate = checked.estimate_profile
     if estimate is None:
         raise InvalidTypeError(
             "method='profile' needs a profile for this objective: tune(objective, "

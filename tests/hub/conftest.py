@@ -33,8 +33,8 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def plots():
-    """Asked for by tests that look at plots, which take half a second each; without it, matplotlib
-    is missing.
+    """Asked for by tests that look at plots, which take half a second each; without it,
+    matplotlib is missing.
     """
 
 

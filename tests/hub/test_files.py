@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidTypeError, StorageError
-from mdm_schedules.hub import find_schedule
+from mdm_schedules.lookup import find_schedule
 from mdm_schedules.schedules import (
     Beta,
     Cosine,

@@ -25,7 +25,7 @@ from safetensors.torch import save
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
-from mdm_schedules.hub.places import Folder, read_index
+from mdm_schedules.hub.catalog import Folder, read_index
 from mdm_schedules.schedules import Beta, EnergyOptimal, Schedule, Tabulated
 
 SCORE = mdm.Evaluation(

@@ -239,9 +239,8 @@ def test_another_model_s_place_is_taken(several: Any) -> None:
 
 
 def file_of(schedule: Schedule, **extra: Any) -> bytes:
-    from mdm_schedules.hub.files import to_text
 
-    return json.dumps({**json.loads(to_text(schedule)), **extra}).encode()
+    return json.dumps({**json.loads(schedule.to_record().to_text()), **extra}).encode()
 
 
 # --- what is recorded

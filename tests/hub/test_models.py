@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import mdm_schedules as mdm
-from mdm_schedules import demo_models
 from mdm_schedules.cli import main
+from mdm_schedules.demo import models as demo_models
 from mdm_schedules.schedules import Beta, Linear
 
 
@@ -97,7 +97,7 @@ def test_a_broken_schedule_beside_a_model_is_an_error(hub: Any) -> None:
 def test_a_repository_that_cannot_be_asked_is_said(
     hub: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from mdm_schedules.hub import find_schedule
+    from mdm_schedules.lookup import find_schedule
 
     hub.add("bob/plain", {"config.json": b"{}"})
     assert find_schedule("bob/plain") is None

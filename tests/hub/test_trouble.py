@@ -14,7 +14,7 @@ import pytest
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, StorageError
-from mdm_schedules.hub import find_schedule
+from mdm_schedules.lookup import find_schedule
 from mdm_schedules.schedules import Beta, Linear, Tabulated
 
 LONG = Tabulated(np.linspace(0, 1, 300) ** 1.7)  # type: ignore[arg-type]

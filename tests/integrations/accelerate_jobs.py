@@ -20,7 +20,7 @@ import transformers.models.esm.modeling_esm  # noqa: F401
 
 import mdm_schedules as mdm
 import mdm_schedules.integrations.accelerate
-from mdm_schedules import demo_models
+from mdm_schedules.demo import models as demo_models
 
 _context = multiprocessing.get_context("forkserver")
 

@@ -8,7 +8,7 @@ from families import FAMILIES, HIDDEN, MASK, V
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
-from mdm_schedules.integrations.models import ModelAdapter, get_adapter, models
+from mdm_schedules.models import ModelAdapter, get_adapter, models
 
 
 @pytest.fixture(params=FAMILIES)

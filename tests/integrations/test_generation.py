@@ -16,7 +16,7 @@ from transformers import GenerationConfig, GenerationMixin
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
-from mdm_schedules.integrations.models import get_adapter
+from mdm_schedules.models import get_adapter
 
 
 class BertThatGenerates(transformers.BertForMaskedLM, GenerationMixin):
@@ -273,7 +273,7 @@ class Recorder:
 
 @pytest.mark.parametrize("drafts", [True, False])
 @pytest.mark.parametrize(
-    "extra", [{}, {"block_length": 4}, {"remasking": "left_to_right"}, {"remask": 0.5}]
+    "extra", [{}, {"block_length": 4}, {"remasking": "left_to_right"}, {"remask_fraction": 0.5}]
 )
 def test_a_streamer_gets_every_token_once_and_in_order(model, drafts, extra):
     streamer = Recorder(drafts)
@@ -345,7 +345,7 @@ def test_tokenizer_output_can_be_passed_as_it_is(model):
         ({"callback": 3}, "callback"),
         ({"streamer": 3}, "streamer"),
         ({"streamer": Recorder(True)}, "one sequence"),
-        ({"remask": 2}, "remask"),
+        ({"remask_fraction": 2}, "remask_fraction"),
         ({"eos_token_id": MASK}, "mask"),
         ({"suppress_tokens": [V]}, "suppress_tokens"),
         ({"suppress_tokens": range(MASK)}, "nothing to draw"),

@@ -24,16 +24,17 @@ def model():
 
 def test_attributes_are_the_options():
     config = Config(steps=6, max_new_tokens=12, temperature=0.7)
-    assert (config.steps, config.max_new_tokens, config.temperature) == (6, 12, 0.7)
-    assert (config.top_k, config.remasking, config.num_return_sequences) == (
+    ours = config.masked_diffusion
+    assert (config.steps, ours.max_new_tokens, ours.temperature) == (6, 12, 0.7)
+    assert (ours.top_k, config.remasking, ours.num_return_sequences) == (
         None,
         "low_confidence",
         1,
     )
-    config.steps, config.temperature, config.top_p = 2, None, np.float64(0.5)
+    config.steps, ours.temperature, ours.top_p = 2, None, np.float64(0.5)
     assert config.update(max_new_tokens=8, seed=np.int64(3), other=1) == {"other": 1}
     assert config.masked_diffusion == {"steps": 2, "max_new_tokens": 8, "top_p": 0.5, "seed": 3}
-    assert config.temperature == 0.0
+    assert ours.temperature == 0.0
     config.do_sample = True  # of the base class
     assert config.to_dict()["do_sample"] is True
 
@@ -69,8 +70,9 @@ def test_what_is_set_has_its_effect(model):
 )
 def test_what_cannot_be_is_told_at_once(name, value):
     config = Config(steps=6)
+    holder = config if name in ("stepz", "masked_diffusion") else config.masked_diffusion
     with pytest.raises(MDMError, match="stepz" if name == "masked_diffusion" else name):
-        setattr(config, name, value)
+        setattr(holder, name, value)
     with pytest.raises(MDMError):
         Config(**{name: value})
     assert config.masked_diffusion == {"steps": 6}
@@ -78,7 +80,7 @@ def test_what_cannot_be_is_told_at_once(name, value):
 
 def test_copies_and_files_keep_what_was_set(tmp_path):
     config = Config(steps=6, temperature=0.7, top_k=5)
-    config.steps, config.num_return_sequences = 3, 2
+    config.steps, config.masked_diffusion.num_return_sequences = 3, 2
     config.save_pretrained(tmp_path)
     copies = [
         copy.deepcopy(config),
@@ -95,7 +97,8 @@ def test_copies_and_files_keep_what_was_set(tmp_path):
         assert config.steps == 3
         assert other != config
     changed = Config.from_pretrained(tmp_path, steps=9, temperature=1.0, top_k=50)
-    assert (changed.steps, changed.temperature, changed.top_k, changed.num_return_sequences) == (
+    ours = changed.masked_diffusion
+    assert (ours.steps, ours.temperature, ours.top_k, ours.num_return_sequences) == (
         9,
         1.0,
         50,

@@ -26,9 +26,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mdm_schedules as mdm
-from mdm_schedules import demo_models
 from mdm_schedules.cli import main
-from mdm_schedules.demo_models import sudoku_task
+from mdm_schedules.demo import models as demo_models
+from mdm_schedules.demo import sudoku
 from mdm_schedules.errors import (
     InvalidTypeError,
     InvalidValueError,
@@ -342,7 +342,7 @@ def test_masks_in_the_prompt_are_filled_and_the_answer_is_the_whole():
     lm = MaskedDiffusionLM(
         str(demo_models.path("sudoku")), max_new_tokens=0, device="cpu", mask_token_id=None
     )
-    grid = sudoku_task.held_out_grids(1, seed=0)[0]
+    grid = sudoku.held_out_grids(1, seed=0)[0]
     puzzle = "".join("." if i % 9 == 0 else str(x) for i, x in enumerate(grid))
     (answer,) = lm.generate_until([request(puzzle, {"until": ["\n\n"]})])
     assert answer.replace(" ", "") == "".join(map(str, grid))

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, StorageError
-from mdm_schedules.integrations.models import get_adapter
+from mdm_schedules.models import get_adapter
 
 SIZES = {
     "hidden_size": 32,

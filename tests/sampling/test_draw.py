@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chi2
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mdm_schedules.sampling import POLICIES, DrawOptions, sample
+from mdm_schedules.sampling import DrawOptions, get_policy, policies, sample
 from mdm_schedules.sampling.draw import TokenDraw
 from mdm_schedules.sampling.segments import SEGMENT
 
@@ -18,7 +18,7 @@ def draw(logits, mask, options, policy="low_confidence", index=None, seed=0):
     rows = len(logits) if index is None else len(index)
     uniform = torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     uniform = uniform if options.temperature else None
-    return TokenDraw(options, POLICIES[policy], mask)(
+    return TokenDraw(options, get_policy(policy), mask)(
         logits, index, uniform, lambda i, j: torch.zeros(j - i, 1)
     )
 
@@ -104,7 +104,7 @@ def test_a_row_is_read_alone_as_in_any_company_to_the_last_bit(dtype, temperatur
     uniform = torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
 
     def read(index):
-        reader = TokenDraw(DrawOptions(temperature), POLICIES[policy], mask)
+        reader = TokenDraw(DrawOptions(temperature), get_policy(policy), mask)
         numbers = uniform if temperature else None
         some = None if numbers is None else numbers if index is None else numbers[index]
         return reader(logits, index, some, lambda i, j: torch.zeros(j - i, 1))[:2]
@@ -117,7 +117,7 @@ def test_a_row_is_read_alone_as_in_any_company_to_the_last_bit(dtype, temperatur
         assert torch.equal(confidence, score[index])
 
 
-@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("policy", policies.names())
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_odd_rows(temperature, policy):
     empty = torch.zeros(0, dtype=torch.long)
@@ -160,7 +160,7 @@ def test_other_policies_see_the_masks_probability(name):
     probs = logits.softmax(1)
     tokens, score, _ = draw(logits, 39, DrawOptions(), name)
     assert torch.equal(tokens, logits[:, :39].argmax(1))
-    torch.testing.assert_close(score, POLICIES[name].score(probs, tokens))
+    torch.testing.assert_close(score, get_policy(name).score(probs, tokens))
 
 
 @pytest.mark.parametrize(("draws", "lift"), [(100_000, 0.0), (5_000, 200.0)])
@@ -195,7 +195,7 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("policy", policies.names())
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_reads_of_the_device_do_not_grow_with_the_steps(policy, temperature):
     table = torch.randn(64, 50, generator=torch.Generator().manual_seed(5))

@@ -5,7 +5,7 @@ seeds repeat a run.
 import pytest
 import torch
 
-from mdm_schedules.sampling import POLICIES, DrawOptions, sample
+from mdm_schedules.sampling import DrawOptions, policies, sample
 
 V, MASK = 20, 0
 TABLE = torch.randn(V, V, generator=torch.Generator().manual_seed(0))
@@ -29,7 +29,7 @@ def drawn(tokens, seed, **options):
 
 @pytest.mark.parametrize("remask", [0.0, 0.3])
 @pytest.mark.parametrize("steps", [None, 5])
-@pytest.mark.parametrize("remasking", list(POLICIES))
+@pytest.mark.parametrize("remasking", policies.names())
 def test_rows_with_fewer_masks_draw_as_they_do_alone(remasking, steps, remask):
     tokens = torch.tensor(
         [[1, 0, 3, 0, 0, 2, 7, 9], [0, 5, 0, 0, 0, 0, 0, 0], [4, 0, 4, 0, 4, 0, 4, 0]]
@@ -39,7 +39,7 @@ def test_rows_with_fewer_masks_draw_as_they_do_alone(remasking, steps, remask):
     for seed in range(6):
         seeds = [seed, seed + 100, seed + 200]
         together = drawn(
-            tokens, seeds, remasking=remasking, steps=steps, remask=remask, block_ends=ends
+            tokens, seeds, remasking=remasking, steps=steps, remask_fraction=remask, block_ends=ends
         )
         for row in range(3):
             one = slice(row, row + 1)
@@ -48,7 +48,7 @@ def test_rows_with_fewer_masks_draw_as_they_do_alone(remasking, steps, remask):
                 seeds[one],
                 remasking=remasking,
                 steps=steps,
-                remask=remask,
+                remask_fraction=remask,
                 block_ends=ends,
             )
             assert torch.equal(alone.sequences[0], together.sequences[row])
@@ -65,13 +65,15 @@ def test_ancestral_without_steps_has_a_step_for_each_of_the_rows_own_masks():
     assert abs(float(first.double().mean()) - 1) < 4 * (0.5 / 2000) ** 0.5
 
 
-@pytest.mark.parametrize("remasking", sorted(POLICIES.keys() - {"ancestral"}))
+@pytest.mark.parametrize("remasking", sorted({*policies.names()} - {"ancestral"}))
 def test_a_row_that_a_plan_leaves_idle_draws_as_it_does_alone(remasking):
     tokens = torch.nn.functional.pad(torch.tensor([[1, 2, 3], [4, 5, 6]]), (0, 8), value=MASK)
     plan = torch.tensor([[2, 0, 0, 3, 3], [2, 1, 2, 2, 1]])
     for seed in range(10):
-        together = drawn(tokens, [seed, seed + 1], remasking=remasking, remask=0.3, plan=plan)
-        alone = drawn(tokens[:1], [seed], remasking=remasking, remask=0.3, plan=plan[:1])
+        together = drawn(
+            tokens, [seed, seed + 1], remasking=remasking, remask_fraction=0.3, plan=plan
+        )
+        alone = drawn(tokens[:1], [seed], remasking=remasking, remask_fraction=0.3, plan=plan[:1])
         assert torch.equal(alone.sequences[0], together.sequences[0])
 
 

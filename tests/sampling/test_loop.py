@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, UnknownNameError
-from mdm_schedules.sampling import POLICIES, DrawOptions, sample
-from mdm_schedules.sampling.counts import split_steps
+from mdm_schedules.sampling import DrawOptions, policies, sample
 from mdm_schedules.sampling.noise import SequenceNoise
+from mdm_schedules.sampling.quotas import split_steps
 from mdm_schedules.sampling.segments import SEGMENT, inverse_cdf
 
 V, MASK = 40, 39
@@ -29,7 +29,7 @@ def masks(batch, length):
     return torch.full((batch, length), MASK)
 
 
-@pytest.mark.parametrize("remasking", list(POLICIES))
+@pytest.mark.parametrize("remasking", policies.names())
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_fills_every_mask_keeps_the_prompt_and_spends_the_steps(remasking, temperature):
     tokens = masks(4, 24)
@@ -116,7 +116,7 @@ def test_low_confidence_equals_a_plain_reference(spec):
     assert torch.equal(out.sequences, reference_low_confidence(tokens, out.plan[0].tolist()))
 
 
-@pytest.mark.parametrize("remasking", list(POLICIES))
+@pytest.mark.parametrize("remasking", policies.names())
 def test_same_seed_same_tokens_alone_in_a_batch_reordered_and_padded(remasking):
     generator = torch.Generator().manual_seed(5)
     prompts = torch.randint(0, 30, (8, 4), generator=generator)
@@ -143,7 +143,7 @@ def test_same_seed_same_tokens_alone_in_a_batch_reordered_and_padded(remasking):
     padded = torch.nn.functional.pad(tokens, (2, 0), value=0)
     own = torch.ones_like(padded, dtype=torch.bool)
     own[:, :2] = False
-    again = sample(shifted, padded, seed=7, own=own, **options).sequences
+    again = sample(shifted, padded, seed=7, attention_mask=own, **options).sequences
     assert torch.equal(again[:, 2:], together)
 
 

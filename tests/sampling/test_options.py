@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdm_schedules.errors import InvalidValueError, MDMError
-from mdm_schedules.sampling import CommitRule, DrawOptions, sample
+from mdm_schedules.sampling import DrawOptions, get_commit, sample
+from mdm_schedules.sampling.commits import choose_commit
 
 V, MASK, EOS, PAD = 12, 11, 10, 0
 TABLE = torch.randn(97, V, generator=torch.Generator().manual_seed(0)) * 3
@@ -53,7 +54,7 @@ def test_threshold_commits_all_above_it_and_the_plan_is_the_least(threshold):
         lambda value: int((value > threshold).sum()),
         lambda probs: probs[:, :MASK].max(1).values,
     )
-    commit = CommitRule(threshold=threshold)
+    commit = get_commit(f"threshold({threshold})")
     out = sample(denoiser, masks(1, 24), mask_token_id=MASK, steps=12, commit=commit)
     assert torch.equal(out.sequences, expected)
     assert out.plan.tolist() == [passes]
@@ -71,7 +72,7 @@ def test_entropy_bound_commits_up_to_a_joint_entropy(bound):
         )
 
     expected, passes = by_hand(24, 24, rule, lambda probs: -torch.special.entr(probs).sum(1))
-    commit = CommitRule(entropy_bound=bound)
+    commit = get_commit(f"entropy_bound({bound})")
     out = sample(denoiser, masks(1, 24), mask_token_id=MASK, remasking="entropy", commit=commit)
     assert torch.equal(out.sequences, expected)
     assert out.plan.tolist() == [passes]
@@ -81,7 +82,7 @@ def test_entropy_bound_commits_up_to_a_joint_entropy(bound):
 def test_rows_of_a_batch_commit_as_they_do_alone_and_report_their_own_passes():
     tokens = masks(3, 24)
     tokens[1, :7], tokens[2, 3:20] = 2, 5
-    options = {"mask_token_id": MASK, "steps": 8, "commit": CommitRule(threshold=0.5), "seed": 4}
+    options = {"mask_token_id": MASK, "steps": 8, "commit": get_commit("threshold(0.5)"), "seed": 4}
     options["draw"] = DrawOptions(1.0)
     together = sample(denoiser, tokens, **options)
     for row in range(3):
@@ -108,7 +109,7 @@ def test_remasking_spends_the_planned_passes_and_leaves_no_mask(remasking, remas
         mask_token_id=MASK,
         steps=steps,
         remasking=remasking,
-        remask=remask,
+        remask_fraction=remask,
         seed=seed,
         draw=DrawOptions(1.0),
         callback=lambda info: history.append((info.tokens == MASK).sum(1)),
@@ -132,7 +133,7 @@ def test_remasking_masks_again_the_planned_share_uniformly():
         mask_token_id=MASK,
         plan=[6, 6, 6],
         remasking="random",
-        remask=0.5,
+        remask_fraction=0.5,
         draw=DrawOptions(1.0),
         callback=lambda info: states.append(info.tokens.clone()),
     )
@@ -156,10 +157,10 @@ def test_no_remasking_is_the_plain_run():
     }
     plain = sample(denoiser, masks(2, 20), **options)
     assert torch.equal(
-        sample(denoiser, masks(2, 20), remask=0.0, **options).sequences, plain.sequences
+        sample(denoiser, masks(2, 20), remask_fraction=0.0, **options).sequences, plain.sequences
     )
     assert not torch.equal(
-        sample(denoiser, masks(2, 20), remask=0.3, **options).sequences, plain.sequences
+        sample(denoiser, masks(2, 20), remask_fraction=0.3, **options).sequences, plain.sequences
     )
 
 
@@ -266,9 +267,9 @@ def test_crop_shows_only_the_columns_up_to_the_block():
         ({"commit": {"threshold": float("nan")}}, "threshold"),
         ({"commit": {"threshold": 0.5}, "remasking": "random"}, "low_confidence"),
         ({"commit": {"entropy_bound": 0.5}}, "entropy"),
-        ({"commit": {"threshold": 0.5}, "remask": 0.5}, "not both"),
-        ({"remask": 1.5}, "remask"),
-        ({"remask": float("nan")}, "remask"),
+        ({"commit": {"threshold": 0.5}, "remask_fraction": 0.5}, "not both"),
+        ({"remask_fraction": 1.5}, "remask"),
+        ({"remask_fraction": float("nan")}, "remask"),
         ({"eos_token_ids": [-1]}, "eos_token_ids"),
         ({"eos_token_ids": [1], "pad_token_id": MASK}, "mask"),
     ],
@@ -279,7 +280,9 @@ def test_bad_options_are_told_before_the_first_pass(options, says):
 
     def run():
         rule = {
-            name: CommitRule(**value) if name == "commit" else value
+            name: choose_commit(None, value.get("threshold"), value.get("entropy_bound"))
+            if name == "commit"
+            else value
             for name, value in options.items()
         }
         sample(never, masks(1, 4), mask_token_id=MASK, **rule)

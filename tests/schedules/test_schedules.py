@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, MDMError
-from mdm_schedules.registry import schedules
 from mdm_schedules.schedules import (
     Beta,
     Cosine,
@@ -34,6 +33,7 @@ from mdm_schedules.schedules import (
     Sine,
     SquaredSine,
     Tabulated,
+    schedules,
 )
 from mdm_schedules.testing import check_schedule
 
@@ -168,6 +168,22 @@ def make(name: str, **parts: object) -> type[Schedule]:
         ({"_gamma": lambda self, t: t**2, "_gamma_dot": lambda self, t: 2 * t}, "gamma is not"),
         ({"_inverse": lambda self, alpha: alpha}, "differs from x"),
         ({"_masked": lambda self, t: 1 - t}, "loss_weight"),
+        ({"_alpha_noise": lambda self, tau: 1 - tau}, "alpha_noise.tau. is not"),
+        ({"_alpha_noise_dot": lambda self, tau: -tau}, "alpha_noise_dot.tau. is not"),
+        ({"_alpha_noise_dot": lambda self, tau: tau}, "must not be positive"),
+        (
+            {"_alpha_noise_dot": lambda self, tau: -self._alpha_dot(1 - tau)},
+            "must go like tau.1 near 0",
+        ),
+        ({"_end_orders": lambda self: (1.0, 0.5)}, "must go like tau.0 near 0"),
+        ({"_end_orders": lambda self: (0.5, 1.0)}, r"_end_orders\(\)\[0\] is 0.5"),
+        (
+            {
+                "_end_orders": lambda self: (1.0, 2.0),
+                "_alpha_noise_dot": lambda self, tau: -self._alpha_dot(tau) * tau.clamp(max=2**-40),
+            },
+            "alpha_noise_dot",
+        ),
         ({"_alpha": lambda self, t: SquaredSine._alpha(self, t).reshape(-1)}, "gave"),
         ({"_gamma": lambda self, t: t.clone() + 0 * t.zero_()}, "faulty"),  # changes its argument
         ({"_gamma": lambda self, t: t}, "returns its argument"),
@@ -447,8 +463,8 @@ def test_ends_are_exact_in_every_dtype(schedule: Schedule) -> None:
 @named
 def test_noise_time_and_loss_weight(schedule: Schedule) -> None:
     t = torch.linspace(0, 1, 129, dtype=torch.float64)
-    assert torch.equal(schedule.alpha_noise(t), schedule.alpha(1 - t))
-    assert torch.equal(schedule.alpha_noise_dot(t), -schedule.alpha_dot(1 - t))
+    close(schedule.alpha_noise(t), schedule.alpha(1 - t))
+    close(schedule.alpha_noise_dot(t), -schedule.alpha_dot(1 - t))
     middle = t[(schedule.alpha(t) < 0.9) & schedule.alpha_dot(t).isfinite()]
     close(
         schedule.loss_weight(middle),
@@ -475,6 +491,156 @@ def test_loss_weight_keeps_its_digits_where_alpha_rounds_to_one(
     """1 - alpha ~ (1 - t)^power, so the weight is power / (1 - t), however near to 1."""
     for distance in (2.0**-20, 2.0**-30, 2.0**-53):
         assert schedule.loss_weight(1 - distance) * distance == pytest.approx(power, rel=1e-3)
+
+
+NOISE_REFERENCES = [
+    (Linear(), lambda u: 1 - u),
+    (Sine(), lambda u: mpmath.cos(mpmath.pi / 2 * u)),
+    (SquaredSine(), lambda u: mpmath.cos(mpmath.pi / 2 * u) ** 2),
+    (EnergyOptimal("sine"), lambda u: mpmath.cos(mpmath.pi / 2 * u)),
+    (Cosine(), lambda u: 1 - mpmath.sin(mpmath.pi / 2 * u)),
+    (Polynomial(2.5), lambda u: (1 - u) ** mpmath.mpf(2.5)),
+    (Geometric(), lambda u: geometric(1e-5, 20)(1 - u)),
+    (Geometric(1e-12, 700), lambda u: geometric(1e-12, 700)(1 - u)),
+    (
+        Tabulated([0, 0.3, 1]),
+        lambda u: mpmath.cos(u * (mpmath.pi - 2 * mpmath.asin(mpmath.sqrt(mpmath.mpf(0.3))))) ** 2,
+    ),
+    *(
+        (
+            Beta(a, b),
+            lambda u, a=a, b=b: (
+                mpmath.cos(mpmath.pi / 2 * mpmath.betainc(b, a, 0, u, regularized=True)) ** 2
+            ),
+        )
+        for a, b in ((0.3, 0.3), (0.9, 0.3), (2.0, 5.0), (0.05, 5.0))
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "formula"), NOISE_REFERENCES, ids=lambda value: repr(value)[:40]
+)
+def test_noise_time_keeps_its_digits_where_one_minus_tau_rounds_to_one(schedule, formula) -> None:  # type: ignore[no-untyped-def]
+    for tau in (1e-30, 1e-17, 1e-16, 3e-16, 1e-15, 1e-12, 1e-6, 0.1, 0.45):
+        with mpmath.workdps(700):
+            exact = mpmath.mpf(tau)
+            slope = float(mpmath.diff(formula, exact, h=exact * mpmath.mpf(10) ** -18))
+            value = float(formula(exact))
+        assert schedule.alpha_noise(tau) == pytest.approx(value, rel=0, abs=1e-13)
+        assert schedule.alpha_noise_dot(tau) == pytest.approx(slope, rel=1e-10, abs=1e-300)
+
+
+def beta_tails(a: float, b: float, time: float) -> tuple[mpmath.mpf, ...]:
+    """The CDF of a Beta(a, b) law, its complement and its density, by a series of positive
+    terms.
+    """
+    a, b, t = mpmath.mpf(a), mpmath.mpf(b), mpmath.mpf(time)
+    log_beta = mpmath.loggamma(a) + mpmath.loggamma(b) - mpmath.loggamma(a + b)
+
+    def beyond(a: mpmath.mpf, b: mpmath.mpf, t: mpmath.mpf) -> mpmath.mpf:
+        term = total = mpmath.mpf(1)
+        k = 0
+        while term > total * mpmath.mpf(10) ** -25:
+            term *= (a + b + k) / (b + 1 + k) * (1 - t)
+            total += term
+            k += 1
+        return mpmath.exp(a * mpmath.log(t) + b * mpmath.log(1 - t) - log_beta) / b * total
+
+    if t > max(a / (a + b), 0.01):
+        high = beyond(a, b, t)
+        low = 1 - high
+    else:
+        low = beyond(b, a, 1 - t)
+        high = 1 - low
+    density = mpmath.exp((a - 1) * mpmath.log(t) + (b - 1) * mpmath.log(1 - t) - log_beta)
+    return low, high, density
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        *((300, 300), (1000, 1000), (1e5, 1e5), (1e6, 1e6)),  # the last is MAX_SHAPE
+        *(
+            (1e6, 0.3),
+            (0.3, 1e6),
+            (1e6, 1e3),
+            (50, 3),
+            (3, 50),
+            (0.01, 200),
+            (101, 0.5),
+            (0.5, 0.5),
+        ),
+    ],
+)
+def test_beta_keeps_its_digits_over_the_whole_curve(a: float, b: float) -> None:
+    schedule, mean = Beta(a, b), a / (a + b)
+    width = math.sqrt(mean * (1 - mean) / (a + b + 1))
+    times = [mean + k * width for k in (-60, -45, -38, -30, -3, 0, 3, 30, 36, 37, 38, 40, 60)]
+    times += [1e-9, 0.1, 0.844, 0.9, 1 - 2.0**-30, 1 - 2.0**-53]
+    for t in times:
+        # (the series of the reference is too long where 1 - t is tiny below the mean)
+        if not 0 < t < 1 or (b < 1 and 0.99 < t <= mean):
+            continue
+        with mpmath.workdps(40):
+            low, high, density = beta_tails(a, b, t)
+            tangent = (
+                mpmath.tan(mpmath.pi / 2 * low)
+                if low < 0.5
+                else 1 / mpmath.tan(mpmath.pi / 2 * high)
+            )
+            weight = mpmath.pi * density * tangent
+            gamma = schedule.gamma(t)
+            room = 1e-9 * min(low, high) + (2.0**-53 if gamma > 0.5 else 1e-290)
+            assert abs(gamma - low) <= room
+            assert schedule.gamma_dot(t) == pytest.approx(float(density), rel=1e-9, abs=1e-290)
+            assert schedule.loss_weight(t) == pytest.approx(float(weight), rel=1e-9, abs=1e-290)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "gamma"),
+    [
+        (Linear(), lambda t: mpmath.asin(mpmath.sqrt(t))),
+        (Sine(), lambda t: mpmath.asin(mpmath.sqrt(mpmath.sin(mpmath.pi / 2 * t)))),
+        (Cosine(), lambda t: mpmath.asin(mpmath.sqrt(2) * mpmath.sin(mpmath.pi / 4 * t))),
+        (Polynomial(1000), lambda t: mpmath.asin(t**500)),
+        (Polynomial(0.05), lambda t: mpmath.asin(t ** mpmath.mpf(0.025))),
+        (
+            Geometric(1e-12, 700),
+            lambda t: mpmath.asin(mpmath.sqrt(geometric(1e-12, 700)(t))),
+        ),
+    ],
+    ids=repr,
+)
+def test_gamma_keeps_its_digits_where_alpha_underflows(schedule, gamma) -> None:  # type: ignore[no-untyped-def]
+    for t in (1e-300, 1e-200, 1e-25, 1e-9, 0.4, 0.6, 0.9, 1 - 2.0**-30, 1 - 2.0**-53):
+        with mpmath.workdps(400):
+            exact, x = mpmath.mpf(t), 2 / mpmath.pi
+            value = x * gamma(exact)
+            slope = float(
+                mpmath.diff(
+                    lambda t, x=x: x * gamma(t),
+                    exact,
+                    h=exact * (1 - exact) * mpmath.mpf(10) ** -20,
+                )
+            )
+            room = 1e-9 * min(value, 1 - value) + (2.0**-53 if value > 0.5 else 0)
+            assert abs(schedule.gamma(t) - value) <= room
+        if slope < 1e308:  # else infinite as a float
+            assert schedule.gamma_dot(t) == pytest.approx(slope, rel=1e-9, abs=1e-300)
+
+
+def test_the_inverse_of_beta_near_zero() -> None:
+    """scipy's betaincinv is NaN or wrong there for some shapes."""
+    assert Beta(1.0277162986057, 0.8741149231878376).inverse(6.90551352016226e-33) < 1e-15
+    random = np.random.default_rng(0)
+    alpha = torch.logspace(-320, -1, 200, dtype=torch.float64)
+    for _ in range(100):
+        schedule = Beta(*np.exp(random.uniform(math.log(0.05), math.log(50), 2)))
+        t = schedule.inverse(alpha)
+        assert not bool(t.isnan().any())
+        felt = (t > 1e-290) & (alpha > 1e-290)
+        torch.testing.assert_close(schedule.alpha(t)[felt], alpha[felt], rtol=1e-9, atol=0)
 
 
 # --- tensors, arrays, numbers
@@ -782,12 +948,40 @@ def test_knots_that_floats_can_hardly_tell_apart() -> None:
         1 - 2.0**-53,
         1,
     ]
-    for t in (None, [0, 1e-300, 1e-200, 0.5, 1 - 2.0**-53, 1]):
+    for t in (None, [0, 1e-299, 1e-200, 0.5, 1 - 2.0**-53, 1]):
         table = Tabulated(tight, t)
         times = torch.linspace(0, 1, 1001, dtype=torch.float64)
         for values in (table.alpha(times), table.inverse(times), table.gamma(times)):
             assert not bool(values.isnan().any())
             assert bool((values.diff() >= -1e-15).all())
+
+
+@pytest.mark.parametrize("gap", [1e-9, 1e-12, 1e-15, 1e-16, 1e-17, 1e-20, 1e-299])
+def test_knots_near_each_other_give_finite_curves(gap: float) -> None:
+    for alpha, t in (
+        ([0, 0.5, 1], [0, gap, 1]),
+        ([0, gap, 1], [0, 0.5, 1]),
+        ([0, 0.5, 0.5 + gap, 1], [0, 0.3, 0.6, 1]),
+        ([0, 0.3, 0.6, 1], [0, 0.5, 0.5 + gap, 1]),
+        ([0, 1 - gap, 1], [0, 0.5, 1]),
+        ([0, 0.5, 1], [0, 1 - gap, 1]),
+    ):
+        if min(np.diff(alpha).min(), np.diff(t).min()) == 0:
+            continue  # one float: refused
+        table = Tabulated(alpha, t)
+        times = torch.tensor(sorted({0, gap, 0.3, 0.5, 0.5 + gap, 1 - gap, 1}), dtype=torch.float64)
+        for method in (table.alpha, table.alpha_dot, table.gamma, table.gamma_dot, table.inverse):
+            assert bool(method(times).isfinite().all())
+        assert bool(table.loss_weight(times[times < 1]).isfinite().all())
+        assert bool((table.gamma_dot(times) > 0).all())
+
+
+def test_knots_whose_slope_is_no_float_are_refused() -> None:
+    for gap in (5e-324, 1e-310, 1e-301):
+        with pytest.raises(
+            InvalidValueError, match=r"knots too close for float64: 0.0 and .* merge"
+        ):
+            Tabulated([0, 0.5, 1], [0, gap, 1])
 
 
 # --- objects

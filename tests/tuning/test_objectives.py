@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 import mdm_schedules as mdm
-from mdm_schedules import demo
+from mdm_schedules.demo import tasks as demo
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, UnknownNameError
 from mdm_schedules.tuning import (
     GenerationObjective,

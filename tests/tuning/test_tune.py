@@ -15,8 +15,8 @@ from mdm_schedules.errors import (
     UnknownNameError,
 )
 from mdm_schedules.tuning import Comparison, Scores, compare
-from mdm_schedules.tuning.choose import Candidate, check, shortlist
-from mdm_schedules.tuning.scores import Asked, ScoreBook
+from mdm_schedules.tuning.scorebook import CheckedObjective, ScoreBook
+from mdm_schedules.tuning.selection import Candidate, check, shortlist
 
 pytest.importorskip("optuna")
 
@@ -132,7 +132,7 @@ def test_no_instances_are_kept_apart_if_asked():
 
 def test_the_short_list_gets_more_instances():
     objective = Noisy(128, own=0.4)
-    book = ScoreBook(Asked(objective), {"select": range(128)})
+    book = ScoreBook(CheckedObjective(objective), {"select": range(128)})
     candidates = [Candidate(mdm.Beta(a, 0.4), "") for a in np.linspace(0.3, 1.5, 25)]
     rounds = []
     finalists = shortlist(

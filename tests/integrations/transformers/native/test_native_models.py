@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
-from mdm_schedules.integrations.models import get_adapter
+from mdm_schedules.models import get_adapter
 from mdm_schedules.integrations.transformers.native import load_native
 
 FAMILIES = list(CONFIGS)

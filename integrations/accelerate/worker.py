@@ -1,0 +1,166 @@
+"""The work of one process: read the prompts, do its batches, write their records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdm_schedules.errors import DistributedError, InvalidValueError, MDMError
+from mdm_schedules.integrations.accelerate.job import Job, Tickets
+from mdm_schedules.integrations.accelerate.prompts import Encoder, Prompt, Window, cut, windows
+from mdm_schedules.integrations.accelerate.shards import Finished, Output, Shard
+from mdm_schedules.models import ModelAdapter
+from mdm_schedules.sampling.generation import generate
+from mdm_schedules.sampling.noise import derive_seeds
+from mdm_schedules.sampling.prompt import left_pad
+
+
+@dataclass
+class Worker:
+    """One process of a job.
+
+    Attributes:
+        job: tells the other processes.
+        model: the model, by its adapter.
+        options: all options of `generate`.
+        tokenizer: decodes records; None for ids only.
+        encoder: makes ids of prompts.
+        tickets: which batches are this process's.
+        finished: what earlier runs have done.
+        seed: the seed that those of the prompts come from.
+        batch_size: prompts in one pass.
+        group: maps a length to a number; only prompts with the same share a batch.
+        writes: whether this process writes what its lane has done.
+        records: what it has done, if there is no output.
+    """
+
+    job: Job
+    model: ModelAdapter
+    options: dict[str, Any]
+    tokenizer: Any
+    encoder: Encoder
+    tickets: Tickets
+    finished: Finished
+    seed: int
+    batch_size: int
+    group: Callable[[int], int]
+    writes: bool
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def work(self, source: Any, output: Output | None) -> int:
+        """Do this process's batches; returns the number of all prompts."""
+        number = count = 0
+        mine = self.tickets.take()
+        with self._sink(output) as write:
+            for window in windows(source):
+                count += len(window.prompts)
+                self._check_stream(window)
+                if all(prompt.index in self.finished for prompt in window.prompts):
+                    continue
+                for batch in cut(self.encoder(window.prompts), self.batch_size, self.group):
+                    left = [prompt for prompt in batch if prompt.index not in self.finished]
+                    if not left:
+                        continue
+                    if number == mine:
+                        records, spent = self._batch(left)
+                        if self.writes:
+                            write(window, records)
+                            self.job.count(prompts=len(left), **spent)
+                        mine = self.tickets.take()
+                    number += 1
+        if not count:
+            raise InvalidValueError("there are no prompts: the file or list is empty")
+        return count
+
+    def check_complete(self, source: Any) -> int:
+        """Whether the finished output belongs to these prompts; returns their number."""
+        count = 0
+        for window in windows(source):
+            count += len(window.prompts)
+            self._check_stream(window)
+        if count != self.finished.prompts:
+            raise InvalidValueError(
+                f"the finished output is that of {self.finished.prompts} prompts, but now there "
+                f"are {count}; "
+                "overwrite=True starts anew"
+            )
+        return count
+
+    def _check_stream(self, window: Window) -> None:
+        first, last = window.prompts[0].index, window.prompts[-1].index
+        if self.finished.digests.get(window.number, window.digest) != window.digest:
+            raise InvalidValueError(
+                f"prompts up to {last} are not those of the results that are there: one of them, "
+                "or their number, "
+                "has changed; overwrite=True starts anew"
+            )
+        if not self.job.agree(f"window{window.number}", window.digest):
+            raise DistributedError(
+                f"the processes read different prompts, from {first} to {last} or before; each "
+                "must be given them all"
+            )
+
+    @contextmanager
+    def _sink(self, output: Output | None) -> Iterator[Any]:
+        """A function that takes the records of a batch: to this process's shard, or to the list."""
+        if output is None:
+            yield lambda window, records: self.records.extend(records)
+            return
+        with closing(Shard(output.shard(self.job.rank))) as shard:
+            self.job.share("opened", True)
+            if self.job.rank == 0:
+                output.check_shared(self.job.world)
+            yield lambda window, records: shard.append(window.number, window.digest, records)
+
+    def _batch(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """The records of a batch, and what it adds to the counters of the job."""
+        if batch[0].error is not None:
+            return [_head(prompt) | {"error": prompt.error} for prompt in batch], {
+                "skipped": len(batch)
+            }
+        try:
+            return self._generate(batch)
+        except Exception as error:
+            where = ", ".join(prompt.where for prompt in batch[:8]) + (
+                ", ..." if len(batch) > 8 else ""
+            )
+            kind = type(error) if isinstance(error, MDMError) else DistributedError
+            text = str(error) if isinstance(error, MDMError) else f"{type(error).__name__}: {error}"
+            raise kind(f"{text} (process {self.job.rank}, in the batch of {where})") from error
+
+    def _generate(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        copies = self.options["num_return_sequences"]
+        longest = max(len(prompt.ids) for prompt in batch)
+        tokens, attention_mask = left_pad([prompt.ids for prompt in batch])
+        seeds = derive_seeds(self.seed, [prompt.index for prompt in batch], copies)
+        options = {**self.options, "seed": seeds}
+        out = generate(self.model, tokens, attention_mask, **options)
+        passes = out.nfe_per_row.tolist()
+        records = []
+        for row, sequence in enumerate(out.sequences.cpu()):
+            prompt = batch[row // copies]
+            ids = sequence[longest - len(prompt.ids) :].tolist()
+            record = _head(prompt)
+            if copies > 1:
+                record["sample"] = row % copies
+            if self.tokenizer is not None:
+                record["text"] = self.tokenizer.decode(ids, skip_special_tokens=True)
+                record["answer"] = self.tokenizer.decode(
+                    ids[len(prompt.ids) :], skip_special_tokens=True
+                )
+            about = {
+                "tokens": ids,
+                "prompt_length": len(prompt.ids),
+                "nfe": passes[row],
+                "seed": seeds[row],
+            }
+            records.append(record | about)
+        return records, {"tokens": int(out.plan.sum()), "nfe": out.nfe}
+
+
+def _head(prompt: Prompt) -> dict[str, Any]:
+    return (
+        {"index": prompt.index} if prompt.id is None else {"index": prompt.index, "id": prompt.id}
+    )

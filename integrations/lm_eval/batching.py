@@ -1,0 +1,65 @@
+"""Many prompts through `generate`, in batches of like ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdm_schedules.models import ModelAdapter
+from mdm_schedules.sampling.generation import generate
+from mdm_schedules.sampling.prompt import left_pad
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to write: the prompt's token ids, the seed, and options of `generate`."""
+
+    prompt: list[int]
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether only the masks in the prompt are filled, so that the answer is the whole text."""
+        return not self.options["max_new_tokens"]
+
+
+def write(
+    adapter: ModelAdapter, jobs: Sequence[Job], batch_size: int, pad_token_id: int, padding: bool
+) -> Iterator[tuple[int, list[int], int]]:
+    """Each job's number, the ids of its answer up to its end, and the forward passes spent, as they
+    are written.
+
+    `padding` says whether prompts of different length may share a batch, the shorter ones padded on
+    the left.
+    """
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for i, job in enumerate(jobs):
+        # a model that attends by blocks needs prompts that end at the same place in a block
+        length = len(job.prompt) % (adapter.block_length or 1) if padding else len(job.prompt)
+        groups[repr(sorted(job.options.items())), length].append(i)
+    for group in groups.values():
+        group.sort(key=lambda i: len(jobs[i].prompt), reverse=True)
+        for begin in range(0, len(group), batch_size):
+            yield from _write_batch(adapter, jobs, group[begin : begin + batch_size], pad_token_id)
+
+
+def _write_batch(
+    adapter: ModelAdapter, jobs: Sequence[Job], batch: list[int], pad_token_id: int
+) -> Iterator[tuple[int, list[int], int]]:
+    width, options = max(len(jobs[i].prompt) for i in batch), jobs[batch[0]].options
+    tokens, attention_mask = left_pad([jobs[i].prompt for i in batch], pad_token_id)
+    out = generate(
+        adapter.model, tokens, attention_mask, seed=[jobs[i].seed for i in batch], **options
+    )
+    for i, ids in zip(batch, out.sequences.tolist(), strict=True):
+        job = jobs[i]
+        answer = ids[width - len(job.prompt) if job.whole else width :]
+        ends = job.options.get("eos_token_id") or ()
+        yield (
+            i,
+            answer[: next((k for k, token in enumerate(answer) if token in ends), len(answer))],
+            out.nfe,
+        )

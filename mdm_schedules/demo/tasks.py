@@ -1,0 +1,183 @@
+"""The demonstration: the two models that ship with the package, written with several schedules,
+and measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdm_schedules.checks import check_int
+from mdm_schedules.demo import models as demo_models
+from mdm_schedules.demo import sudoku
+from mdm_schedules.lookup import get_schedule
+
+SCHEDULES = ("linear", "squared_sine", "beta(a=0.8, b=0.3)")
+STEPS = (6, 12, 20, 30)
+TASK: dict[str, Any] = {"clues": 6, "remasking": "random", "temperature": 0.5}
+TASK_TEXT = "6 clues, 30 cells to fill, random order, temperature 0.5"
+MAX_PUZZLES = 1 << 20
+PROMPTS = ("def __init__(self, ", "    for ")
+
+
+@lru_cache(maxsize=2)
+def load(name: str) -> tuple[Any, Any]:
+    """The shipped model `name` ("code" or "sudoku") and its tokenizer; needs no network."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+
+    logging.disable_progress_bar()
+    path = demo_models.path(name)
+    return AutoModelForMaskedDiffusion.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+
+
+def write_code(
+    schedule: str, prompt: str, *, steps: int, new_tokens: int, seed: int, temperature: float = 0.7
+) -> str:
+    """Text that the code model writes after `prompt`, in random order."""
+    model, tokenizer = load("code")
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+    out = model.generate(
+        ids,
+        schedule=schedule,
+        steps=steps,
+        max_new_tokens=new_tokens,
+        temperature=temperature,
+        remasking="random",
+        seed=seed,
+        suppress_tokens=[tokenizer.pad_token_id, tokenizer.bos_token_id],
+    )
+    return str(tokenizer.decode(out.sequences[0], skip_special_tokens=True))
+
+
+def sudoku_accuracy(
+    schedule: str,
+    steps: int | None,
+    *,
+    puzzles: int = 200,
+    clues: int = 6,
+    remasking: str = "low_confidence",
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 200,
+) -> tuple[float, float, int]:
+    """Share of held-out 6x6 puzzles that the model completes to a valid grid, its standard error,
+    and the passes spent.
+
+    Args:
+        schedule: spec of the schedule.
+        steps: forward passes; None is one token per pass.
+        puzzles: how many held-out grids.
+        clues: given cells of 36.
+        remasking: position policy.
+        temperature: of the draw.
+        seed: chooses the puzzles and the noise.
+        batch_size: puzzles per forward pass.
+    """
+    check_int("puzzles", puzzles, 1, MAX_PUZZLES)
+    check_int("seed", seed, 0)  # of numpy's generators
+    model, _ = load("sudoku")
+    right, passes = 0, 0
+    for rows in sudoku_ids(sudoku.puzzles(puzzles, clues, seed)[0]).split(batch_size):
+        out = model.generate(
+            rows,
+            schedule=schedule,
+            steps=steps,
+            remasking=remasking,
+            temperature=temperature,
+            seed=seed,
+        )
+        right += int(sudoku.is_valid(sudoku_cells(out.sequences)).sum())
+        passes = max(passes, out.nfe)
+    share = right / puzzles
+    return share, math.sqrt(max(share * (1 - share), 1 / puzzles / 4) / puzzles), passes
+
+
+def sudoku_ids(grids: Any) -> torch.Tensor:
+    """Token ids LongTensor [B, 36] of grids [B, 36] of digits, 0 for a blank, which becomes the
+    mask token.
+    """
+    tokenizer = load("sudoku")[1]
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids([tokenizer.mask_token, *"123456"]))
+    return ids[torch.from_numpy(np.ascontiguousarray(grids)).long()]
+
+
+def sudoku_cells(tokens: torch.Tensor) -> Any:
+    """The digits [B, 36] of token ids [B, 36], 0 for what is none."""
+    digits = sudoku_ids(np.arange(1, 7))
+    written = (tokens[..., None] == digits).long()
+    return torch.where(written.any(-1), written.argmax(-1) + 1, 0).numpy()
+
+
+def valid_grid(output: torch.Tensor, answer: Any = None) -> float:
+    """Whether token ids [36] are a valid grid, as a metric for tuning."""
+    return float(sudoku.is_valid(sudoku_cells(output[None]))[0])
+
+
+def sudoku_objective(
+    puzzles: int = 400, *, clues: int = 6, puzzle_seed: int = 0, **options: Any
+) -> Any:
+    """A `GenerationObjective`: the share of held-out 6x6 puzzles that the shipped model completes
+    to a valid grid.
+
+    Args:
+        puzzles: how many, each an instance.
+        clues: given cells of 36.
+        puzzle_seed: chooses the puzzles.
+        **options: of `GenerationObjective`: steps, remasking, temperature, seed, batch_size, ...
+    """
+    from mdm_schedules.checks import check_int
+    from mdm_schedules.tuning import GenerationObjective
+
+    puzzles, clues = check_int("puzzles", puzzles, 1), check_int("clues", clues, 0, 35)
+    blanks, grids = (sudoku_ids(rows) for rows in sudoku.puzzles(puzzles, clues, puzzle_seed))
+    instances = [
+        {"prompt": blank, "sequence": grid} for blank, grid in zip(blanks, grids, strict=True)
+    ]
+    named: dict[str, Any] = {"name": f"sudoku with {clues} clues", "batch_size": 200}
+    return GenerationObjective(load("sudoku")[0], instances, valid_grid, **(named | options))
+
+
+def accuracy_table(
+    specs: Sequence[str], steps: Sequence[int], **options: Any
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """spec -> steps -> (accuracy, standard error); shows a progress bar. Equal plans are run
+    once.
+    """
+    from tqdm.auto import tqdm
+
+    cells, known = 36 - options.get("clues", 6), {}
+    table: dict[str, dict[int, tuple[float, float]]] = {
+        get_schedule(spec).spec: {} for spec in specs
+    }
+    with tqdm(total=len(table) * len(steps), desc="sudoku", unit="run") as bar:
+        for spec, row in table.items():
+            for step in steps:
+                plan = tuple(get_schedule(spec).plan(cells, step).tolist())
+                if options.get("remasking") == "ancestral":  # random counts with the plan's mean
+                    plan = (spec, step)
+                if plan not in known:
+                    known[plan] = sudoku_accuracy(spec, step, **options)[:2]
+                row[step] = known[plan]
+                bar.update()
+    return table
+
+
+def format_table(table: dict[str, dict[int, tuple[float, float]]]) -> str:
+    """The table as Markdown, in percent with one standard error."""
+    steps = sorted({step for row in table.values() for step in row})
+    lines = [
+        "| schedule | " + " | ".join(f"{step} steps" for step in steps) + " |",
+        "|---" * (len(steps) + 1) + "|",
+    ]
+    for spec, row in table.items():
+        cells = [f"{100 * row[step][0]:.1f} ± {100 * row[step][1]:.1f}" for step in steps]
+        lines.append(f"| {spec} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,345 @@
+"""Entropy per hidden token of a model, at chosen numbers of revealed tokens: the forward passes
+behind `estimate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mdm_schedules.checks import check_int, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.models import Denoiser, ModelAdapter, ModelDenoiser, as_denoiser, evaluating
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+METHODS = ("entropy", "cross_entropy")
+DEFAULT_COUNTS = 64
+FEW = 8  # sequences below which a standard error is no guide
+FEW_NATS = 5
+# logits softened at once, so that a large vocabulary needs little memory beside the model's
+_CELLS = 1 << 24
+_EXAMPLE = "InformationProfile.estimate(model, sequences, mask_token_id=...)"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How a profile was estimated.
+
+    Attributes:
+        counts: numbers of revealed tokens that were measured.
+        means, standard_errors: entropy per hidden token in nats at each count, over sequences,
+            before any fit. The errors are estimates themselves: with fewer than 8 sequences, or a
+            model that is almost always certain, they come out too small, and `estimate` warns.
+        passes: sequences passed forward (a batch of B counts B).
+        sequences, method, seed: as given to `estimate`.
+        curve: the kind of curve chosen: beta_mixture, isotonic, convex or beta.
+        held_out: for each kind, the cost of its plans on sequences held out from its fit (1 is the
+            mean of the kinds).
+    """
+
+    counts: tuple[int, ...]
+    means: tuple[float, ...]
+    standard_errors: tuple[float, ...]
+    passes: int
+    sequences: int
+    method: str
+    seed: int
+    curve: str
+    held_out: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Checked sequences [S, L] on the model's device, and where in each the N maskable tokens
+    stand, [S, N].
+    """
+
+    tokens: torch.Tensor
+    places: torch.Tensor
+    mask_token_id: int
+    attention_mask: torch.Tensor | None = None  # bool [S, L], False on padding
+
+    @property
+    def num_tokens(self) -> int:
+        return self.places.shape[1]
+
+    @property
+    def has_prompt(self) -> bool:
+        return self.places.shape != self.tokens.shape
+
+
+def check_data(
+    model: Any,
+    sequences: Any,
+    maskable: Any,
+    mask_token_id: int | None,
+    attention_mask: torch.Tensor | None = None,
+) -> Data:
+    """Everything about the input that can be wrong without running the model."""
+    if not callable(model) and not isinstance(model, ModelAdapter):
+        raise InvalidTypeError(
+            f"the model must be callable, tokens [B, L] -> logits [B, L, V], got {shown(model)}"
+        )
+    try:
+        tokens = torch.as_tensor(sequences)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidTypeError(
+            f"sequences must be token ids [S, L], got {shown(sequences)}"
+        ) from None
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise InvalidTypeError(f"sequences must hold integer token ids, got {tokens.dtype}")
+    if tokens.ndim != 2 or len(tokens) < 2 or tokens.shape[1] == 0:
+        raise InvalidValueError(
+            "sequences must be [S, L] with S >= 2 (some are held out to choose the curve), got "
+            f"{tuple(tokens.shape)}"
+        )
+    tokens = tokens.long()
+    if bool((tokens < 0).any()):
+        raise InvalidValueError(f"sequences must hold token ids >= 0, got {int(tokens.min())}")
+    hideable = torch.ones_like(tokens, dtype=torch.bool)
+    if maskable is not None:
+        if (
+            not isinstance(maskable, torch.Tensor)
+            or maskable.dtype != torch.bool
+            or maskable.shape != tokens.shape
+        ):
+            raise InvalidValueError(
+                f"maskable must be a bool tensor of shape {tuple(tokens.shape)}: True where tokens"
+            )
+        hideable = maskable
+    counts = hideable.sum(1)
+    if int(counts.min()) != int(counts.max()) or int(counts.min()) == 0:
+        raise InvalidValueError(
+            "every sequence must have the same number of maskable tokens, at least 1, got "
+            f"{int(counts.min())} to {int(counts.max())}; cut the answers to one length, or "
+            "estimate per length"
+        )
+    denoiser = as_denoiser(model)
+    adapter = denoiser.adapter if isinstance(denoiser, ModelDenoiser) else None
+    if mask_token_id is None:
+        mask_token_id = None if adapter is None else adapter.mask_token_id
+        if mask_token_id is None:
+            raise InvalidValueError(
+                f"mask_token_id is not in the model's config; give it: {_EXAMPLE}"
+            )
+    mask_token_id = check_int("mask_token_id", mask_token_id, 0, example=_EXAMPLE)
+    if bool((tokens == mask_token_id).any()):
+        raise InvalidValueError(
+            f"sequences must be clean text, but hold the mask token {mask_token_id}"
+        )
+    vocabulary = math.inf if adapter is None else adapter.vocab_size or math.inf
+    highest = max(int(tokens.max()), mask_token_id)
+    if highest >= vocabulary:
+        raise InvalidValueError(
+            f"token ids must lie in [0, {vocabulary - 1}], which the model can read, got {highest}"
+        )
+    longest = None if adapter is None else adapter.max_length
+    if longest is not None and tokens.shape[1] > longest:
+        raise InvalidValueError(
+            f"sequences have {tokens.shape[1]} tokens, but the model has positions for {longest}; "
+            "cut them"
+        )
+    device = (None if adapter is None else adapter.device) or tokens.device
+    tokens, hideable = tokens.to(device), hideable.to(device)
+    padded = None
+    if attention_mask is not None and not bool(attention_mask.all()):
+        if adapter is None or attention_mask.shape != tokens.shape:
+            raise InvalidValueError(
+                f"attention_mask must be a bool tensor of shape {tuple(tokens.shape)}, for a model "
+                "that can read it"
+            )
+        with evaluating(adapter.model):
+            adapter.check_padding()
+        padded = attention_mask.to(device, torch.bool)
+    return Data(tokens, hideable.nonzero()[:, 1].reshape(len(tokens), -1), mask_token_id, padded)
+
+
+def choose_counts(number: int, n: int, counts: Any, passes: Any) -> tuple[Integers, int]:
+    """Reveal counts and subsets per sequence and count, within the budget."""
+    if passes is not None:
+        passes = check_int("passes", passes, 1)
+    if counts is None:
+        affordable = DEFAULT_COUNTS if passes is None else min(DEFAULT_COUNTS, passes // number)
+        if affordable < min(2, n):
+            raise InvalidValueError(
+                f"{number} sequences need at least {min(2, n) * number} passes, got {passes}"
+            )
+        chosen = spread_counts(n, affordable)
+    else:
+        given = counts if isinstance(counts, Iterable) else [counts]
+        chosen = np.array([check_int("counts", x, 0, n - 1) for x in given], dtype=np.int64)
+        if not len(chosen) or (np.diff(chosen) <= 0).any() or chosen[0] != 0 or chosen[-1] != n - 1:
+            raise InvalidValueError(
+                f"counts must increase from 0 to {n - 1}, tokens less one, got {shown(counts)}"
+            )
+        if passes is not None and passes < number * len(chosen):
+            raise InvalidValueError(
+                f"{len(chosen)} counts of {number} sequences need {number * len(chosen)} passes, "
+                f"got {passes}"
+            )
+    return chosen, 1 if passes is None else max(1, passes // (number * len(chosen)))
+
+
+def spread_counts(n: int, how_many: int) -> Integers:
+    """Reveal counts from 0 to n - 1, denser towards both ends, where profiles bend most; all of
+    them if they fit.
+    """
+    if how_many >= n:
+        return np.arange(n, dtype=np.int64)
+    places = np.rint((n - 1) * np.sin(np.linspace(0, np.pi / 2, how_many)) ** 2).astype(np.int64)
+    index = np.arange(how_many)
+    places = np.maximum.accumulate(places - index) + index
+    counts: Integers = np.minimum(places, n - how_many + index)
+    return counts
+
+
+def measure(
+    model: Any,
+    data: Data,
+    counts: Integers,
+    rounds: int,
+    method: str,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+) -> tuple[Array, int]:
+    """Mean over hidden tokens, in nats, per sequence and count [S, C], and the number of sequences
+    passed forward.
+
+    Each round draws one random subset per sequence and count, from its own generator; batches do
+    not change the draw.
+    """
+    jobs = np.array(
+        [(s, c) for _ in range(rounds) for s in range(len(data.tokens)) for c in range(len(counts))]
+    )
+    # with everything hidden and no prompt all sequences look the same, so one pass tells their
+    # common entropy
+    shared = method == "entropy" and not data.has_prompt
+    if shared:
+        jobs = jobs[(counts[jobs[:, 1]] > 0) | (np.arange(len(jobs)) == 0)]
+    draw = np.random.default_rng(seed)
+    sums, times = (
+        np.zeros((len(data.tokens), len(counts))),
+        np.zeros((len(data.tokens), len(counts))),
+    )
+    denoiser = as_denoiser(model)
+    with evaluating(model):
+        for begin in _steps(len(jobs), batch_size, progress):
+            part = jobs[begin : begin + batch_size]
+            rank = torch.from_numpy(draw.random((len(part), data.num_tokens))).argsort(1)
+            hide = (rank >= torch.from_numpy(counts[part[:, 1]])[:, None]).to(data.tokens.device)
+            row = torch.from_numpy(part[:, 0]).to(data.tokens.device)
+            clean = data.tokens[row]
+            hidden = torch.zeros_like(clean, dtype=torch.bool).scatter_(1, data.places[row], hide)
+            if data.attention_mask is not None and isinstance(denoiser, ModelDenoiser):
+                denoiser = ModelDenoiser(denoiser.adapter, data.attention_mask[row])
+            nats = hidden_nats(denoiser, clean, hidden, data.mask_token_id, method)
+            if np.isinf(nats).any():
+                raise InvalidValueError(
+                    "the model gives a token of the sequences probability 0, so the cross-entropy "
+                    "is infinite; "
+                    "use method='entropy'"
+                )
+            owner = hidden.nonzero()[:, 0].cpu().numpy()
+            np.add.at(
+                sums,
+                (part[:, 0], part[:, 1]),
+                np.bincount(owner, weights=nats) / np.bincount(owner),
+            )
+            np.add.at(times, (part[:, 0], part[:, 1]), 1)
+    if shared:
+        sums[1:, 0], times[1:, 0] = sums[0, 0], times[0, 0]
+    return sums / times, len(jobs)
+
+
+def doubt(values: Array, counts: Integers, n: int) -> str | None:
+    """Why the standard errors of values [S, C] are too small, in a sentence; None if they are not.
+
+    The thresholds are those below which intervals of 95 % held the truth clearly less often, in
+    Markov chains of known entropy.
+    """
+    number = len(values)
+    if number < FEW:
+        return (
+            f"{number} sequences are too few for standard errors (they come out too small); use "
+            f"{FEW} or more"
+        )
+    sums = values.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        carrying = np.nan_to_num(sums**2 / (values**2).sum(0))  # 1: one sequence is the whole mean
+    seen = sums * (n - counts)  # nats, over all sequences
+    rare = (carrying < min(FEW, number / 2)) | (seen < FEW_NATS)
+    if rare.mean() <= 0.5:
+        return None
+    return (
+        f"the model is almost certain of most tokens: at {int(rare.sum())} of {len(counts)} counts "
+        f"the mean entropy rests on few sequences or fewer than {FEW_NATS} nats in all, so the "
+        "standard errors may be far too small; use more sequences, or more passes"
+    )
+
+
+def _steps(total: int, size: int, progress: bool) -> Iterator[int]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="pass", desc="information profile", disable=not progress) as bar:
+        for begin in range(0, total, size):
+            yield begin
+            bar.update(min(size, total - begin))
+
+
+def hidden_nats(
+    denoiser: Denoiser, clean: torch.Tensor, hidden: torch.Tensor, mask_token_id: int, method: str
+) -> Array:
+    """Entropy or cross-entropy of each hidden token, in the order of `hidden.nonzero()`; inf for
+    what cannot be.
+    """
+    cells = hidden.flatten().nonzero()[:, 0]
+    answer = denoiser(clean.masked_fill(hidden, mask_token_id), cells)
+    logits, index = (
+        answer
+        if isinstance(answer, tuple)
+        else (answer, torch.arange(len(cells), device=cells.device))
+    )
+    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point() or logits.ndim != 2:
+        given = (
+            f"{logits.dtype} {list(logits.shape)}"
+            if isinstance(logits, torch.Tensor)
+            else shown(logits)
+        )
+        raise InvalidTypeError(
+            f"the model must return floating-point logits with a vocabulary, got {given}"
+        )
+    if len(index) != len(cells) or (not isinstance(answer, tuple) and len(logits) != len(cells)):
+        raise InvalidValueError(
+            f"the denoiser was asked for {len(cells)} rows of logits and returned {len(logits)}"
+        )
+    targets, vocabulary = clean[hidden].to(logits.device), logits.shape[1]
+    if int(targets.max()) >= vocabulary:
+        raise InvalidValueError(
+            f"sequences hold token {int(targets.max())}, but the model has {vocabulary} logits"
+        )
+    parts = []
+    size = max(1, _CELLS // vocabulary)
+    for i in range(0, len(cells), size):
+        rows = logits[index[i : i + size]]  # a copy, so the model's tensor is not changed
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        if mask_token_id < vocabulary:
+            rows[:, mask_token_id] = -torch.inf
+        if not bool(torch.isfinite(rows.max(1).values).all()):
+            raise InvalidValueError(
+                "the model gave logits with NaN, +inf, or nothing but -inf; nothing can be read"
+            )
+        logs = rows.log_softmax(1)
+        if method == "entropy":
+            parts.append(torch.special.entr(logs.exp()).sum(1).double())
+        else:
+            parts.append(-logs.gather(1, targets[i : i + size, None])[:, 0].double())
+    return torch.cat(parts).cpu().numpy()  # type: ignore[no-any-return]

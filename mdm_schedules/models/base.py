@@ -1,0 +1,276 @@
+"""What the sampler needs to know of a model family, in one small class. A new family is one module
+beside this one.
+
+Register it under the entry-point group `mdm_schedules.models`, by the `model_type` of its config.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, PluginError
+from mdm_schedules.models.wrappers import unwrap
+from mdm_schedules.registry import Entry, Registry
+
+# what was found out by trying a model once
+_takes_rows: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_obeys_padding: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+class ModelAdapter(ABC):
+    """Binds one model; `logits` answers the sampling loop. A subclass says how the model is called.
+
+    Attributes:
+        model: the model, which is only called.
+        shift: 1 where the logits at a position speak of the token after it (Dream), else 0.
+    """
+
+    name: str
+    shift: int = 0
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def plain_model(self) -> Any:
+        """The model as its class has it, to look into: torch.compile's wrapper hides its signature
+        and its class.
+        """
+        return unwrap(self.model)
+
+    @classmethod
+    def accepts(cls, model: Any) -> bool:
+        """Whether this adapter can drive `model` though none has its model_type; by default never.
+
+        Adapters are asked in the order of their names.
+        """
+        return False
+
+    @abstractmethod
+    def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Logits [B, L, V] as the model gives them, for `tokens` LongTensor [B, L].
+
+        `attention_mask` is a bool [B, L], False on padding; None where nothing is padded. What is
+        returned may be shorter where the adapter's `head` was given fewer rows.
+        """
+
+    @property
+    def head(self) -> torch.nn.Module | None:
+        """The module that turns hidden states [B, L, H] into logits; None asks for all logits
+        every time.
+        """
+        try:
+            head = self.plain_model.get_output_embeddings()
+        except (AttributeError, NotImplementedError):
+            return None
+        return None if isinstance(head, torch.nn.Embedding) else head
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where token ids have to be: where the model computes, which under offload is not where it
+        lies.
+
+        None where nothing is known, as of a function: they stay where they are.
+        """
+        model = self.plain_model
+        device = getattr(model, "device", None)
+        # model offload leaves its hook on the model, sequential offload and dispatch on the modules
+        # inside
+        inner = model.modules() if getattr(device, "type", None) == "meta" else ()
+        for module in (model, *inner):
+            place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+            if place is not None:
+                return torch.device(place)
+        return device
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The mask token by the model's config, if that tells it."""
+        return getattr(getattr(self.plain_model, "config", None), "mask_token_id", None)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Number of token ids that the model can read; None where it is not known."""
+        return self.plain_model.get_input_embeddings().num_embeddings  # type: ignore[no-any-return]
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence that the model has positions for."""
+        return getattr(self.plain_model.config, "max_position_embeddings", None)
+
+    @property
+    def block_length(self) -> int | None:
+        """Length of the blocks that the model itself attends by, counted from the sequence's
+        start; None for most.
+        """
+        return None
+
+    def check_tokens(  # noqa: B027 - most models begin with any tokens
+        self, tokens: torch.Tensor, attention_mask: torch.Tensor, mask_token_id: int
+    ) -> None:
+        """Raise if the model cannot begin with these `tokens` [B, L]; `attention_mask` as in
+        `forward`.
+        """
+
+    def logits(
+        self, tokens: torch.Tensor, rows: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the wanted positions of `tokens` LongTensor [B, L].
+
+        Args:
+            tokens: read only.
+            rows: LongTensor [R], positions as b * L + column.
+            attention_mask: bool [B, L], False on padding; None where nothing is padded.
+
+        Returns:
+            [R, V]; or logits [M, V] of more positions together with the LongTensor [R] of the
+            wanted ones.
+        """
+        if self.shift:
+            rows = self._sources(rows, tokens.shape[1], attention_mask)
+        if self.head_takes_rows:
+            with self._head_on(rows):
+                return self.forward(tokens, attention_mask).flatten(0, 1)
+        return self.forward(tokens, attention_mask).flatten(0, 1), rows
+
+    def _sources(
+        self, rows: torch.Tensor, length: int, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The positions whose logits speak of `rows`; a sequence's first token is spoken of at its
+        own position.
+        """
+        column = rows % length
+        first = (
+            0
+            if attention_mask is None
+            else attention_mask.to(torch.uint8).argmax(1)[rows // length]
+        )
+        return torch.where(column > first, rows - self.shift, rows)
+
+    @contextmanager
+    def _head_on(self, rows: torch.Tensor) -> Iterator[None]:
+        """Give the head only the hidden states at `rows`, as one sequence [1, R, H]."""
+        caller = threading.get_ident()
+
+        def gather(module: Any, args: tuple[Any, ...]) -> Any:
+            if threading.get_ident() != caller:
+                return None
+            return (args[0].flatten(0, 1)[rows.to(args[0].device)].unsqueeze(0), *args[1:])
+
+        assert self.head is not None
+        hook = self.head.register_forward_pre_hook(gather)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @property
+    def head_takes_rows(self) -> bool:
+        """Whether logits of gathered hidden states equal the gathered logits; tried once per model
+        on four tokens.
+        """
+        if self.head is None:
+            return False
+        if self.model not in _takes_rows:
+            _takes_rows[self.model] = self._try_rows()
+        return _takes_rows[self.model]
+
+    def _try_rows(self) -> bool:
+        # a compiled model does not see hooks
+        plain = self.plain_model
+        compiled = (
+            plain is not self.model or getattr(plain, "_compiled_call_impl", None) is not None
+        )
+        if compiled:
+            return False
+        tokens, rows = self._four_tokens(), torch.tensor([3, 1], device=self.device)
+        full = self.forward(tokens, None)
+        try:
+            with self._head_on(rows):
+                some = self.forward(tokens, None)
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
+            return False  # a head that wants the whole sequence: full logits are right, only slower
+        return some.shape == (1, 2, full.shape[-1]) and _close(some[0], full[0, rows])
+
+    def _four_tokens(self) -> torch.Tensor:
+        size = self.vocab_size or 1
+        # no special tokens there
+        return (torch.arange(4, device=self.device) + size // 2).remainder(size)[None]
+
+    def check_padding(self) -> None:
+        """Raise if padding on the left changes what the model says, by one try with four tokens per
+        model.
+
+        Raises:
+            InvalidValueError: the model ignores the attention mask, or shifts positions with the
+                padding.
+        """
+        if self.model not in _obeys_padding:
+            tokens = self._four_tokens()
+            padded = torch.nn.functional.pad(tokens, (2, 0), value=int(tokens[0, -1]))
+            attention_mask = torch.nn.functional.pad(
+                torch.ones_like(tokens, dtype=torch.bool), (2, 0), value=False
+            )
+            alone, beside = self.forward(tokens, None), self.forward(padded, attention_mask)[:, 2:]
+            _obeys_padding[self.model] = alone.shape == beside.shape and _close(beside, alone)
+        if not _obeys_padding[self.model]:
+            raise InvalidValueError(
+                f"{type(self.plain_model).__name__} gives other logits behind padding (it takes no "
+                "attention_mask or "
+                "no position_ids), so a padded batch would be wrong; generate for prompts of equal "
+                "length at a time"
+            )
+
+
+def _close(some: torch.Tensor, full: torch.Tensor) -> bool:
+    wide = full.dtype in (torch.float32, torch.float64)
+    return torch.allclose(some, full, rtol=1e-3 if wide else 5e-2, atol=1e-4 if wide else 5e-2)
+
+
+models: Registry[ModelAdapter] = Registry(
+    "mdm_schedules.models",
+    "model adapter",
+    ModelAdapter,  # type: ignore[type-abstract]
+)
+
+
+def list_models() -> list[Entry]:
+    """The model types that an adapter is known for, with the package each comes from."""
+    return models.entries()
+
+
+def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
+    """The adapter for `model`: by `name`, else by config.model_type, else the first that accepts
+    it.
+    """
+    if isinstance(model, ModelAdapter):
+        return model
+    if name is not None:
+        if not isinstance(name, str):
+            raise InvalidTypeError(
+                f"adapter must be one of {', '.join(models.names())}, got {name!r}"
+            )
+        return models.get(name)(model)
+    plain = unwrap(model)
+    model_type = getattr(getattr(plain, "config", None), "model_type", None)
+    if model_type in models:
+        return models.get(str(model_type))(model)
+    for cls in models.load_all().values():
+        if not issubclass(cls, ModelAdapter):
+            raise PluginError(f"{cls!r} is no ModelAdapter")
+        if cls.accepts(plain):
+            return cls(model)
+    raise InvalidTypeError(
+        f"{type(plain).__name__} (model_type {model_type!r}) is no masked language model that an "
+        "adapter accepts; "
+        "load one with AutoModelForMaskedDiffusion.from_pretrained(...), or give "
+        "adapter='callable' for any model that "
+        f"maps tokens [B, L] to logits [B, L, V]. Adapters: {', '.join(models.names())}"
+    )

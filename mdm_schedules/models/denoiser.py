@@ -1,0 +1,203 @@
+"""What the sampling loop asks of a model, and the one place where a model becomes that."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mdm_schedules.errors import InvalidTypeError
+from mdm_schedules.models.base import ModelAdapter, get_adapter
+from mdm_schedules.models.wrappers import unwrap
+
+Logits = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Where a forward pass stands; a function of the plan and the blocks, never of the batch.
+
+    Attributes:
+        start, end: columns of the block that may change in it.
+        step: column of the block's plan. It is no count of calls: a step that reveals nothing in
+            any row of the batch is not run.
+        length: width of the finished sequences.
+    """
+
+    start: int
+    end: int
+    step: int
+    length: int
+
+
+class Denoiser(ABC):
+    """A model as the sampling loop asks it: logits for some positions of some sequences.
+
+    Attributes:
+        whole_batch: True where every call must hold all rows that the run began with. The loop
+            then never calls `keep`.
+    """
+
+    whole_batch: bool = False
+
+    @abstractmethod
+    def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> Logits:
+        """Logits of the wanted positions.
+
+        Args:
+            tokens: LongTensor [B, L], to be read only.
+            rows: LongTensor [R], positions as b * L + column.
+
+        Returns:
+            logits [R, V]; or logits [M, V] of more positions together with the LongTensor [R] of
+            the wanted ones.
+        """
+
+    def at(self, where: Pass) -> None:  # noqa: B027 - most models need not know
+        """Called before each pass.
+
+        Columns outside [start, end) are as at the last call, but for what the block before wrote.
+        """
+
+    def keep(self, rows: torch.Tensor) -> None:  # noqa: B027 - most models have no state by row
+        """Called when rows of the batch have ended: later calls hold `rows` LongTensor only."""
+
+    def close(self) -> None:  # noqa: B027 - most models hold nothing
+        """Called once after the last pass, also after an error."""
+
+
+class FunctionDenoiser(Denoiser):
+    """A function (tokens, rows) -> logits, of which nothing else is known."""
+
+    whole_batch = True
+
+    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], Logits]) -> None:
+        self.function = function
+
+    def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> Logits:
+        return self.function(tokens, rows)
+
+
+class ModelDenoiser(Denoiser):
+    """A model, by its adapter, with padding and guidance.
+
+    Args:
+        adapter: of the model.
+        attention_mask: bool [B, L], False on padding; None where nothing is padded.
+        prompt: bool [B, L], what guidance hides; None for no guidance.
+        mask_token_id: what stands in the hidden prompt; needed with `prompt` only.
+        cfg_scale: u + (cfg_scale + 1)(c - u) of the logits c with and u without the prompt.
+    """
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        attention_mask: torch.Tensor | None = None,
+        prompt: torch.Tensor | None = None,
+        mask_token_id: int = -1,
+        cfg_scale: float = 0.0,
+    ) -> None:
+        self.adapter, self.attention_mask, self.prompt = adapter, attention_mask, prompt
+        self.mask_token_id, self.cfg_scale = mask_token_id, cfg_scale
+
+    def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> Logits:
+        mask = None if self.attention_mask is None else self.attention_mask[:, : tokens.shape[1]]
+        if self.prompt is None:
+            return self.adapter.logits(tokens, rows, mask)
+        blind = tokens.masked_fill(self.prompt[:, : tokens.shape[1]], self.mask_token_id)
+        rows = torch.cat([rows, rows + tokens.numel()])
+        mask = None if mask is None else torch.cat([mask, mask])
+        answer = self.adapter.logits(torch.cat([tokens, blind]), rows, mask)
+        logits = answer[0][answer[1]] if isinstance(answer, tuple) else answer
+        conditional, unconditional = logits.chunk(2)
+        return unconditional + (self.cfg_scale + 1) * (conditional - unconditional)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        if self.attention_mask is not None:
+            self.attention_mask = self.attention_mask[rows]
+        if self.prompt is not None:
+            self.prompt = self.prompt[rows]
+
+
+def as_denoiser(model: Any, adapter: str | None = None) -> Denoiser:
+    """`model` as a denoiser.
+
+    Args:
+        model: a Denoiser; a ModelAdapter; a model that an adapter accepts; an object whose method
+            `denoiser()` makes one; a function (tokens, rows) -> logits as `Denoiser.__call__`; or a
+            function or module from tokens [B, L] to logits [B, L, V].
+        adapter: name of the adapter; by default chosen by the model.
+
+    Raises:
+        InvalidTypeError: none of these.
+    """
+    if isinstance(model, Denoiser):
+        return model
+    if adapter is None and not isinstance(model, ModelAdapter | torch.nn.Module):
+        if callable(getattr(model, "denoiser", None)):
+            made: Denoiser = model.denoiser()
+            return made
+        if _required(model) == 2:
+            return FunctionDenoiser(model)
+    return ModelDenoiser(adapter_of(model, adapter))
+
+
+def adapter_of(model: Any, adapter: str | None = None) -> ModelAdapter:
+    """The adapter of `model`; a module that none accepts is taken for tokens -> logits."""
+    try:
+        return get_adapter(model, adapter)
+    except InvalidTypeError:
+        if adapter is not None or not callable(model):
+            raise
+        return get_adapter(model, "callable")
+
+
+def _required(function: Any) -> int:
+    """How many positional arguments must be given; 0 if that cannot be known."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 0
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(x.kind in kinds and x.default is inspect.Parameter.empty for x in parameters)
+
+
+# modules under `evaluating`: calls under way, and the mode before the first of them
+_modes: weakref.WeakKeyDictionary[torch.nn.Module, tuple[int, bool]] = weakref.WeakKeyDictionary()
+_modes_lock = threading.Lock()
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Without gradients and dropout; each submodule's mode is put back by its last user.
+
+    Several threads may run one model: uses are counted, so that the first to finish does not bring
+    dropout back under the others.
+    """
+    plain = unwrap(model)
+    held = []
+    with _modes_lock:
+        for module in plain.modules() if isinstance(plain, torch.nn.Module) else ():
+            users, training = _modes.get(module, (0, module.training))
+            if training:
+                _modes[module] = (users + 1, training)
+                module.training = False
+                held.append(module)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        with _modes_lock:
+            for module in held:
+                users, training = _modes.pop(module)
+                if users > 1:
+                    _modes[module] = (users - 1, training)
+                else:
+                    module.training = training

@@ -1,0 +1,28 @@
+"""Dream (arXiv 2508.15487): made from an autoregressive model, so logits speak of the next
+token.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mdm_schedules.models.base import ModelAdapter
+
+
+class DreamAdapter(ModelAdapter):
+    """The model takes the string "full", or a bool mask [B, 1, L, L] with positions."""
+
+    name = "dream"
+    shift = 1
+
+    def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """See `ModelAdapter.forward`."""
+        if attention_mask is None:
+            return self.model(tokens, "full", None).logits  # type: ignore[no-any-return]
+        # padding attends to itself, since a row of the softmax that sees nothing is NaN
+        seen = attention_mask[:, None, None, :] & attention_mask[:, None, :, None]
+        seen = seen | torch.eye(
+            attention_mask.shape[1], dtype=torch.bool, device=attention_mask.device
+        )
+        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        return self.model(tokens, seen, positions).logits  # type: ignore[no-any-return]

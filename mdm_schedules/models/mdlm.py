@@ -1,0 +1,52 @@
+"""MDLM (arXiv 2406.07524): a DiT with an optional time input, no padding, and the mask as its last
+token.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mdm_schedules.models.base import ModelAdapter
+
+EPS = 1e-3  # of its log-linear noise: sigma(t) = -log(1 - (1 - EPS) t)
+
+
+class MDLMAdapter(ModelAdapter):
+    """Gives the masked share of each sequence as time; its SUBS parametrisation is what the loop
+    does anyway.
+
+    (The mask is never drawn, and revealed tokens stay.)
+    """
+
+    name = "mdlm"
+
+    @property
+    def head(self) -> torch.nn.Module | None:
+        """The last linear layer; the layer norm before it is modulated per sequence."""
+        layer = getattr(getattr(self.plain_model, "backbone", None), "output_layer", None)
+        return getattr(layer, "linear", None)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """As its config says, the mask included."""
+        return int(self.plain_model.config.vocab_size)
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The last token."""
+        given = super().mask_token_id
+        return int(self.plain_model.config.vocab_size) - 1 if given is None else given
+
+    @property
+    def max_length(self) -> int | None:
+        """`model_length` of its config."""
+        return getattr(self.plain_model.config, "model_length", None)
+
+    def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """See `ModelAdapter.forward`; the model cannot mask padding, which `check_padding` finds
+        out.
+        """
+        masked = torch.eq(tokens, self.mask_token_id or 0).float().mean(1)
+        answer = self.model(input_ids=tokens, timesteps=-torch.log1p(-(1 - EPS) * masked))
+        logits: torch.Tensor = getattr(answer, "logits", answer)
+        return logits

@@ -1,0 +1,180 @@
+"""Position policies: which of the masked positions a step reveals.
+
+A new one is a class with a `name`, and an entry point in the group `mdm_schedules.policies`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidTypeError
+from mdm_schedules.registry import Entry, Registry
+from mdm_schedules.sampling.noise import POSITION, SequenceNoise
+from mdm_schedules.sampling.segments import SEGMENT, by_segment
+
+PolicyName = Literal["low_confidence", "margin", "entropy", "random", "ancestral", "left_to_right"]
+
+
+class PositionPolicy(ABC):
+    """Ranks masked positions; the highest scores are revealed first, ties from the left.
+
+    Attributes:
+        name: how it is asked for.
+        random_order: the order is uniformly random, which is what information profiles speak of.
+        random_counts: the counts are random too, and only their mean follows the plan.
+    """
+
+    name: ClassVar[str]
+    random_order: ClassVar[bool] = False
+    random_counts: ClassVar[bool] = False
+
+
+class ConfidencePolicy(PositionPolicy):
+    """A policy that looks at what the model says, so it needs logits of every masked position.
+
+    Attributes:
+        token_only: the score is the drawn token's probability, and nothing else is looked at; the
+            draw then need not keep the others.
+    """
+
+    token_only: ClassVar[bool] = False
+
+    @abstractmethod
+    def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Scores [R] from the probabilities [R, V], before temperature and filters, and the drawn
+        tokens [R].
+
+        The mask token, which is never drawn, has the probability that the model gives it.
+        """
+
+
+class OrderPolicy(PositionPolicy):
+    """A policy that knows the order beforehand, so logits are asked for the revealed positions
+    only.
+    """
+
+    @abstractmethod
+    def score(
+        self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
+    ) -> torch.Tensor:
+        """Scores [B, W] for rows [B, 1] and positions [B, W], counted from each sequence's own
+        first token.
+
+        `step` is 0 at the start, and changes with each pass where revealed tokens are masked again.
+        """
+
+
+class LowConfidence(ConfidencePolicy):
+    """Reveal where the drawn token is most probable (LLaDA's low-confidence remasking; Dream's
+    maskgit_plus).
+    """
+
+    name = "low_confidence"
+    token_only = True
+
+    def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The drawn token's probability."""
+        return probs.gather(1, tokens[:, None])[:, 0]
+
+
+class Margin(ConfidencePolicy):
+    """Reveal where the best token is furthest ahead of the second (Dream's topk_margin)."""
+
+    name = "margin"
+
+    def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """First minus second probability."""
+        best = probs.topk(min(2, probs.shape[1]), dim=1).values
+        return best[:, 0] - best[:, 1] if best.shape[1] == 2 else best[:, 0]
+
+
+class Entropy(ConfidencePolicy):
+    """Reveal where the predictive entropy is least (Dream's entropy)."""
+
+    name = "entropy"
+
+    def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Minus the entropy, in nats."""
+        parts: torch.Tensor = torch.special.entr(probs.detach())
+        # torch sums one long row in other pieces than several
+        sums = parts.new_empty(len(parts), -(-parts.shape[1] // SEGMENT))
+        by_segment(parts, torch.sum, sums)
+        return -sums.sum(1)
+
+
+class Random(OrderPolicy):
+    """Reveal in uniformly random order, with exactly the plan's counts."""
+
+    name = "random"
+    random_order = True
+
+    def score(
+        self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
+    ) -> torch.Tensor:
+        """One uniform number per position."""
+        return 1 - noise.uniform(POSITION, step, row, position)
+
+
+class Ancestral(Random):
+    """Each masked token is revealed independently with probability (alpha(t) - alpha(s)) / (1 -
+    alpha(s)) (MDLM).
+
+    A position with uniform number u is revealed in the step whose alpha passes u, which is that
+    process exactly. The counts are then random with the plan's mean, and a step that reveals
+    nothing costs no pass.
+    """
+
+    name = "ancestral"
+    random_counts = True
+
+
+class LeftToRight(OrderPolicy):
+    """Reveal from the left."""
+
+    name = "left_to_right"
+
+    def score(
+        self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
+    ) -> torch.Tensor:
+        """Minus the position."""
+        return -position.double()
+
+
+policies: Registry[PositionPolicy] = Registry(
+    "mdm_schedules.policies",
+    "remasking policy",
+    PositionPolicy,
+    example="random",
+)
+
+
+def list_policies() -> list[Entry]:
+    """The names that `remasking` takes, each with the package it comes from; loads none of them."""
+    return policies.entries()
+
+
+def get_policy(
+    remasking: str | ConfidencePolicy | OrderPolicy,
+) -> ConfidencePolicy | OrderPolicy:
+    """A policy by name or spec, or one of your own passed through.
+
+    Raises:
+        UnknownNameError: no policy has this name; the message lists the nearest.
+        InvalidTypeError: neither text nor a policy.
+    """
+    if isinstance(remasking, str):
+        found = policies.read(remasking)
+        if isinstance(found, ConfidencePolicy | OrderPolicy):
+            return found
+        raise InvalidTypeError(
+            f"the policy {remasking!r} must derive from ConfidencePolicy or OrderPolicy"
+        )
+    if isinstance(remasking, ConfidencePolicy | OrderPolicy):
+        return remasking
+    raise InvalidTypeError(
+        f"remasking must be one of {', '.join(policies.names())}, got {shown(remasking)}"
+    )

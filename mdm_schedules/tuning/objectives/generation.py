@@ -1,0 +1,291 @@
+"""Objectives that let the model write: a metric over the text of each instance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mdm_schedules.checks import check_int, did_you_mean, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
+from mdm_schedules.information import InformationProfile
+from mdm_schedules.models import get_adapter
+from mdm_schedules.sampling import GenerationOutput, PositionPolicy, generate, get_policy
+from mdm_schedules.sampling.prompt import check_mask_token, left_pad
+from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.objectives.base import Objective, Scores, model_name, needed_steps
+
+_EXAMPLE = "GenerationObjective(model, instances, steps=16, max_new_tokens=64)"
+PROFILE_SEQUENCES = 16
+
+#: of the written text (or ids) and the instance's answer
+METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "exact_match": lambda output, answer: float(_plain(output) == _plain(answer)),
+    "contains": lambda output, answer: float(str(answer) in str(output)),
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    return value.strip() if isinstance(value, str) else value
+
+
+class GenerationObjective(Objective):
+    """Mean of a metric over what the model writes for a list of instances, the same seeds for every
+    schedule.
+
+    Args:
+        model: as `mdm_schedules.generate` takes it.
+        instances: a sequence of mappings with "prompt" (text, or token ids, mask tokens in it to be
+            filled) and, for the metric, "answer"; or of pairs (prompt, answer). "sequence", if
+            given, is a reference answer with its prompt as ids, for `estimate_profile`.
+        metric: "exact_match", "contains", or a function (output, answer) -> number. The output is
+            the text after the prompt, or of the whole sequence if nothing is appended to it;
+            without a tokenizer it is a LongTensor.
+        tokenizer: needed for prompts that are text.
+        steps: forward passes, where `tune` is given none.
+        batch_size: instances per call of the model; they are padded on the left.
+        seed: instance i draws with the seed `seed` + i, whatever the batch.
+        direction: "maximize" or "minimize" the metric.
+        name: of the task, for reports and the Hub.
+        add_special_tokens: to prompts that are text.
+        **options: of `mdm_schedules.generate`: max_new_tokens, remasking, temperature,
+            block_length, ...
+
+    Raises:
+        InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument.
+    """
+
+    num_instances: int
+
+    def __init__(
+        self,
+        model: Any,
+        instances: Sequence[Any],
+        metric: str | Callable[[Any, Any], float] = "exact_match",
+        *,
+        tokenizer: Any = None,
+        steps: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        direction: str = "maximize",
+        name: str = "generation",
+        add_special_tokens: bool = False,
+        **options: Any,
+    ) -> None:
+        if isinstance(instances, str | Mapping) or not isinstance(instances, Sequence):
+            raise InvalidTypeError(
+                f"instances must be a list of {{'prompt': ..., 'answer': ...}}, got "
+                f"{shown(instances)}"
+            )
+        if not instances:
+            raise InvalidValueError("instances must hold at least one prompt, got none")
+        if isinstance(metric, str) and metric not in METRICS:
+            raise UnknownNameError(
+                f"no metric is named {shown(metric)}.{did_you_mean(metric, METRICS)}"
+            )
+        if not isinstance(metric, str) and not callable(metric):
+            raise InvalidTypeError(
+                "metric must be a name or a function (output, answer) -> number, got "
+                f"{shown(metric)}"
+            )
+        for taken in ("schedule", "plan", "seed", "num_return_sequences", "callback", "streamer"):
+            if taken in options:
+                raise InvalidTypeError(
+                    f"{taken} is not an option of an objective: it is what tuning decides, or "
+                    "counts on"
+                )
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.metric = METRICS[metric] if isinstance(metric, str) else metric
+        self.metric_name = (
+            metric if isinstance(metric, str) else getattr(metric, "__name__", "score")
+        )
+        self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
+        self.batch_size = check_int("batch_size", batch_size, 1)
+        self.seed = check_int("seed", seed, 0)
+        self.direction, self.name, self.add_special_tokens = direction, name, add_special_tokens
+        self.instances = [_instance(one) for one in instances]
+        self.model_name = model_name(model)
+        self.num_instances = len(self.instances)
+        self.prompts = [self._ids(one["prompt"]) for one in self.instances]
+
+    @property
+    def remasking(self) -> str:
+        """The position policy's name."""
+        return self._policy.name
+
+    @property
+    def random_order(self) -> bool:
+        """As the policy says."""
+        return self._policy.random_order
+
+    @property
+    def _policy(self) -> PositionPolicy:
+        return get_policy(self.options.get("remasking") or "low_confidence")
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The options that JSON can hold."""
+        plain = {
+            key: value
+            for key, value in self.options.items()
+            if isinstance(value, str | int | float | bool)
+        }
+        return {"remasking": self.remasking, **plain}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a study that goes on is compared with."""
+        told = {
+            "metric": self.metric_name,
+            "seed": self.seed,
+            "model": self.model_name,
+            "steps": self.steps,
+        }
+        texts = repr(
+            [
+                (row, one.get("answer"))
+                for row, one in zip(self.prompts, self.instances, strict=True)
+            ]
+        )
+        told["instances"] = hashlib.sha256(texts.encode()).hexdigest()[:16]
+        return json.loads(json.dumps(told | {"sampler": self.sampler}))  # type: ignore[no-any-return]
+
+    def _ids(self, prompt: Any) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise InvalidTypeError("prompts that are text need tokenizer=")
+            return list(
+                self.tokenizer(prompt, add_special_tokens=self.add_special_tokens).input_ids
+            )
+        ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+        if not isinstance(ids, Sequence):
+            raise InvalidTypeError(f"a prompt must be text or token ids, got {shown(prompt)}")
+        return [check_int("prompt", token, 0) for token in ids]
+
+    def __call__(
+        self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None
+    ) -> Scores:
+        """The metric of each instance."""
+        wanted = list(range(self.num_instances)) if instances is None else list(instances)
+        count = needed_steps(steps, self.steps, _EXAMPLE)
+        values: list[float] = []
+        written: list[torch.Tensor] = []
+        passes = 0
+        for begin in range(0, len(wanted), self.batch_size):
+            batch = wanted[begin : begin + self.batch_size]
+            out = self.write(batch, schedule, count)
+            values += self.judge(out, batch)
+            passes += out.nfe * len(batch)
+            written += self.answers(out, batch)
+        return Scores(values, {"nfe": passes / len(wanted), **self.measure(written)}, passes)
+
+    def measure(self, written: list[torch.Tensor]) -> dict[str, float]:
+        """What is shown beside the score, of all that was written."""
+        return {}
+
+    def write(
+        self, batch: Sequence[int], schedule: Schedule | None, steps: int | None
+    ) -> GenerationOutput:
+        """What the model writes for these instances; padded on the left."""
+        ids, attention_mask = left_pad([self.prompts[index] for index in batch])
+        return generate(
+            self.model,
+            ids,
+            None if bool(attention_mask.all()) else attention_mask,
+            schedule=schedule,
+            steps=steps,
+            seed=[self.seed + index for index in batch],
+            **self.options,
+        )
+
+    def judge(self, out: GenerationOutput, batch: Sequence[int]) -> list[float]:
+        """One score per instance."""
+        outputs: Sequence[Any] = self.answers(out, batch)
+        if self.tokenizer is not None:
+            outputs = self.tokenizer.batch_decode(outputs, skip_special_tokens=True)
+        pairs = zip(outputs, batch, strict=True)
+        return [
+            float(self.metric(output, self.instances[index].get("answer")))
+            for output, index in pairs
+        ]
+
+    def answers(self, out: GenerationOutput, batch: Sequence[int]) -> list[torch.Tensor]:
+        """What follows each prompt; the whole sequence, without padding, if nothing is appended to
+        it.
+        """
+        width = out.prompt_length
+        whole = out.sequences.shape[1] == width
+        starts = [width - len(self.prompts[index]) if whole else width for index in batch]
+        return [row[start:] for row, start in zip(out.sequences.cpu(), starts, strict=True)]
+
+    def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
+        """The plan where it alone decides: one block, one number of masks, counts that are not
+        random.
+        """
+        if self._policy.random_counts or any(
+            self.options.get(name) for name in ("block_length", "eos_token_id")
+        ):
+            return None
+        mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
+        masks = {row.count(mask) + new for row in self.prompts}
+        count = needed_steps(steps, self.steps, _EXAMPLE)
+        return None if len(masks) > 1 else str(schedule.plan(masks.pop(), count).tolist())
+
+    @property
+    def mask_token_id(self) -> int:
+        """The mask token, given as an option or the model's own."""
+        adapter = get_adapter(self.model, self.options.get("adapter"))
+        return check_mask_token(adapter, self.options.get("mask_token_id"))
+
+    def estimate_profile(
+        self,
+        sequences: int = PROFILE_SEQUENCES,
+        instances: Sequence[int] | None = None,
+        **options: Any,
+    ) -> InformationProfile:
+        """The information profile of the model on this task.
+
+        Args:
+            sequences: how many instances; their "sequence" where all have one, else the model's own
+                answers at one token per pass.
+            instances: among these, the first of them; by default among all.
+            **options: of `InformationProfile.estimate`.
+
+        Raises:
+            InvalidValueError: answers of different lengths.
+        """
+        batch = list(range(self.num_instances) if instances is None else instances)[:sequences]
+        mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
+        start, real = left_pad([[*self.prompts[index], *[mask] * new] for index in batch])
+        if all("sequence" in self.instances[index] for index in batch):
+            answers = [self._ids(self.instances[index]["sequence"]) for index in batch]
+            if [len(answer) for answer in answers] != real.sum(1).tolist():
+                raise InvalidValueError(
+                    "each 'sequence' must be as long as its prompt with the masks to be filled"
+                )
+            tokens, _ = left_pad(answers)
+        else:
+            tokens = self.write(batch, None, None).sequences.cpu()
+        return InformationProfile.estimate(
+            get_adapter(self.model, self.options.get("adapter")),
+            tokens,
+            maskable=(start == mask) & real,
+            attention_mask=real,
+            mask_token_id=mask,
+            **options,
+        )
+
+
+def _instance(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping) and "prompt" in given:
+        return dict(given)
+    if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
+        return {"prompt": given[0], "answer": given[1]}
+    raise InvalidTypeError(
+        f"an instance must be {{'prompt': ..., 'answer': ...}} or a pair, got {shown(given)}"
+    )

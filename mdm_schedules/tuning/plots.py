@@ -1,0 +1,112 @@
+"""Pictures of a tuning, from plain numbers: the score over (a, b), and by number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mdm_schedules.plotting import new_figure
+
+CURVES = 6  # schedules whose scores are drawn against the number of steps
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    """A schedule Beta(a, b), its score, and whether it is as good as the best at 95 %."""
+
+    a: float
+    b: float
+    score: float
+    as_good: bool
+
+
+@dataclass(frozen=True)
+class Map:
+    """The scores over (a, b).
+
+    Attributes:
+        points: what was scored.
+        winner, challenger: (a, b) of the schedule that won, and of the best of the trials where
+            that is another; None for one that is no Beta.
+        bounds: least and largest a and b.
+        metric: what the score is called.
+        higher_is_better: of the score.
+        title: of the picture; "" for none.
+    """
+
+    points: Sequence[MapPoint]
+    winner: Pair | None
+    challenger: Pair | None
+    bounds: Pair
+    metric: str
+    higher_is_better: bool
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreCurve:
+    """One schedule's (mean, standard error) by number of steps."""
+
+    label: str
+    scores: Mapping[int, Pair]
+
+
+def draw_result(scores: Map, curves: Sequence[ScoreCurve], metric: str) -> Any:
+    """A matplotlib Figure of the map, with the curves beside it where there are any."""
+    figure, axes = new_figure(2 if curves else 1)
+    _draw_map(figure, axes[0], scores)
+    if curves:
+        _draw_curves(axes[1], curves, metric)
+    return figure
+
+
+def _draw_map(figure: Any, axes: Any, scores: Map) -> None:
+    low, high = scores.bounds
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="a",
+        ylabel="b",
+        xlim=(low * 0.9, high * 1.1),
+        ylim=(low * 0.9, high * 1.1),
+    )
+    axes.plot([low, high], [low, high], color="0.8", linewidth=0.8, zorder=0)
+    if scores.points:
+        a, b = [point.a for point in scores.points], [point.b for point in scores.points]
+        values = [point.score for point in scores.points]
+        colours = "viridis" if scores.higher_is_better else "viridis_r"
+        spread = np.log([a, b])
+        centred = spread - spread.mean(1, keepdims=True)
+        if len(scores.points) >= 8 and np.linalg.matrix_rank(centred) == 2:
+            axes.tricontourf(a, b, values, levels=16, cmap=colours, alpha=0.5)
+        marks = axes.scatter(a, b, c=values, cmap=colours, edgecolors="0.3", linewidths=0.4, s=22)
+        figure.colorbar(marks, ax=axes, label=scores.metric)
+        near = [(point.a, point.b) for point in scores.points if point.as_good]
+        if near:
+            x, y = zip(*near, strict=True)
+            axes.scatter(
+                x, y, facecolors="none", edgecolors="tab:red", s=60, label="as good (95 %)"
+            )
+    marked = ((scores.winner, "*", "winner"), (scores.challenger, "P", "best of the trials"))
+    for pair, mark, label in marked:
+        if pair is not None:
+            style = {"color": "tab:red", "edgecolors": "black", "s": 160, "zorder": 3}
+            axes.scatter(*pair, marker=mark, label=label, **style)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best", frameon=True, fontsize="small")
+    if scores.title:
+        axes.set_title(scores.title)
+
+
+def _draw_curves(axes: Any, curves: Sequence[ScoreCurve], metric: str) -> None:
+    for curve in curves:
+        means, errors = zip(*curve.scores.values(), strict=True)
+        style = {"marker": "o", "markersize": 4, "capsize": 3}
+        axes.errorbar(list(curve.scores), means, errors, label=curve.label, **style)
+    axes.set_xticks(sorted({count for curve in curves for count in curve.scores}))
+    axes.set(xlabel="steps (forward passes)", ylabel=metric)
+    axes.legend(frameon=False, fontsize="small")

@@ -1,0 +1,273 @@
+"""A user's objective, checked, and the book of every score: nothing is sampled twice or lost."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import numbers
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdm_schedules.checks import check_int, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, ObjectiveError
+from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.objectives.base import Scores
+
+DIRECTIONS = ("maximize", "minimize")
+
+
+class CheckedObjective:
+    """Wraps a user's objective: checks it once, and every score that it returns.
+
+    Args:
+        objective: schedule -> score; see `Objective` for the attributes that it may have.
+        direction: "maximize" or "minimize"; None takes the objective's own, else "maximize".
+
+    Raises:
+        InvalidTypeError, InvalidValueError: it is no objective; the message names what it lacks.
+    """
+
+    def __init__(self, objective: Any, direction: str | None = None) -> None:
+        if not callable(objective):
+            raise InvalidTypeError(
+                f"the objective must be a function schedule -> score, got {shown(objective)}; for "
+                "example tune(lambda schedule: score(schedule), n_trials=50)"
+            )
+        self.objective = objective
+        own = self._read("direction")
+        for given in (direction, own):
+            if given is not None and given not in DIRECTIONS:
+                raise InvalidValueError(
+                    f"direction must be 'maximize' or 'minimize', got {shown(given)}"
+                )
+        if direction is not None and own is not None and direction != own:
+            raise InvalidValueError(
+                f"the objective is to {own} its score, but direction={direction!r} was asked for"
+            )
+        self.direction = direction or own or "maximize"
+        self.sign = 1.0 if self.direction == "maximize" else -1.0
+        try:
+            parameters = dict(inspect.signature(objective).parameters)
+        except (TypeError, ValueError):
+            parameters = {}
+        self.takes_steps = "steps" in parameters
+        self.takes_instances = "instances" in parameters
+        self.num_instances: int | None = None
+        if self.takes_instances:
+            count = self._read("num_instances")
+            if count is None and parameters["instances"].default is inspect.Parameter.empty:
+                raise InvalidTypeError(
+                    "an objective that takes `instances` must have an attribute num_instances"
+                )
+            self.num_instances = None if count is None else check_int("num_instances", count, 0)
+            if self.num_instances == 0:
+                raise InvalidValueError("the objective has no instances to score a schedule on")
+        self.batch_size = check_int("batch_size", self._read("batch_size") or 32, 1)
+        if self._read("asked_together") and self.num_instances:
+            self.batch_size = self.num_instances
+        self.name = str(
+            self._read("name") or getattr(objective, "__qualname__", type(objective).__name__)
+        )
+        self.metric = str(self._read("metric_name") or "score")
+        for name in ("plan_key", "estimate_profile"):
+            if self._read(name) is not None and not callable(self._read(name)):
+                raise InvalidTypeError(f"{name} of an objective must be a method or None")
+
+    def _read(self, name: str, default: Any = None) -> Any:
+        """An attribute of the objective, where it has one."""
+        return getattr(self.objective, name, default)
+
+    @property
+    def steps(self) -> int | None:
+        """See `Objective`."""
+        steps: int | None = self._read("steps")
+        return steps
+
+    @property
+    def random_order(self) -> bool:
+        """See `Objective`."""
+        return bool(self._read("random_order", False))
+
+    @property
+    def model_name(self) -> str | None:
+        """See `Objective`."""
+        name: str | None = self._read("model_name")
+        return name
+
+    @property
+    def sampler(self) -> Mapping[str, Any]:
+        """See `Objective`."""
+        sampler: Mapping[str, Any] = self._read("sampler", {})
+        return sampler
+
+    @property
+    def estimate_profile(self) -> Callable[..., Any] | None:
+        """See `Objective`; None where no profile can be measured."""
+        estimate: Callable[..., Any] | None = self._read("estimate_profile")
+        return estimate
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the objective says of itself, to be compared when a study goes on."""
+        about = {"name": self.name, "num_instances": self.num_instances}
+        return about | dict(self._read("settings", {}))
+
+    def key(self, schedule: Schedule, steps: int | None) -> str:
+        """Equal for schedules with the same scores."""
+        same = getattr(self.objective, "plan_key", None)
+        found = same(schedule, steps) if same is not None else None
+        return schedule.spec if found is None else str(found)
+
+    def __call__(
+        self, schedule: Schedule, steps: int | None, instances: Sequence[int] | None
+    ) -> Scores:
+        """Scores of the given instances; ObjectiveError for anything that is no score."""
+        options: dict[str, Any] = {}
+        if steps is not None:
+            options["steps"] = steps
+        if instances is not None:
+            options["instances"] = list(instances)
+        try:
+            answer = self.objective(schedule, **options)
+        except Exception as error:
+            raise ObjectiveError(
+                f"the objective failed for {shown(schedule)}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(answer, Scores):
+            answer = Scores(answer if _is_many(answer) else [answer])
+        values = [self._number(value, schedule) for value in answer.values]
+        if not values or (instances is not None and len(values) != len(instances)):
+            wanted = "at least one score" if instances is None else f"{len(instances)} scores"
+            raise ObjectiveError(
+                f"the objective must give {wanted} for {shown(schedule)}, got {len(values)}"
+            )
+        return Scores(
+            values,
+            {name: self._number(value, schedule) for name, value in answer.extras.items()},
+            answer.passes,
+        )
+
+    def _number(self, value: Any, schedule: Schedule) -> float:
+        """A finite number, or the infinitely bad one (linear's energy under gamma = t is
+        infinite).
+        """
+        if isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0:
+            try:
+                number = float(value)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                number = math.nan
+            if math.isfinite(number) or number == -self.sign * math.inf:
+                return number
+        raise ObjectiveError(
+            f"the objective must give finite numbers (or {-self.sign * math.inf} for the worst), "
+            f"got {shown(value)} "
+            f"for {shown(schedule)}"
+        )
+
+
+def _is_many(answer: Any) -> bool:
+    return (
+        isinstance(answer, Iterable)
+        and not isinstance(answer, str | bytes)
+        and getattr(answer, "ndim", 1) != 0
+    )
+
+
+@dataclass
+class Entry:
+    """The scores of one schedule at one number of steps, for the first instances in the study's
+    order.
+    """
+
+    values: list[float] = field(default_factory=list)
+    extras: dict[str, float] = field(default_factory=dict)
+    passes: int = 0
+
+    def add(self, more: Scores) -> Entry:
+        """With the scores of the next instances; extras are averaged over instances."""
+        before, new = len(self.values), len(more.values)
+        extras = {
+            name: (self.extras.get(name, value) * before + value * new) / (before + new)
+            for name, value in more.extras.items()
+        }
+        return Entry([*self.values, *more.values], extras, self.passes + more.passes)
+
+
+class ScoreBook:
+    """Every score of a study: asks the objective for what is missing, and writes each answer down
+    at once.
+
+    Args:
+        objective: what is asked.
+        parts: names of the disjoint sets of instances and their indices, in the order they are
+            asked for; None for an objective without instances.
+    """
+
+    def __init__(
+        self, objective: CheckedObjective, parts: Mapping[str, Sequence[int] | None]
+    ) -> None:
+        self.objective, self.parts = objective, parts
+        self._read: Callable[[str], Any] = lambda name: None
+        self._write: Callable[[str, Any], None] = lambda name, value: None
+        self._entries: dict[str, Entry] = {}
+        self._lock = threading.Lock()
+        self.passes = 0  # spent by this process
+        self.origins: dict[Schedule, str] = {}  # of every schedule that was scored
+
+    def keep_in(self, read: Callable[[str], Any], write: Callable[[str, Any], None]) -> None:
+        """Also in a storage, name -> JSON, that several workers may share."""
+        self._read, self._write = read, write
+
+    def _name(self, part: str, schedule: Schedule, steps: int | None) -> str:
+        digest = hashlib.sha256(self.objective.key(schedule, steps).encode()).hexdigest()[:24]
+        return f"scores/{part}/{steps}/{digest}"
+
+    def entry(self, part: str, schedule: Schedule, steps: int | None) -> Entry:
+        """What is known."""
+        return self._entries.get(self._name(part, schedule, steps)) or Entry()
+
+    def size(self, part: str) -> int:
+        """Instances of a part; 1 for an objective without instances."""
+        indices = self.parts[part]
+        return 1 if indices is None else len(indices)
+
+    def recall(self, part: str, schedule: Schedule, steps: int | None, origin: str) -> Entry:
+        """What is known, also to other workers and from earlier runs."""
+        self.origins.setdefault(schedule, origin)
+        name = self._name(part, schedule, steps)
+        entry, stored = self._entries.get(name) or Entry(), self._read(name)
+        if stored is not None and len(stored["values"]) > len(entry.values):
+            entry = self._entries[name] = Entry(
+                stored["values"], stored["extras"], stored["passes"]
+            )
+        return entry
+
+    def extend(
+        self, part: str, schedule: Schedule, steps: int | None, upto: int, origin: str = ""
+    ) -> Entry:
+        """Scores of the first `upto` instances of a part, those that are missing asked for and
+        written down.
+        """
+        name, indices = self._name(part, schedule, steps), self.parts[part]
+        entry = self.entry(part, schedule, steps)
+        if len(entry.values) < (1 if indices is None else upto):
+            entry = self.recall(part, schedule, steps, origin)
+        else:
+            self.origins.setdefault(schedule, origin)
+        while len(entry.values) < (1 if indices is None else upto):
+            wanted = (
+                None
+                if indices is None
+                else indices[len(entry.values) : upto][: self.objective.batch_size]
+            )
+            answer = self.objective(schedule, steps, wanted)
+            entry = self._entries[name] = entry.add(answer)
+            with self._lock:
+                self.passes += answer.passes
+            self._write(
+                name, {"values": entry.values, "extras": entry.extras, "passes": entry.passes}
+            )
+        return entry

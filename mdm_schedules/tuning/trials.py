@@ -1,0 +1,80 @@
+"""Every schedule that a tuning scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.proposals import predicted_cost
+from mdm_schedules.tuning.scorebook import ScoreBook
+from mdm_schedules.tuning.statistics import standard_error
+
+if TYPE_CHECKING:
+    from mdm_schedules.information import InformationProfile
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One schedule that was scored, on the instances that choose.
+
+    Attributes:
+        schedule, origin: what it is, and where it came from.
+        state: "complete", or "pruned" where it was left before its first round ended.
+        scores: steps -> (mean, standard error, instances).
+        extras: steps -> what else the objective measured, such as diversity.
+        predicted: steps -> nats by the information profile, where one was used.
+        passes: sequences passed forward for it.
+    """
+
+    schedule: Schedule
+    origin: str
+    state: str
+    scores: Mapping[int | None, tuple[float, float, int]]
+    extras: Mapping[int | None, Mapping[str, float]]
+    predicted: Mapping[int | None, float]
+    passes: int
+
+
+def list_trials(
+    book: ScoreBook,
+    steps: Sequence[int | None],
+    whole: int,
+    profile: InformationProfile | None = None,
+) -> list[Trial]:
+    """Every schedule that was scored; those with fewer than `whole` instances were left early."""
+    rows = []
+    for schedule, origin in book.origins.items():
+        entries = {count: book.entry("select", schedule, count) for count in steps}
+        entries = {count: entry for count, entry in entries.items() if entry.values}
+        if not entries:
+            continue
+        costs = (
+            {count: predicted_cost(profile, schedule, count) for count in entries}
+            if profile
+            else {}
+        )
+        rows.append(
+            Trial(
+                schedule=schedule,
+                origin=origin,
+                state="complete"
+                if min(len(entry.values) for entry in entries.values()) >= whole
+                else "pruned",
+                scores={
+                    count: (
+                        float(np.mean(entry.values)),
+                        standard_error(entry.values),
+                        len(entry.values),
+                    )
+                    for count, entry in entries.items()
+                },
+                extras={count: entry.extras for count, entry in entries.items()},
+                predicted={count: cost for count, cost in costs.items() if cost is not None},
+                passes=sum(entry.passes for entry in entries.values()),
+            )
+        )
+    return rows
