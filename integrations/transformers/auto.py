@@ -13,13 +13,14 @@ import torch
 from typing_extensions import Unpack
 
 from mdm_schedules.checks import shown
-from mdm_schedules.errors import InvalidTypeError, MDMError, StorageError
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, StorageError
 from mdm_schedules.hub.evaluation import MODEL_ID
 from mdm_schedules.integrations.transformers.generation_config import (
     MaskedDiffusionGenerationConfig,
 )
 from mdm_schedules.lookup import find_schedule, get_schedule
 from mdm_schedules.models import ModelDenoiser, get_adapter
+from mdm_schedules.models.llada import UNSET
 from mdm_schedules.sampling import GenerationOutput
 from mdm_schedules.sampling.generation import generate
 from mdm_schedules.sampling.options import GenerateOptions
@@ -124,8 +125,7 @@ class AutoModelForMaskedDiffusion:
                 "tokens [B, L] to logits"
             ) from error
         model = model[0] if isinstance(model, tuple) else model
-        if getattr(model.config, "mask_token_id", None) is None:
-            model.config.mask_token_id = _tokenizer_mask(path, kwargs)
+        _settle_mask(model.config, path, kwargs)
         options = _saved_options(path, kwargs)
         if options is not None:
             model.generation_config = options
@@ -186,6 +186,27 @@ def _carried(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Schedule:
 @cache
 def _say_once(text: str) -> None:
     logging.getLogger("mdm_schedules").warning(text)
+
+
+def _settle_mask(config: Any, path: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+    """Fill in the mask token where the config has none; refuse two that disagree."""
+    from mdm_schedules.integrations.transformers.native import tokenizer_mask
+
+    configured = getattr(config, "mask_token_id", None)
+    if config.model_type == "llada" and configured == UNSET:
+        configured = None
+    if kwargs.get("mask_token_id") is not None:
+        return
+    told = tokenizer_mask(path, kwargs)
+    if configured is None:
+        told = _tokenizer_mask(path, kwargs) if told is None else told
+        if told is not None:
+            config.mask_token_id = told
+    elif told is not None and told != configured:
+        raise InvalidValueError(
+            f"{path} has two mask tokens: {told} by its tokenizer, {configured} by its config; "
+            f"say which: from_pretrained(..., mask_token_id={told})"
+        )
 
 
 def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int | None:

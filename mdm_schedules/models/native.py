@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from mdm_schedules.models.base import ModelAdapter
@@ -14,11 +12,6 @@ class NativeAdapter(ModelAdapter):
 
     name = "native"
 
-    @classmethod
-    def accepts(cls, model: Any) -> bool:
-        """By config.model_type only."""
-        return False
-
     @property
     def shift(self) -> int:  # type: ignore[override]
         """`logits_shift` of the config."""
@@ -27,14 +20,14 @@ class NativeAdapter(ModelAdapter):
     @property
     def block_length(self) -> int | None:
         """`block_length` of the config."""
-        own: int | None = self.plain_model.config.block_length
-        return own
+        length: int | None = self.plain_model.config.block_length
+        return length
 
-    def forward(self, tokens: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`."""
-        if own is None:
+        if attention_mask is None:
             return self.model(input_ids=tokens).logits  # type: ignore[no-any-return]
-        positions = (own.long().cumsum(1) - 1).clamp(min=0)
+        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
         return self.model(  # type: ignore[no-any-return]
-            input_ids=tokens, attention_mask=own.long(), position_ids=positions
+            input_ids=tokens, attention_mask=attention_mask.long(), position_ids=positions
         ).logits

@@ -7,7 +7,7 @@ from mdm_schedules.integrations.transformers.native.families import FAMILIES, fa
 from mdm_schedules.integrations.transformers.native.family import Family
 from mdm_schedules.integrations.transformers.native.loading import is_released, load_native
 from mdm_schedules.integrations.transformers.native.modeling import NATIVE
-from mdm_schedules.integrations.transformers.native.tokenizer import load_tokenizer
+from mdm_schedules.integrations.transformers.native.tokenizer import load_tokenizer, tokenizer_mask
 
 __all__ = [
     "FAMILIES",
@@ -17,4 +17,5 @@ __all__ = [
     "is_released",
     "load_native",
     "load_tokenizer",
+    "tokenizer_mask",
 ]

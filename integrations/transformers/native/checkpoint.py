@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdm_schedules.errors import FormatError, StorageError, shown
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import FormatError, StorageError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
@@ -136,7 +137,7 @@ def _no_weights(
         wanted = f" of variant {variant!r}" if variant else ""
         return StorageError(f"{path} holds no weights{wanted}: neither {SINGLE} nor {INDEX}")
     return FormatError(
-        f"{path} keeps its weights in {pickle}, a pickle, which can run any code when it is opened; "
+        f"{path} keeps its weights in {pickle}, a pickle, which can run any code when opened; "
         "if you trust it, convert it once: from safetensors.torch import save_file; "
         "save_file({k: v.clone() for k, v in torch.load('pytorch_model.bin', weights_only=True)"
         ".items()}, 'model.safetensors', {'format': 'pt'}), or use "

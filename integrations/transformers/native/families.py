@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mdm_schedules.errors import InvalidValueError, shown
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.integrations.transformers.native.family import COMMON, Family
 
 NOT = (None, False)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mdm_schedules.errors import InvalidValueError, shown
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import InvalidValueError
 
 # what transformers' own Qwen and Llama configs call the values, and most families too
 COMMON = [
@@ -208,7 +209,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _flat_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary values under the names of transformers 4, as which 5 keeps them in `rope_parameters`."""
+    """Rotary values by their names in transformers 4; 5 keeps them in `rope_parameters`."""
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict):
         return dict(config)

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.errors import FormatError, InvalidValueError, StorageError, shown
+from mdm_schedules.checks import shown
+from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
 from mdm_schedules.integrations.transformers.native.checkpoint import (
     DOWNLOAD,
     Checkpoint,

@@ -128,7 +128,7 @@ def test_what_cannot_be_converted_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(InvalidValueError, match="alibi"):
         convert(tmp_path / "a", tmp_path / "b")
     write(tmp_path / "c", "llada", n_layers=4)
-    with pytest.raises(FormatError, match="missing: model.transformer.blocks.3"):
+    with pytest.raises(FormatError, match=r"missing: model\.transformer\.blocks\.3"):
         convert(tmp_path / "c", tmp_path / "b")
     with pytest.raises(InvalidValueError, match="holds no native model"):
         convert(tmp_path / "a", tmp_path / "b", to="released")

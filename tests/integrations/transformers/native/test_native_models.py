@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
-from mdm_schedules.models import get_adapter
 from mdm_schedules.integrations.transformers.native import load_native
+from mdm_schedules.models import get_adapter
+from mdm_schedules.models.llada import LLaDAAdapter
 
 FAMILIES = list(CONFIGS)
 CLOSE = 2e-5
@@ -159,6 +160,19 @@ def test_two_masks_that_disagree_are_an_error_that_names_both(tmp_path):
     assert load_native(tmp_path, mask_token_id=94).config.mask_token_id == 94
 
 
+def test_the_adapter_of_lladas_own_code_knows_masks_by_the_released_vocabulary():
+    def mask(size, configured):
+        model = torch.nn.Module()
+        model.config = transformers.PretrainedConfig(mask_token_id=configured)
+        model.get_input_embeddings = lambda: torch.nn.Embedding(size, 1, device="meta")
+        return LLaDAAdapter(model).mask_token_id
+
+    assert mask(126464, 50256) == 126336  # LLaDA
+    assert mask(157184, None) == 156895  # LLaDA-MoE, whose vocabulary has 126336, too
+    assert mask(130000, 50256) is None  # trained anew
+    assert mask(130000, 7) == 7
+
+
 @pytest.mark.parametrize(
     ("family", "change"),
     [
@@ -210,7 +224,7 @@ def test_missing_unknown_and_misshapen_weights_are_named(tmp_path):
 
 def test_a_config_that_lies_about_sizes_is_found_by_the_headers(tmp_path):
     write(tmp_path, "llada2", num_experts=16, n_group=4)
-    with pytest.raises(FormatError, match="missing: .*experts.8.*misshapen: .*gate"):
+    with pytest.raises(FormatError, match=r"missing: .*experts\.8.*misshapen: .*gate"):
         load_native(tmp_path)
 
 
@@ -220,7 +234,7 @@ def test_torn_and_missing_shards_are_told_from_each_other(tmp_path):
     whole = shard.read_bytes()
     for length in (len(whole) - 10, 100, 4):
         shard.write_bytes(whole[:length])
-        with pytest.raises(FormatError, match="00002.*torn"):
+        with pytest.raises(FormatError, match=r"00002.*torn"):
             load_native(tmp_path)
     shard.unlink()
     with pytest.raises(StorageError, match="names the shard model-00002"):
