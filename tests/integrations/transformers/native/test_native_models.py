@@ -282,3 +282,20 @@ def test_a_model_is_compiled_and_answers_the_same(tmp_path):
     tokens = tokens_of()
     compiled = torch.compile(model, backend="aot_eager")
     assert torch.allclose(compiled(tokens).logits, model(tokens).logits, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_padding_is_tried_in_bfloat16_by_the_spread_of_the_logits(tmp_path, scale):
+    write(tmp_path, "llada")
+    model = load_native(tmp_path, dtype=torch.bfloat16)
+    model.lm_head.weight.mul_(scale)  # single logits then differ by far more than 0.05
+    get_adapter(model).check_padding()
+
+    class Deaf(type(get_adapter(model))):
+        def forward(self, tokens, attention_mask):
+            return self.model(input_ids=tokens).logits
+
+    again = load_native(tmp_path, dtype=torch.bfloat16)
+    with pytest.raises(InvalidValueError, match="other logits behind padding"):
+        Deaf(again).check_padding()
