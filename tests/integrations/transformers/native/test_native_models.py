@@ -299,3 +299,33 @@ def test_padding_is_tried_in_bfloat16_by_the_spread_of_the_logits(tmp_path, scal
     again = load_native(tmp_path, dtype=torch.bfloat16)
     with pytest.raises(InvalidValueError, match="other logits behind padding"):
         Deaf(again).check_padding()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("prompt", "new"), [(8, 16), (5, 11), (3, 20), (13, 9)])
+def test_the_last_block_is_written_whole_and_then_cropped(tmp_path, prompt, new):
+    """As LLaDA2's own generate: the canvas ends with a block, and one token is revealed a pass."""
+    write(tmp_path, "llada2")
+    model, block = native(tmp_path), 8
+    tokens = tokens_of()[:1, :prompt] % 90
+    size = -(-(prompt + new) // block) * block
+    canvas = torch.nn.functional.pad(tokens, (0, size - prompt), value=MASK)
+    for end in range(block, size + 1, block):
+        while (canvas[:, :end] == MASK).any():
+            logits = model(canvas[:, :end]).logits
+            logits[..., MASK] = -torch.inf
+            sure, drawn = logits.softmax(-1).max(-1)
+            sure[canvas[:, :end] != MASK] = -1
+            at = int(sure.argmax())
+            canvas[0, at] = drawn[0, at]
+    told = []
+    out = mdm.generate(
+        model,
+        tokens,
+        max_new_tokens=new,
+        output_history=True,
+        callback=lambda info: told.append((info.tokens.shape, info.revealed.shape)),
+    )
+    assert torch.equal(out.sequences, canvas[:, : prompt + new])
+    assert set(told) == {((1, prompt + new), (1, prompt + new))}
+    assert {state.shape for state in out.history} == {(1, prompt + new)}
