@@ -13,7 +13,13 @@ import torch
 from typing_extensions import Unpack
 
 from mdm_schedules.checks import shown
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError, StorageError
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MDMError,
+    PluginError,
+    StorageError,
+)
 from mdm_schedules.hub.evaluation import MODEL_ID
 from mdm_schedules.integrations.transformers.generation_config import (
     MaskedDiffusionGenerationConfig,
@@ -234,7 +240,23 @@ def _load(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
     plain = {"config", "gguf_file", "state_dict"} & kwargs.keys()
     if not (plain or args or kwargs.get("trust_remote_code")) and native.is_released(path, kwargs):
         return native.load_native(path, **kwargs)
-    return _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
+    try:
+        return _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
+    except (AttributeError, KeyError, ImportError) as error:
+        if not kwargs.get("trust_remote_code") or not native.is_released(path, kwargs):
+            raise
+        raise PluginError(
+            f"the code of {path} does not run on transformers {_transformers_version()} "
+            f"({type(error).__name__}: {shown(str(error))}); load it without trust_remote_code, "
+            "which needs none of its code, or install transformers 4.57"
+        ) from error
+
+
+def _transformers_version() -> str:
+    """The installed one."""
+    import transformers
+
+    return transformers.__version__
 
 
 def _auto_class(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:

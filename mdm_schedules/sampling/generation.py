@@ -158,7 +158,7 @@ class _Prompt:
         length: columns of the prompt.
         block_ends: columns where blocks end.
         mask_token_id: of the model.
-        end: columns that are returned. A model that attends by blocks is given its last block whole,
+        end: columns that are returned. A model that attends by blocks gets its last block whole,
             as it was trained; what it writes beyond the answer is dropped.
     """
 

@@ -1,6 +1,8 @@
 """Released weights in native models answer as the architectures' descriptions say."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from released import BLOCKS, CONFIGS, MASK, SHIFTED, reference, tokens_of, write
 from safetensors.torch import load_file, save_file
 
 import mdm_schedules as mdm
-from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
+from mdm_schedules.errors import FormatError, InvalidValueError, PluginError, StorageError
 from mdm_schedules.integrations.transformers.native import load_native
 from mdm_schedules.models import get_adapter
 from mdm_schedules.models.llada import LLaDAAdapter
@@ -329,3 +331,41 @@ def test_the_last_block_is_written_whole_and_then_cropped(tmp_path, prompt, new)
     assert torch.equal(out.sequences, canvas[:, : prompt + new])
     assert set(told) == {((1, prompt + new), (1, prompt + new))}
     assert {state.shape for state in out.history} == {(1, prompt + new)}
+
+
+def test_code_that_does_not_run_here_is_told_in_one_line(tmp_path):
+    write(tmp_path, "llada")
+    (tmp_path / "configuration_x.py").write_text(
+        "from transformers.gone import Nothing\nclass X:\n    pass\n"
+    )
+    with pytest.raises(PluginError, match=r"load it without trust_remote_code.*4\.57"):
+        mdm.AutoModelForMaskedDiffusion.from_pretrained(
+            tmp_path, schedule="linear", trust_remote_code=True
+        )
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import mdm_schedules; import transformers",
+        "from transformers import AutoModelForMaskedLM; import mdm_schedules, transformers",
+    ],
+)
+def test_plain_transformers_knows_the_native_models_after_the_import(tmp_path, imports):
+    write(tmp_path / "a", "llada")
+    native(tmp_path / "a").save_pretrained(tmp_path / "b")
+    script = (
+        f"{imports}\nimport sys\n"
+        "model = transformers.AutoModelForMaskedLM.from_pretrained(sys.argv[1])\n"
+        "print(type(model).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "b")], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "MDMLlamaForMaskedLM", done.stderr[-500:]
+
+
+def test_importing_the_package_imports_no_transformers():
+    script = "import sys, mdm_schedules; print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
