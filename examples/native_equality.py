@@ -144,11 +144,13 @@ def released_model(name: str, code: Path, folder: Path, implementation: str) -> 
     return model
 
 
-def block_mask(length: int, block: int, implementation: str) -> torch.Tensor:
-    """What LLaDA2's code wants: 0 where a token is seen and -inf elsewhere; for eager, 1 and 0."""
+def block_mask(length: int, block: int, ones: bool) -> torch.Tensor:
+    """What the code of block models is given: 0 where a token is seen and -inf elsewhere, or 1 and
+    0.
+    """
     of = torch.arange(length) // block
     seen = (of[:, None] >= of[None, :]).expand(2, 1, length, length).float()
-    return seen if implementation == "eager" else seen.log()
+    return seen if ones else seen.log()
 
 
 def compare(name: str, code: Path, implementation: str) -> dict[str, Any]:
@@ -158,12 +160,14 @@ def compare(name: str, code: Path, implementation: str) -> dict[str, Any]:
         theirs = released_model(name, code, folder, implementation)
         ours = load_native(folder, attn_implementation=implementation, dtype=torch.float32)
         block = ours.config.block_length
-        length = 24
+        length = 48
         tokens = torch.randint(3, 95, (2, length))
         tokens[:, 10:] = 95
         options: dict[str, Any] = {}
-        if block is not None and name == "llada2":
-            options["attention_mask"] = block_mask(length, block, implementation)
+        # LLaDA2.0's code inverts a mask for eager attention; 2.1's does not
+        ones = implementation == "eager" and theirs.config.model_type == "llada2_moe"
+        if name in ("llada2", "sdar"):  # Fast-dLLM v2 makes its own mask
+            options["attention_mask"] = block_mask(length, block, name == "sdar" or ones)
         asked = {"output_hidden_states": True}
         one = theirs(tokens, **options, **asked)
         two = ours(tokens, **asked)
