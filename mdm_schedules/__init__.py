@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdm_schedules import errors
 from mdm_schedules._version import __version__
+from mdm_schedules._watch import watch as _watch
 from mdm_schedules.lookup import get_schedule, list_schedules, register_schedule
 from mdm_schedules.schedules import (
     Beta,
@@ -157,3 +158,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
+
+
+_watch()

@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mdm_schedules.cli import demo, evaluate, hub, sampling, schedules, tune
+from mdm_schedules.cli import convert, demo, evaluate, hub, sampling, schedules, tune
 from mdm_schedules.errors import MDMError
 
-_MODULES = (demo, sampling, schedules, hub, tune, evaluate)
+_MODULES = (demo, sampling, schedules, hub, tune, evaluate, convert)
 
 
 def _parser() -> argparse.ArgumentParser:
