@@ -15,6 +15,7 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 
 T = TypeVar("T")
 Curve = Callable[[torch.Tensor], torch.Tensor]
+PLOT_TIMES = torch.linspace(0, 1, 501, dtype=torch.float64, device="cpu")  # of every picture
 
 
 def exact_ends(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
