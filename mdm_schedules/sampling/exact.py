@@ -26,6 +26,7 @@ def draw_exactly(
     suppressed = torch.tensor(options.suppress_tokens, dtype=torch.long)
     scores_RV = logits_RV.double().index_fill(1, suppressed, -torch.inf)
     if options.logits_processor is not None:
+        assert input_ids_RL is not None, "a logits processor reads the sequences"
         scores_RV = options.logits_processor(input_ids_RL, scores_RV)
         scores_RV = scores_RV.index_fill(1, suppressed, -torch.inf)
 
