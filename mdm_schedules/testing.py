@@ -154,15 +154,20 @@ def check_noise_time(schedule: Schedule, tolerance: float = 1e-9) -> None:
     orders = schedule._end_orders()
     if orders is None:
         return
-    near, wide = (-schedule.alpha_noise_dot(2.0**-k) for k in (60, 59))
-    if min(near, wide) > 1e-290:
-        growth = math.log2(wide / near)  # alpha_noise_dot ~ tau^(2q - 1)
-        _require(
-            abs(growth - (2 * orders[1] - 1)) <= 0.01 * (1 + orders[1]),
-            schedule,
-            f"alpha_noise_dot must go like tau^{2 * orders[1] - 1:g} near 0, as _end_orders says, "
-            f"not like tau^{growth:g}",
-        )
+    # from tau = 2^-40 to 2^-60 the angle (pi/2) (1 - gamma) falls by a power, and alpha_dot is
+    # (pi/2) sin(2 angle) gamma_dot
+    reveal, mask = schedule._roots(torch.tensor([1 - 2.0**-40], dtype=torch.float64))
+    angle, power = math.atan2(float(mask), float(reveal)), orders[1]
+    far, near = (float(schedule.alpha_noise_dot(2.0**-k)) for k in (40, 60))
+    if min(angle, -far) < 1e-140:
+        return
+    ratio = math.sin(2 * angle * 2 ** (-20 * power)) / math.sin(2 * angle)
+    expected = far * ratio * 2 ** (-20 * (power - 1))
+    _require(
+        abs(near - expected) <= 1e-3 * abs(expected) + 1e-290,
+        schedule,
+        f"alpha_noise_dot(2^-60) is {near:g}, but by _end_orders it goes on to {expected:g}",
+    )
 
 
 def check_end_orders(schedule: Schedule) -> None:
@@ -177,9 +182,9 @@ def check_end_orders(schedule: Schedule) -> None:
         x = 2.0 ** -torch.arange(1000 if end == 0 else 50, 2, -1, dtype=torch.float64)
         t = x if end == 0 else 1 - x
         reveal, mask = schedule._roots(t)
-        near, far = (reveal, mask) if end == 0 else (mask, reveal)
-        value, slope = torch.atan2(near, far) * (2 / math.pi), schedule._gamma_dot(t)
-        usable = ((value > 1e-290) & (slope > 1e-290) & (slope < 1e290)).nonzero()[:, 0]
+        value = schedule._gamma(t) if end == 0 else torch.atan2(mask, reveal) * (2 / math.pi)
+        slope = schedule._gamma_dot(t)
+        usable = ((value > 1e-140) & (slope > 1e-290) & (slope < 1e290)).nonzero()[:, 0]
         if len(usable) < 2:
             continue
         first = int(usable[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from mdm_schedules.checks import check_int, check_real
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
@@ -21,6 +21,7 @@ from mdm_schedules.sampling.loop import sample
 from mdm_schedules.sampling.options import (
     OPTIONS,
     GenerateOptions,
+    by_name,
     describe_options,
     option_parameters,
 )
@@ -46,6 +47,7 @@ def generate(
     model: Any,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
+    *in_order: Never,
     **options: Unpack[GenerateOptions],
 ) -> GenerationOutput:
     """Write `max_new_tokens` tokens after each prompt, and fill the masks inside it.
@@ -59,6 +61,8 @@ def generate(
         input_ids: LongTensor [B, P]; prompts of different lengths are padded on the left. Never
             changed.
         attention_mask: [B, P], 0 on padding; None if nothing is padded.
+        *in_order: the first eight options may be given by position, in the order below. Type
+            checkers ask for their names.
 
     Returns:
         GenerationOutput with `.sequences` LongTensor [B, P + max_new_tokens] and `.nfe`, the
@@ -69,6 +73,7 @@ def generate(
             which it is tried, once per model, whether its head takes single rows, and whether it
             minds padding).
     """
+    options = by_name(in_order, options)
     check_rest({name: value for name, value in options.items() if name not in OPTIONS})
     config = options.get("generation_config")
     input_ids, attention_mask = unexpanded(input_ids, attention_mask, config, options)

@@ -67,9 +67,7 @@ class Schedule(ABC):
         return exact_ends(alpha, (low + high) / 2)
 
     def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """sqrt alpha and sqrt(1 - alpha), to be given where alpha underflows and its root does
-        not.
-        """
+        """The roots of alpha and 1 - alpha, for where alpha underflows but its root does not."""
         return self._alpha(t).sqrt(), self._masked(t).sqrt()
 
     def _end_orders(self) -> tuple[float, float] | None:

@@ -40,9 +40,7 @@ def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tens
 
 
 def time_before(tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The float t < 1 nearest to 1 - tau, and log(tau / (1 - t)): how far it is from the time
-    meant.
-    """
+    """The float t < 1 nearest to 1 - tau, and how far off it is: log(tau / (1 - t))."""
     t = (1 - tau).clamp(max=1 - 2.0**-53)
     rest = 1 - t  # exact
     ratio = tau / rest

@@ -78,8 +78,10 @@ def test_first_tokens_that_are_masked_do_not_depend_on_padding(model):
     padded = torch.cat([prompts(1, 8), torch.nn.functional.pad(ids, (4, 0))])
     mask = torch.ones_like(padded)
     mask[1, :4] = 0
-    alone = mdm.generate(model, ids, steps=4).sequences
-    assert torch.equal(mdm.generate(model, padded, mask, steps=4).sequences[1, 4:], alone[0])
+    # by confidence equal positions tie, and the last bit decides, which depends on the processor
+    options = {"steps": 4, "remasking": "left_to_right"}
+    alone = mdm.generate(model, ids, **options).sequences
+    assert torch.equal(mdm.generate(model, padded, mask, **options).sequences[1, 4:], alone[0])
 
 
 def test_mdlm_is_told_the_masked_share():
