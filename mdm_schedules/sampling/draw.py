@@ -24,6 +24,9 @@ from mdm_schedules.sampling.segments import inverse_cdf
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+# ----- Options -----
+
+
 @dataclass(frozen=True)
 class DrawOptions:
     """How a token is drawn from a row of logits.
@@ -44,6 +47,7 @@ class DrawOptions:
     logits_processor: LogitsProcessor | None = None
 
     def __post_init__(self) -> None:
+        # checked here as well as in the table of options, for those who call `sample`
         check_real("temperature", self.temperature, 0)
         if self.top_k is not None:
             check_int("top_k", self.top_k, 0)
@@ -53,6 +57,7 @@ class DrawOptions:
             raise InvalidTypeError(
                 f"suppress_tokens must be a list of token ids, got {self.suppress_tokens!r}"
             )
+        # tensors and numpy's integers become plain ones
         object.__setattr__(
             self,
             "suppress_tokens",
@@ -62,6 +67,9 @@ class DrawOptions:
             raise InvalidTypeError(
                 f"logits_processor must be callable, got {self.logits_processor!r}"
             )
+
+
+# ----- The draw -----
 
 
 class TokenDraw:
@@ -113,6 +121,7 @@ class TokenDraw:
         for start, stop in self.reader.spans(logits_MV, index_R, torch.get_num_threads()) or [
             (0, 0)  # no row is wanted: one empty chunk, for the dtypes of the answer
         ]:
+            # a copy, which the steps below may change
             scores_RV = self.reader.read(logits_MV, index_R, start, stop)
             scores_RV = self._processed(scores_RV, input_ids, start, stop)
             parts.append(
@@ -142,6 +151,7 @@ class TokenDraw:
             )
         if processed is not scores_RV:
             scores_RV.copy_(processed)  # what it returns may be its own, not to be written to
+        # it may have raised what must stay out
         return self.reader.suppress(scores_RV)
 
     def _draw(
@@ -164,6 +174,7 @@ class TokenDraw:
         best_R, tokens_R = scores_RV.max(1)
         usable_R &= best_R.isfinite()
         if uniform_R is not None:
+            # less the best, so that a small temperature leaves 0 and -inf, but no inf
             weights_RV = self._tempered(scores_RV - best_R[:, None])
             tokens_R, drawn_R = inverse_cdf(weights_RV, uniform_R)
             usable_R &= drawn_R
@@ -173,6 +184,7 @@ class TokenDraw:
         score_R = self.policy.score(probs_RV, tokens_R)
         if log_sum_R is not None:
             logit_R = scores_RV.gather(1, tokens_R[:, None])[:, 0]
+            # a probability that underflows would tie with others
             score_R = ranked(score_R, logit_R - log_sum_R)
         return tokens_R, score_R, usable_R & ~score_R.isnan()
 
@@ -181,17 +193,21 @@ class TokenDraw:
         limits = torch.finfo(scores_RV.dtype)
         # a temperature beyond the dtype would become 0 or infinite
         scores_RV = scores_RV.div_(min(max(self.options.temperature, limits.tiny), limits.max))
+        # top_k: everything below the k-th logit goes
         if self.options.top_k and self.options.top_k < scores_RV.shape[1]:
             least = scores_RV.topk(self.options.top_k, dim=1).values[:, -1:]
             scores_RV = scores_RV.masked_fill_(scores_RV < least, -torch.inf)
         probs_RV = torch.softmax(scores_RV, 1)
         if self.options.top_p is not None and self.options.top_p < 1:
-            # a token is kept while those above it have less than top_p
+            # top_p: a token is kept while those above it have less than top_p
             ordered = probs_RV.sort(1, descending=True).values
             before = ordered.cumsum(1, dtype=torch.float64) - ordered
             kept = (before < self.options.top_p).sum(1, keepdim=True).clamp(min=1)
             probs_RV = probs_RV.masked_fill_(probs_RV < ordered.gather(1, kept - 1), 0.0)
         return probs_RV
+
+
+# ----- The model's side -----
 
 
 def check_logits(logits: Any, index: Any, rows: int) -> None:

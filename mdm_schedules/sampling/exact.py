@@ -57,13 +57,15 @@ def draw_exactly(
 
 def filtered(scores_RV: torch.Tensor, options: DrawOptions) -> torch.Tensor:
     """Probabilities after temperature, top_k and top_p; of equal tokens all stay or none."""
+    # temperature: 1 keeps the model's probabilities, less sharpens them
     scores_RV = scores_RV / options.temperature
+    # top_k: what is below the k-th stays out
     if options.top_k and options.top_k < scores_RV.shape[1]:
         least_R = scores_RV.sort(1, descending=True).values[:, options.top_k - 1]
         scores_RV = scores_RV.masked_fill(scores_RV < least_R[:, None], -torch.inf)
     probs_RV = scores_RV.softmax(1)
     if options.top_p is not None:
-        # a token stays while those above it have less than top_p
+        # top_p: a token stays while those above it have less than top_p
         ordered_RV = probs_RV.sort(1, descending=True).values
         above_RV = ordered_RV.cumsum(1) - ordered_RV
         least_R = ordered_RV.where(above_RV < options.top_p, 1.0).amin(1)

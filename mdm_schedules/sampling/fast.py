@@ -32,6 +32,9 @@ LEAST_MASS = 1e-12
 CHUNKS = 16
 
 
+# ----- The draw -----
+
+
 class FastDraw:
     """Draws tokens at temperature 0 (on a CPU) or 1, and scores them by their probability.
 
@@ -50,6 +53,7 @@ class FastDraw:
         uniform_R: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """As `TokenDraw`: tokens, scores (None unless wanted), and which rows could be read."""
+        # row_R is always a tensor; index_R stays None where all rows are wanted, which saves copies
         row_R = index_R
         if row_R is None:
             row_R = torch.arange(len(logits_MV), device=logits_MV.device)
@@ -57,6 +61,7 @@ class FastDraw:
             tokens_R, log_R = self._best(logits_MV, index_R, row_R)
         else:
             tokens_R, log_R = self._drawn(logits_MV, index_R, row_R, uniform_R)
+        # unusable rows have NaN, +inf or -inf here
         score_R = ranked(log_R.exp().to(wide(logits_MV.dtype)), log_R) if self.scored else None
         return tokens_R, score_R, log_R.isfinite()
 
@@ -104,6 +109,7 @@ class FastDraw:
         # probability = the segment's, times the token's share of it
         log_R = share_R.mul_(table_RS.gather(1, segment_R[:, None])[:, 0]).log_()
         if not hide:
+            # too little is left beside the mask: these rows once more, without it
             few = torch.from_numpy(np.flatnonzero(total_R.numpy() < LEAST_MASS))
             if len(few):
                 tokens_R[few], log_R[few] = self._drawn(
@@ -116,6 +122,8 @@ class FastDraw:
             above_R = mask_R - logits_MV[row_R, tokens_R].double() + log_R
             log_R = log_R - torch.logaddexp(above_R, torch.zeros_like(above_R))
         return tokens_R, log_R
+
+    # ----- Reading the logits: all of a row once, then one segment of it -----
 
     def _segments(
         self,
@@ -139,12 +147,15 @@ class FastDraw:
         known = index_R is None or (index_R.is_cpu and logits_MV.shape[1] >= READ_IN_PLACE)
         for start, stop in reader.spans(logits_MV, index_R, CHUNKS):
             probs = reader.buffer("probs", stop - start, logits_MV)
+            # 1. where the rows lie, or copies of them
             if as_they_are and known:
                 parts = _neighbours(logits_MV, index_R, start, stop)
             else:
                 parts = [reader.read(logits_MV, index_R, start, stop, hide)]
+            # 2. their softmax, each part into its own rows of the buffer
             for part, out in zip(parts, probs.split([len(part) for part in parts]), strict=True):
                 softmax(part, 1, out=out)
+            # 3. the mask's share goes, and each segment becomes one number
             probs[:, reader.mask : reader.mask + 1] = nothing
             by_segment(probs, reduce, table_RS[start:stop])
         return table_RS
@@ -166,5 +177,6 @@ def _neighbours(
     if index_R is None:
         return [logits_MV[start:stop]]
     row = index_R[start:stop].numpy()  # on the host
+    # a run ends where the next row is not the next number
     cuts = [0, *(np.flatnonzero(np.diff(row) != 1) + 1), len(row)]
     return [logits_MV[row[i] : row[i] + j - i] for i, j in pairwise(cuts)]

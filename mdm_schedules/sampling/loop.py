@@ -98,7 +98,8 @@ def sample(
     # ----- What the run works with: everything wrong is said here -----
     policy = get_policy(remasking)
     _check_tokens(tokens, mask_token_id)
-    tokens_AL = tokens
+    tokens_AL = tokens  # the caller's, never written to
+    # padding is neither filled nor counted
     if attention_mask is None:
         real_AL = torch.ones_like(tokens_AL, dtype=torch.bool)
     else:
@@ -111,6 +112,7 @@ def sample(
     seed = plain_seed(seed)
     one_seed = seed is None or isinstance(seed, int)
     row_seeds = RowSeeds(check_seed(seed, len(tokens)), tokens_AL, real_AL, distinct=one_seed)
+    # what is to be filled; a mask token on padding is not
     masked_AL = (tokens_AL == mask_token_id) & real_AL
     state = SamplerState(
         denoiser=as_denoiser(denoiser),
@@ -134,6 +136,7 @@ def sample(
     spans = block_spans(block_ends, tokens.shape[1])
     # the one place where the host waits for the device, unless an option needs more
     counts_AN = torch.stack([masked_AL[:, start:end].sum(1) for start, end in spans], 1).cpu()
+    # a preset or repository may hold several schedules, for different numbers of steps
     schedule = schedule_for_steps(schedule, steps if isinstance(steps, int) else None)
     tables = count_tables(schedule, plan, counts_AN, steps, policy)
     if isinstance(policy, OrderPolicy) and policy.random_counts:
@@ -145,7 +148,9 @@ def sample(
 
     # ----- The passes, block by block -----
     history = []
+    # `nfe` may fall short of `total`, where rows end early or a commit rule takes more
     bar = tqdm(total=total, disable=not progress, desc="denoising", unit="pass")
+    # the denoiser lets go of what it holds, also after an error
     with closing(state.denoiser), bar:
         for block, ((start, end), table_AK) in enumerate(zip(spans, tables, strict=True)):
             for report in state.fill(start, end, table_AK.numpy(), block):
@@ -157,6 +162,7 @@ def sample(
                     history.append(info.tokens.clone())  # a callback may write to its own
                 if callback is not None:
                     callback(info)
+            # one look for unusable logits in the whole block, where the host waits for the device
             state.check()
 
     # ----- What came of it -----

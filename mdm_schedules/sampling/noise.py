@@ -30,6 +30,7 @@ TOKEN, POSITION, REMASK, _PROMPT, _COPY, _INDEX = range(6)
 def _signed(value: int) -> int:
     """The int64 with the same 64 bits."""
     value &= (1 << 64) - 1
+    # the upper half of the words are the negative numbers
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -93,7 +94,9 @@ def plain_seed(seed: Any) -> Any:
 def check_seed(seed: int | Sequence[int] | torch.Tensor | None, batch: int) -> list[int]:
     """Seeds as `batch` integers; None draws fresh ones from the operating system."""
     if seed is None:
+        # one for all rows: copies of a prompt get seeds derived from it
         return [secrets.randbits(63)] * batch
+    # a tensor or an array of one per row is a list from here on
     seed = plain_seed(seed)
     if isinstance(seed, str | bytes | float):
         raise InvalidTypeError(f"seed must be None, an int, or one int per row, got {seed!r}")
@@ -117,6 +120,7 @@ def derive_seeds(seed: int, indices: Sequence[int], copies: int = 1) -> list[int
     Returns:
         len(indices) * copies integers of 64 bits, the copies of one prompt next to each other.
     """
+    # three layers: the seed with its stream, the index, the copy
     index = torch.tensor(indices, dtype=torch.int64)[:, None]
     copy = torch.arange(copies)[None]
     key = _mix(
@@ -154,6 +158,7 @@ class RowSeeds:
         self._seed_B = torch.tensor(
             [_signed(value) for value in given], dtype=torch.int64, device=tokens_BL.device
         )
+        # the seed is mixed before the prompt joins it, so that the two cannot cancel out
         key_B = _mix(_mix(self._seed_B + _GOLDEN) + prompt_B)
         # equal keys are equal prompts with equal seeds: all but the first get seeds of their own
         if distinct:

@@ -4,8 +4,7 @@ There are two kinds. A ConfidencePolicy ranks positions by what the model says o
 pass. An OrderPolicy knows the order without the model, which then gives logits of the revealed
 positions only.
 
-A new one is a class with a `name`, and an entry point in the group `mdm_schedules.policies`;
-`mdm_schedules.testing.check_policy` tests it.
+A new one is a class with a `name`, and an entry point in the group `mdm_schedules.policies`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from mdm_schedules.registry import Entry, Registry
 from mdm_schedules.sampling.noise import POSITION, SequenceNoise
 from mdm_schedules.sampling.segments import SEGMENT, by_segment
 
+# the names that ship, for editors; other packages add names that no type knows
 PolicyName = Literal["low_confidence", "margin", "entropy", "random", "ancestral", "left_to_right"]
 
 
@@ -93,6 +93,7 @@ class LowConfidence(ConfidencePolicy):
 
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The drawn token's probability."""
+        # this, and no other probability of the row: hence `token_only`
         return probs.gather(1, tokens[:, None])[:, 0]
 
 
@@ -161,6 +162,7 @@ class LeftToRight(OrderPolicy):
         self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
     ) -> torch.Tensor:
         """Minus the position."""
+        # the highest score comes first
         return -position.double()
 
 
@@ -190,6 +192,7 @@ def get_policy(
         InvalidTypeError: neither text nor a policy.
     """
     if isinstance(remasking, str):
+        # a name or spec; the registry knows the names, and the nearest ones
         found = policies.read(remasking)
         if isinstance(found, ConfidencePolicy | OrderPolicy):
             return found

@@ -22,9 +22,12 @@ from mdm_schedules.sampling.noise import SequenceNoise
 from mdm_schedules.sampling.policies import OrderPolicy, PositionPolicy
 from mdm_schedules.schedules import Schedule
 
+# ----- Blocks and their passes -----
+
 
 def block_spans(ends: Sequence[int] | None, length: int) -> list[tuple[int, int]]:
     """Columns [start, end) of each block; the first one begins at column 0."""
+    # each block begins where the one before ends
     ends = [length] if ends is None else list(ends)
     starts = [0, *ends[:-1]]
     if (
@@ -44,6 +47,7 @@ def split_steps(steps: int, masks: Sequence[int]) -> list[int]:
     No block gets more passes than masks while there are at least as many masks as passes. A block
     without masks gets one for form's sake, which is never run.
     """
+    # blocks that have something to fill, each of which needs a pass
     filled = [block for block, count in enumerate(masks) if count]
     if steps < len(filled):
         raise InvalidValueError(
@@ -52,6 +56,7 @@ def split_steps(steps: int, masks: Sequence[int]) -> list[int]:
     # the passes are shared out among blocks as a schedule shares tokens among steps
     weights = torch.tensor([masks[block] for block in filled], dtype=torch.float64)
     shares = share_out(weights.cumsum(0) / weights.sum(), torch.tensor([steps]))[0].tolist()
+    # blocks without masks were left out, and come back with their one
     given = dict(zip(filled, shares, strict=True))
     return [given.get(block, 1) for block in range(len(masks))]
 
@@ -68,6 +73,9 @@ def steps_per_block(steps: int | Sequence[int] | None, counts_AN: torch.Tensor) 
             f"steps must be one number for each of the {blocks} blocks, got {steps!r}"
         )
     return [check_int("steps", step, 1, MAX_STEPS, example="steps=16") for step in given]
+
+
+# ----- Tables -----
 
 
 def count_tables(
@@ -87,6 +95,7 @@ def count_tables(
         policy: refuses a plan where its counts are random.
     """
     shares = steps_per_block(steps, counts_AN)
+    # rows with equally many masks in a block get the same counts
     if plan is None:
         return [
             schedule.plan(count_A, share)

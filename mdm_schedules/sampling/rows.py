@@ -14,6 +14,9 @@ CHUNK_BYTES = {"cpu": 1 << 19}
 DEFAULT_CHUNK_BYTES = 16 << 20
 
 
+# ----- Sizes and dtypes -----
+
+
 def chunk_rows(logits: torch.Tensor) -> int:
     """Rows of the vocabulary [..., V] that are worked on at once."""
     size = CHUNK_BYTES.get(logits.device.type, DEFAULT_CHUNK_BYTES)
@@ -29,6 +32,9 @@ def ranked(probability_R: torch.Tensor, log_R: torch.Tensor) -> torch.Tensor:
     """The probability; where it underflows its logarithm, which is lower and still ordered."""
     tiny = torch.finfo(probability_R.dtype).tiny
     return torch.where(probability_R < tiny, log_R.to(probability_R.dtype), probability_R)
+
+
+# ----- Reading -----
 
 
 class RowReader:
@@ -66,6 +72,7 @@ class RowReader:
         never = torch.zeros(vocabulary, dtype=torch.bool, device=device)
         never[self.columns] = True
         never[self.mask : self.mask + 1] = True  # empty where the vocabulary lacks the mask
+        # the windows' view of it
         self.barred |= never.unfold(0, self.barred.shape[1], 1)[self.starts]
 
     def buffer(self, name: str, rows: int, like: torch.Tensor) -> torch.Tensor:
@@ -78,6 +85,7 @@ class RowReader:
             or held.dtype != dtype
             or held.device != like.device
         )
+        # grows to the largest chunk, and serves smaller ones from its front
         if held is None or wrong or len(held) < rows:
             held = self._buffers[name] = torch.empty(rows, width, dtype=dtype, device=like.device)
         return held[:rows]
@@ -86,6 +94,7 @@ class RowReader:
         self, logits_MV: torch.Tensor, index_R: torch.Tensor | None, times: int
     ) -> list[tuple[int, int]]:
         """Wanted rows i to j that are worked on at once, on a CPU `times` the rows of a chunk."""
+        # a CPU works on a chunk with each of its threads
         rows = len(logits_MV) if index_R is None else len(index_R)
         chunk = chunk_rows(logits_MV) * (times if logits_MV.is_cpu else 1)
         return [(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
@@ -103,12 +112,14 @@ class RowReader:
         Float32, but float64 stays; in a buffer that the next call overwrites.
         """
         scores = self.buffer("scores", stop - start, logits_MV)
+        # three ways to copy, the cheapest that fits
         if index_R is None:
             scores.copy_(logits_MV[start:stop])
         elif logits_MV.dtype == scores.dtype:
             # straight into the buffer
             torch.index_select(logits_MV, 0, index_R[start:stop], out=scores)
         else:
+            # the dtype changes, so a small copy comes between
             scores.copy_(logits_MV.index_select(0, index_R[start:stop]))
         if hide:
             scores[:, self.mask : self.mask + 1] = -torch.inf

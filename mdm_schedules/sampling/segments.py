@@ -24,6 +24,9 @@ SEGMENT = 512
 BELOW = 1 - 2.0**-52
 
 
+# ----- Segments -----
+
+
 def by_segment(
     values: torch.Tensor, reduce: Callable[..., torch.Tensor], out: torch.Tensor
 ) -> None:
@@ -35,6 +38,7 @@ def by_segment(
         out: [R, S] for S = ceil(V / SEGMENT), which is written to.
     """
     full = values.shape[1] // SEGMENT
+    # whole segments at once, as [R, full, SEGMENT]
     if full:
         reduce(values[:, : full * SEGMENT].unflatten(1, (full, SEGMENT)), 2, out=out[:, :full])
     # the last segment may be shorter
@@ -53,6 +57,9 @@ def windows_of(vocabulary: int, device: torch.device) -> tuple[torch.Tensor, tor
     # the last window is moved left until it fits, over columns of the segment before
     starts_S = first_S.clamp(max=vocabulary - width)
     return starts_S, torch.arange(width, device=device) < (first_S - starts_S)[:, None]
+
+
+# ----- The draw -----
 
 
 def search(
@@ -104,6 +111,7 @@ def inverse_cdf(
         or all zero.
     """
     starts_S, others_SC = windows_of(probs_RV.shape[1], probs_RV.device)
+    # first level: sums by segment; second level: the weights of one segment
     sums_RS = probs_RV.new_empty(len(probs_RV), len(starts_S))
     by_segment(probs_RV, torch.sum, sums_RS)
     windows = probs_RV.unfold(1, others_SC.shape[1], 1)  # a view of every window

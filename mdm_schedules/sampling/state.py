@@ -18,7 +18,7 @@ masked again (`remask_fraction`) the queue is sorted anew after each pass, maske
 both kinds. A row with fewer masks than the fullest ends in columns that no pass reaches.
 
 The host knows all counts (numpy arrays) and makes the indices from them, so that no pass waits for
-the device. Letters of shapes are those of `mdm_schedules.sampling`.
+the device. The letters of shapes are listed in `mdm_schedules/sampling/__init__.py`.
 """
 
 from __future__ import annotations
@@ -287,8 +287,10 @@ class SamplerState:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A token and a score [R] for each position; no score where the order is known."""
         logits_MV, index_R = self._ask(row_R, column_R, end)
+        # the model's first answer shows whether it gives what was asked for
         if not self.nfe:
             check_logits(logits_MV, index_R, len(row_R))
+        # noise by step, row and position, for the positions that are drawn
         uniform_R = None
         if self.draw.options.temperature > 0:
             position_R = self.position_BL[row_R, column_R]
@@ -305,9 +307,11 @@ class SamplerState:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits [M, V] of the positions, and which of them are wanted [R] (None: all)."""
         tokens = self.tokens_BL
+        # a model that cannot drop rows sees the ended ones too, as they ended
         if len(self.live_B) < len(self.final_AL) and self.denoiser.whole_batch:
             tokens = self.all_tokens()
             row_R = torch.from_numpy(self.live_B).to(row_R.device)[row_R]
+        # a model that attends by blocks need not see what comes after this one
         if self.crop:
             tokens = tokens[:, :end]
         answer = self.denoiser(tokens, row_R * tokens.shape[1] + column_R)
@@ -350,6 +354,7 @@ class SamplerState:
     def check(self) -> None:
         """Raise for the first pass whose logits could not be used; asks the device once."""
         if self.unusable and not bool(torch.cat([usable for *_, usable in self.unusable]).all()):
+            # only now, where something is wrong, one question for each pass
             number, live_B, row_R, usable_R = next(
                 entry for entry in self.unusable if not bool(entry[3].all())
             )

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdm_schedules.errors import InvalidValueError, MDMError
-from mdm_schedules.models import Denoiser
 from mdm_schedules.sampling import DrawOptions, get_commit, sample
 from mdm_schedules.sampling.commits import choose_commit
 
@@ -183,7 +182,7 @@ class Ending:
         return logits
 
 
-class Keeping(Ending, Denoiser):
+class Keeping(Ending):
     def keep(self, rows):
         self.columns = self.columns[rows]
 
