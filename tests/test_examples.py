@@ -40,6 +40,12 @@ def test_readme_snippet(number, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_sampler_in_30_lines(tmp_path):
+    done = run(ROOT / "examples/sampler_in_30_lines.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "as mdm_schedules.generate writes them: True" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["code", "sudoku"])
 def test_training_script(name, tmp_path):
     done = run(
