@@ -121,6 +121,7 @@ class Entropy(ConfidencePolicy):
         # not depend on the batch
         sums = parts.new_empty(len(parts), -(-parts.shape[1] // SEGMENT))
         by_segment(parts, torch.sum, sums)
+        # certain is best
         return -sums.sum(1)
 
 

@@ -229,6 +229,7 @@ class SamplerState:
         noise_step: int,
     ) -> None:
         """Known order: draw for the next `count` columns of each row, and write them."""
+        # no other position needs logits
         flat_index_R = self._flat_index(queue_BW, first_B, count_B)
         row_R, column_R = flat_index_R // queue_BW.shape[1], queue_BW.flatten()[flat_index_R]
         drawn_R, _ = self._draw_at(row_R, column_R, end, noise_step)
@@ -276,7 +277,7 @@ class SamplerState:
         flat_index_R = row_R * width + order_BW.flatten()[best_R]
         self.tokens_BL[row_R, queue_BW.flatten()[flat_index_R]] = drawn_BW.view(-1)[flat_index_R]
 
-        # and move to the back of the queue
+        # and move to the back of the queue, while the others keep their order from the left
         written_BW = torch.zeros_like(queue_BW, dtype=torch.bool)
         written_BW.view(-1)[flat_index_R] = True
         order_BW = written_BW.to(torch.int8).argsort(dim=1, stable=True)
@@ -327,7 +328,7 @@ class SamplerState:
         """
         if not len(self.live_B) or self.eos is None:
             return None
-        # the first end of sequence in each answer
+        # the first end of sequence in each answer; the prompt's own end nothing
         column = torch.arange(self.tokens_BL.shape[1], device=self.tokens_BL.device)
         eos_BL = torch.isin(self.tokens_BL, self.eos) & (column >= self.answer_start)
         found_B = eos_BL.any(1)
