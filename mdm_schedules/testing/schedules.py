@@ -169,7 +169,8 @@ def check_end_orders(schedule: Schedule) -> None:
         reveal, mask = schedule._roots(t)
         near, far = (reveal, mask) if end == 0 else (mask, reveal)
         value, slope = torch.atan2(near, far) * (2 / math.pi), schedule._gamma_dot(t)
-        usable = ((value > 1e-290) & (slope > 1e-290) & (slope < 1e290)).nonzero()[:, 0]
+        # alpha, the square of the value, is a float with all its digits
+        usable = ((value > 1e-145) & (slope > 1e-290) & (slope < 1e290)).nonzero()[:, 0]
         if len(usable) < 2:
             continue
         first = int(usable[0])

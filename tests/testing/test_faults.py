@@ -9,7 +9,7 @@ from mdm_schedules.models import ModelAdapter
 from mdm_schedules.models.function import FunctionAdapter
 from mdm_schedules.sampling import CommitRule, ConfidencePolicy, OrderPolicy
 from mdm_schedules.sampling.commits import Threshold
-from mdm_schedules.sampling.policies import LeftToRight, LowConfidence, Margin, Random
+from mdm_schedules.sampling.policies import LeftToRight, Margin, Random
 from mdm_schedules.testing import (
     check_adapter,
     check_commit_rule,
@@ -337,7 +337,7 @@ def test_objectives_without_faults_conform():
 def test_a_policy_that_remembers_is_found_out():
     """The end-to-end check finds what the calls alone cannot."""
 
-    class Remembering(LowConfidence):
+    class Remembering(Margin):
         name = "remembering"
 
         def score(self, probs, tokens):
