@@ -667,6 +667,7 @@ def within_rounding(value):
     return value
 
 
+@pytest.mark.slow
 def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_path):
     (tmp_path / "share.py").write_text(SHARE)
     with socket.socket() as free:
