@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import logging
 import os
-from functools import cache
 from typing import Any
 
+from mdm_schedules.checks import say_once
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.lookup import get_schedule
 from mdm_schedules.sampling.options import STORED, unknown_option
@@ -82,7 +81,7 @@ def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         left = {name: value for name, value in left.items() if name not in _WARPS}
     given = {name: left.pop(name) for name in list(left) if name in OPTIONS}
     for name in left:
-        _say_once(
+        say_once(
             f"the generation setting {name!r} of the task says nothing to a masked diffusion "
             "model; it is ignored"
         )
@@ -91,11 +90,6 @@ def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     given["max_new_tokens"] = lengths[0] if lengths else DEFAULT_LENGTH
     given = {name: value for name, value in given.items() if value is not None}
     return given, [until] if isinstance(until, str) else list(until)
-
-
-@cache
-def _say_once(text: str) -> None:
-    logging.getLogger("mdm_schedules").warning(text)
 
 
 def load_tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:

@@ -133,6 +133,7 @@ def sample(
         crop=crop,
         report=callback is not None or output_history,
         masked=masked,
+        real=real,
     )
     spans = block_spans(block_ends, tokens.shape[1])
     # the one place where the host waits for the device, unless an option needs more
@@ -158,10 +159,9 @@ def sample(
                 if callback is not None:
                     callback(info)
             run.check()
-    executed = (
-        torch.from_numpy(np.stack(run.revealed, 1))
-        if run.revealed
-        else counts.new_zeros(len(tokens), 0)
+    executed, drawn = (
+        torch.from_numpy(np.stack(told, 1)) if told else counts.new_zeros(len(tokens), 0)
+        for told in (run.revealed, run.drawn)
     )
     return GenerationOutput(
         run.all_tokens(),
@@ -169,6 +169,9 @@ def sample(
         (executed > 0).sum(1),
         executed,
         row_seeds.tolist(),
+        drawn,
+        run.revealed_in,
+        eos_token_ids=tuple(ends),
         history=history,
     )
 

@@ -3,12 +3,12 @@ and position.
 
 A value depends on nothing else, so a sequence draws the same numbers alone, in any batch, behind
 any padding and on any device. The mixing function is splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
-No global generator is touched.
+No global generator is touched, but where there is no seed: then one number from torch's is the
+seed.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,9 +70,12 @@ def plain_seed(seed: Any) -> Any:
 
 
 def check_seed(seed: int | Sequence[int] | torch.Tensor | None, batch: int) -> list[int]:
-    """Seeds as `batch` integers; None draws fresh ones from the operating system."""
+    """Seeds as `batch` integers; None draws one number from torch's global generator.
+
+    So `torch.manual_seed` repeats a run without a seed, as it does elsewhere.
+    """
     if seed is None:
-        return [secrets.randbits(63)] * batch
+        return [int(torch.randint(2**63 - 1, (), device="cpu"))] * batch
     seed = plain_seed(seed)
     if isinstance(seed, str | bytes | float):
         raise InvalidTypeError(f"seed must be None, an int, or one int per row, got {seed!r}")

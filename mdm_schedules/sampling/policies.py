@@ -11,8 +11,9 @@ from typing import ClassVar, Literal
 import torch
 
 from mdm_schedules.checks import shown
-from mdm_schedules.errors import InvalidTypeError
+from mdm_schedules.errors import InvalidTypeError, UnknownNameError
 from mdm_schedules.registry import Entry, Registry
+from mdm_schedules.sampling.elsewhere import POLICY_NAMES
 from mdm_schedules.sampling.noise import POSITION, SequenceNoise
 from mdm_schedules.sampling.segments import SEGMENT, by_segment
 
@@ -167,6 +168,12 @@ def get_policy(
         InvalidTypeError: neither text nor a policy.
     """
     if isinstance(remasking, str):
+        if remasking in POLICY_NAMES and remasking not in policies.names():
+            where, ours = POLICY_NAMES[remasking]
+            raise UnknownNameError(
+                f"no remasking policy is named {remasking!r}; {where}'s {remasking} is {ours!r} "
+                "here"
+            )
         found = policies.read(remasking)
         if isinstance(found, ConfidencePolicy | OrderPolicy):
             return found

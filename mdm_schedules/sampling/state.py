@@ -14,6 +14,7 @@ from mdm_schedules.models import Denoiser, Pass
 from mdm_schedules.sampling.commits import CommitRule
 from mdm_schedules.sampling.draw import TokenDraw, check_logits
 from mdm_schedules.sampling.noise import REMASK, TOKEN, SequenceNoise
+from mdm_schedules.sampling.output import PADDING
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 
 EOS_EVERY = (
@@ -44,13 +45,18 @@ class SamplerState:
     crop: bool
     report: bool
     masked: torch.Tensor  # bool [b, L], what is to be filled
+    real: torch.Tensor  # bool [B, L], False on padding
     nfe: int = 0
     revealed: list[Integers] = field(default_factory=list)  # per pass, [B]
+    drawn: list[Integers] = field(default_factory=list)  # likewise
     unusable: list[tuple[int, Integers, torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.final = self.tokens  # [B, L]; rows that have ended are written into it
         self.live: Integers = np.arange(len(self.tokens))
+        # [B, L] of the whole batch, and the rows of it that go on (None: all)
+        self.revealed_in = -(~self.real).int()
+        self._rows: torch.Tensor | None = None
 
     def all_tokens(self) -> torch.Tensor:
         """The whole batch as it is now; a copy if a row has left."""
@@ -110,9 +116,10 @@ class SamplerState:
                 slots = torch.where(
                     torch.from_numpy(count > 0).to(slots.device)[:, None], fresh, slots
                 )
-            row = np.zeros(len(self.final), dtype=np.int64)
-            row[self.live] = count - again
-            self.revealed.append(row)
+            for told, number in ((self.revealed, count - again), (self.drawn, count)):
+                row = np.zeros(len(self.final), dtype=np.int64)
+                row[self.live] = number
+                told.append(row)
             if before is None:
                 yield None
             else:
@@ -191,8 +198,12 @@ class SamplerState:
         drawn, score, usable = self.draw(logits, index, uniform, lambda i, j: self.tokens[row[i:j]])
         self.unusable.append((self.nfe + 1, self.live, row, usable))
         if write:
-            self.tokens[row, column] = drawn
+            self._write(row, column, drawn)
         return drawn, score
+
+    def _write(self, row: torch.Tensor, column: torch.Tensor, drawn: torch.Tensor) -> None:
+        self.tokens[row, column] = drawn
+        self.revealed_in[row if self._rows is None else self._rows[row], column] = self.nfe + 1
 
     def _ask(
         self, row: torch.Tensor, column: torch.Tensor, end: int
@@ -228,7 +239,7 @@ class SamplerState:
         best = self._cells(slots, np.zeros_like(count), count)
         row = best // slots.shape[1]
         cell = row * slots.shape[1] + order.flatten()[best]
-        self.tokens[row, slots.flatten()[cell]] = tokens.view(-1)[cell]
+        self._write(row, slots.flatten()[cell], tokens.view(-1)[cell])
         spent = torch.zeros_like(slots, dtype=torch.bool)
         spent.view(-1)[cell] = True
         return slots.gather(1, spent.to(torch.int8).argsort(dim=1, stable=True)), count
@@ -251,6 +262,9 @@ class SamplerState:
         tail = torch.from_numpy(ended).to(going.device)[:, None] & (column > first)
         self.tokens = self.tokens.masked_fill(tail, self.pad_token_id)
         self.final = self.all_tokens()
+        every = slice(None) if self._rows is None else self._rows
+        self.revealed_in[every] = self.revealed_in[every].masked_fill(tail, PADDING)
+        self._rows = going if self._rows is None else self._rows[going]
         self.tokens, self.position, self.masked = (
             self.tokens[going],
             self.position[going],

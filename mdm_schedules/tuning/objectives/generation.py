@@ -46,7 +46,7 @@ class GenerationObjective(Objective):
         metric: "exact_match", "contains", or a function (output, answer) -> number. The output is
             the text after the prompt, or of the whole sequence if nothing is appended to it;
             without a tokenizer it is a LongTensor.
-        tokenizer: needed for prompts that are text.
+        tokenizer: needed for prompts that are text. Ids that it has no token for are never drawn.
         steps: forward passes, where `tune` is given none.
         batch_size: instances per call of the model; they are padded on the left.
         seed: instance i draws with the seed `seed` + i, whatever the batch.
@@ -200,6 +200,7 @@ class GenerationObjective(Objective):
             schedule=schedule,
             steps=steps,
             seed=[self.seed + index for index in batch],
+            tokenizer=self.tokenizer,
             **self.options,
         )
 
