@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +33,7 @@ class StepInfo:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GenerationOutput:
+class GenerationOutput(tuple[torch.Tensor, ...]):
     """The finished sequences and what they cost.
 
     It is used as its sequences are: `tokenizer.batch_decode(out)`, `out[0]`, `out[:, n:]`,
@@ -72,9 +71,24 @@ class GenerationOutput:
     history: list[torch.Tensor] = field(default_factory=list)
     tokenizer: Any = None
 
-    # --- as the tensor of its sequences
+    # --- as the tensor of its sequences; a tuple of its rows, since tokenizers decode only what is
+    # a tensor, a list or a tuple
 
-    def __getitem__(self, key: Any) -> Any:
+    def __new__(cls, sequences: torch.Tensor, *rest: Any, **fields: Any) -> GenerationOutput:
+        return super().__new__(cls, sequences.unbind(0))
+
+    def __getnewargs__(self) -> tuple[torch.Tensor]:  # type: ignore[override]
+        return (self.sequences,)
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __getitem__(self, key: Any) -> Any:  # type: ignore[override]
         """A field by its name, else the part of `sequences` that `key` names."""
         if not isinstance(key, str):
             return self.sequences[key]
@@ -83,12 +97,6 @@ class GenerationOutput:
                 f"the output has no {key!r}.{did_you_mean(key, self.__dataclass_fields__)}"
             )
         return getattr(self, key)
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter(self.sequences)
 
     @property
     def shape(self) -> torch.Size:
