@@ -18,6 +18,7 @@ from mdm_schedules.checks import did_you_mean, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.integrations.diffusers.tokens import MaskedDiffusionScheduler
 from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+from mdm_schedules.integrations.transformers.auto import load_tokenizer
 from mdm_schedules.lookup import get_schedule
 from mdm_schedules.models import get_adapter
 from mdm_schedules.sampling import StepInfo, generate
@@ -98,8 +99,6 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             MDMError: no masked language model there, or no mask token in its config or tokenizer.
         """
-        from transformers import AutoTokenizer
-
         parts = {
             name: kwargs.pop(name) for name in ("model", "tokenizer", "scheduler") if name in kwargs
         }
@@ -136,7 +135,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 place("model"), schedule=used, **kwargs
             )
         if "tokenizer" not in parts:
-            parts["tokenizer"] = AutoTokenizer.from_pretrained(place("tokenizer"), **shared)
+            parts["tokenizer"] = load_tokenizer(place("tokenizer"), **shared)
         if scheduler is None:
             scheduler = MaskedDiffusionScheduler(
                 mask_token_id=_mask_token(model, parts["tokenizer"]),

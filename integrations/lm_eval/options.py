@@ -94,7 +94,7 @@ def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def load_tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
     """`given`, or what is loaded from there, or from where the model came."""
-    from transformers import AutoTokenizer
+    from mdm_schedules.integrations.transformers.auto import load_tokenizer as load
 
     if given is not None and not isinstance(given, str | os.PathLike):
         return given
@@ -104,4 +104,4 @@ def load_tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
             raise InvalidTypeError(
                 "a model that was not loaded from a folder or the Hub needs tokenizer=..."
             )
-    return AutoTokenizer.from_pretrained(pretrained if given is None else given, **files)
+    return load(pretrained if given is None else given, **files)

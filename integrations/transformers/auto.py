@@ -7,6 +7,7 @@ from __future__ import annotations
 import copyreg
 import inspect
 import os
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -229,26 +230,44 @@ _TOKENIZER_FILES = (
 )
 
 
-def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int | None:
-    """The mask token of the tokenizer beside the model; None if there is no tokenizer.
+def has_tokenizer(path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> bool:
+    """Whether files of a tokenizer are in the folder or repository.
 
-    Without its files, newer transformers make an empty tokenizer of the model's default kind, whose
-    mask token is another one.
+    Without them, newer transformers make an empty tokenizer of the model's default kind, with ids
+    of its own for the mask and all else.
     """
-    from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
-    given = _known(kwargs)
-    files = {name: value for name, value in given.items() if name != "trust_remote_code"}
-    quiet = {
-        "_raise_exceptions_for_gated_repo": False,
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_connection_errors": False,
-    }
+    files = {name: kwargs[name] for name in _FILES if kwargs.get(name) is not None}
+    for reason in ("gated_repo", "missing_entries", "connection_errors"):
+        files[f"_raise_exceptions_for_{reason}"] = False
+    return any(cached_file(path, name, **files) for name in _TOKENIZER_FILES)
+
+
+def load_tokenizer(path: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """`AutoTokenizer.from_pretrained`, but never an empty tokenizer where there is none.
+
+    Raises:
+        StorageError: there are no files of a tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    if os.path.isdir(path) and not has_tokenizer(path, kwargs):
+        raise StorageError(
+            f"{os.fspath(path)} holds no tokenizer; save it there (tokenizer.save_pretrained), or "
+            "pass tokenizer=..."
+        )
+    return AutoTokenizer.from_pretrained(path, **kwargs)
+
+
+def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int | None:
+    """The mask token of the tokenizer beside the model; None if there is no tokenizer."""
+    from transformers import AutoTokenizer
+
     try:
-        if not any(cached_file(path, name, **files, **quiet) for name in _TOKENIZER_FILES):
+        if not has_tokenizer(path, kwargs):
             return None  # generate then asks for mask_token_id
-        tokenizer = AutoTokenizer.from_pretrained(path, **given)
+        tokenizer = AutoTokenizer.from_pretrained(path, **_known(kwargs))
     except MDMError:
         raise
     except Exception:
