@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,6 +74,11 @@ def generate(
             which it is tried, once per model, whether its head takes single rows, and whether it
             minds padding).
     """
+    if isinstance(model, str | os.PathLike | torch.Tensor):
+        raise InvalidTypeError(
+            f"the order is generate(model, input_ids, ...), got {type(model).__name__} for the "
+            "model; AutoModelForMaskedDiffusion.from_pretrained(...) loads one by its name"
+        )
     check_rest({name: value for name, value in options.items() if name not in OPTIONS})
     config, tokenizer = options.get("generation_config"), options.get("tokenizer")
     input_ids, attention_mask = encoded(input_ids, attention_mask, tokenizer)
