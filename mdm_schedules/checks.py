@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import numbers
 import operator
 import reprlib
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MissingExtraError
@@ -26,6 +28,12 @@ def shown(value: Any) -> str:
         return _SHORT.repr(value)
     except Exception:  # Python refuses to print an integer of more than 4300 digits
         return f"a value of type {type(value).__name__} that cannot be printed"
+
+
+@cache
+def say_once(text: str) -> None:
+    """Warn in the log, once per process for the same text."""
+    logging.getLogger("mdm_schedules").warning(text)
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:

@@ -27,6 +27,7 @@ from mdm_schedules.integrations.accelerate.shards import Finished, Output, diffe
 from mdm_schedules.integrations.accelerate.worker import Worker
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import ModelAdapter, evaluating, get_adapter
+from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.sampling.generation import own_schedule
 from mdm_schedules.sampling.options import STORED, unknown_option
 from mdm_schedules.sampling.prompt import check_mask_token
@@ -101,7 +102,8 @@ def generate_distributed(
             iterable (a datasets stream among them); or the path of a .jsonl file of those, or of a
             text file with a prompt on each line. Blank lines of files do not count. An iterable is
             run through by each process, at most 2,048 at a time.
-        tokenizer: encodes texts and decodes results; may be None for token ids.
+        tokenizer: encodes texts and decodes results; may be None for token ids. Ids that it has
+            no token for are never drawn.
         output_path: JSONL file to write, in a folder that all processes see; it appears when all is
             done. The results up to then are in the folder `<output_path>.shards`, from which a
             repeated call goes on. None keeps all records in memory and returns them.
@@ -214,10 +216,16 @@ def _options(
         if name not in STORED and name not in _ALSO:
             raise unknown_option(name, "generate_distributed has no option", (*STORED, *_ALSO))
     also = {name: given[name] for name in _ALSO if given.get(name) is not None}
-    own = getattr(model, "generation_config", None)
+    own = getattr(unwrap(model), "generation_config", None)
     options: dict[str, Any] = {**merge_options(given, config, own), **also}
-    chosen = own_schedule(model) if options["schedule"] is None else options["schedule"]
-    options["schedule"] = schedule_for_steps(chosen, options["steps"])
+    given_schedule = options["schedule"]
+    options["schedule"] = (
+        own_schedule(model, options["steps"])
+        if given_schedule is None
+        else schedule_for_steps(given_schedule, options["steps"])
+    )
+    # None as in jobs of versions that did not have it
+    options["suppress_special_tokens"] = options["suppress_special_tokens"] or None
     if options["seed"] is not None:
         options["seed"] = check_int("seed", options["seed"], -(2**63), 2**64 - 1, "seed=0")
     if options["mask_token_id"] is None and bound.mask_token_id is None:

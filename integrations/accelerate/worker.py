@@ -135,7 +135,7 @@ class Worker:
         longest = max(len(prompt.ids) for prompt in batch)
         tokens, attention_mask = left_pad([prompt.ids for prompt in batch])
         seeds = derive_seeds(self.seed, [prompt.index for prompt in batch], copies)
-        options = {**self.options, "seed": seeds}
+        options = {**self.options, "seed": seeds, "tokenizer": self.tokenizer}
         out = generate(self.model, tokens, attention_mask, **options)
         passes = out.nfe_per_row.tolist()
         records = []

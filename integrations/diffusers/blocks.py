@@ -131,6 +131,10 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         """The schedule in use; None for "even"."""
         return None if self.config.schedule == EVEN else read_cached(self.config.schedule)
 
+    @schedule.setter
+    def schedule(self, value: str | Schedule) -> None:
+        self._keep_schedule(value)
+
     def get_num_transfer_tokens(self, block_length: int, num_inference_steps: int) -> torch.Tensor:
         """How many masks of a block each step fills: LongTensor [num_inference_steps], summing to
         `block_length`.

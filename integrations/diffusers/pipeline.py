@@ -21,6 +21,7 @@ from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
 from mdm_schedules.lookup import get_schedule
 from mdm_schedules.models import get_adapter
 from mdm_schedules.sampling import StepInfo, generate
+from mdm_schedules.sampling.generation import own_schedule
 from mdm_schedules.sampling.options import OPTIONS
 from mdm_schedules.sampling.prompt import left_pad
 from mdm_schedules.schedules import Schedule
@@ -29,7 +30,7 @@ DOWNLOAD_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force
 TENSOR_INPUTS = ["tokens", "revealed"]
 OUTPUT_TYPES = ("text", "seq")
 # of generate, less what __call__ gives it itself
-_TAKEN = ("schedule", "steps", "mask_token_id", "callback", "progress")
+_TAKEN = ("schedule", "steps", "mask_token_id", "callback", "progress", "tokenizer")
 PIPELINE_OPTIONS = sorted(set(OPTIONS) - set(_TAKEN))
 
 
@@ -139,7 +140,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         if scheduler is None:
             scheduler = MaskedDiffusionScheduler(
                 mask_token_id=_mask_token(model, parts["tokenizer"]),
-                schedule=schedule or _saved_schedule(model),
+                schedule=schedule or own_schedule(model),
             )
         return cls(model, scheduler, parts["tokenizer"])
 
@@ -222,6 +223,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 steps=num_inference_steps,
                 mask_token_id=mask,
                 callback=report,
+                tokenizer=self.tokenizer,
                 **options,
             )
         finally:
@@ -352,11 +354,6 @@ def _mask_token(model: Any, tokenizer: Any) -> int:
         "neither the tokenizer nor the model's config has a mask_token_id; pass "
         "scheduler=MaskedDiffusionScheduler(mask_token_id=..., schedule='linear')"
     )
-
-
-def _saved_schedule(model: Any) -> Schedule | str:
-    schedule = getattr(model, "schedule", None)
-    return schedule if isinstance(schedule, Schedule) else "linear"
 
 
 def _seeds(generator: Any) -> int | list[int]:

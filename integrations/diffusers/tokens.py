@@ -66,6 +66,10 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         """The schedule in use."""
         return read_cached(self.config.schedule or self.config.masking_schedule)  # type: ignore[no-any-return]
 
+    @schedule.setter
+    def schedule(self, value: str | Schedule | None) -> None:
+        self._keep_schedule(value)
+
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,

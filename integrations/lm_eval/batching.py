@@ -27,7 +27,7 @@ class Job:
 
 
 def write(
-    adapter: ModelAdapter, jobs: Sequence[Job], batch_size: int, pad_token_id: int, padding: bool
+    adapter: ModelAdapter, jobs: Sequence[Job], batch_size: int, tokenizer: Any, padding: bool
 ) -> Iterator[tuple[int, list[int], int]]:
     """Each job's number, the ids of its answer up to its end, and the forward passes spent, as they
     are written.
@@ -43,16 +43,21 @@ def write(
     for group in groups.values():
         group.sort(key=lambda i: len(jobs[i].prompt), reverse=True)
         for begin in range(0, len(group), batch_size):
-            yield from _write_batch(adapter, jobs, group[begin : begin + batch_size], pad_token_id)
+            yield from _write_batch(adapter, jobs, group[begin : begin + batch_size], tokenizer)
 
 
 def _write_batch(
-    adapter: ModelAdapter, jobs: Sequence[Job], batch: list[int], pad_token_id: int
+    adapter: ModelAdapter, jobs: Sequence[Job], batch: list[int], tokenizer: Any
 ) -> Iterator[tuple[int, list[int], int]]:
     width, options = max(len(jobs[i].prompt) for i in batch), jobs[batch[0]].options
-    tokens, attention_mask = left_pad([jobs[i].prompt for i in batch], pad_token_id)
+    tokens, attention_mask = left_pad([jobs[i].prompt for i in batch], tokenizer.pad_token_id or 0)
     out = generate(
-        adapter.model, tokens, attention_mask, seed=[jobs[i].seed for i in batch], **options
+        adapter.model,
+        tokens,
+        attention_mask,
+        seed=[jobs[i].seed for i in batch],
+        tokenizer=tokenizer,
+        **options,
     )
     for i, ids in zip(batch, out.sequences.tolist(), strict=True):
         job = jobs[i]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,7 @@ from mdm_schedules.integrations.lm_eval.options import (
 from mdm_schedules.integrations.lm_eval.processes import SharedLM
 from mdm_schedules.integrations.transformers.auto import AutoModelForMaskedDiffusion
 from mdm_schedules.models import get_adapter
+from mdm_schedules.sampling.generation import own_schedule
 from mdm_schedules.sampling.prompt import check_mask_token
 from mdm_schedules.schedules import Schedule
 
@@ -43,6 +45,9 @@ class MaskedDiffusionLM(SharedLM):
         (6 tokens for 128), and otherwise a
     Monte Carlo estimate of it, so that a perplexity made of it is an upper bound with noise. No
     schedule changes it. Texts longer than the model go in pieces of its length.
+
+    A prompt or context that is too long loses its beginning, but for a beginning-of-sequence token;
+    a warning counts them, and the results' `config` holds the counts as `truncated`.
 
     All results depend on the seed and on the request itself only, not on its neighbours, its place
     or the batch size. lm-eval's `use_cache` knows requests, not settings: use one file per
@@ -132,6 +137,10 @@ class MaskedDiffusionLM(SharedLM):
                 "add_bos_token: the tokenizer has no beginning-of-sequence token"
             )
         self.passes: list[int] = []  # forward passes of each answer written so far
+        # of texts that were too long: prompts to write after, contexts of likelihoods, and the
+        # most tokens that one of them lost
+        self.truncated = {"prompts": 0, "contexts": 0, "most_tokens": 0}
+        self._said: dict[str, int] = {}  # cuts that the log was told of
         self._padding: bool | None = None
 
     @classmethod
@@ -224,6 +233,7 @@ class MaskedDiffusionLM(SharedLM):
             )
             copies[key] += 1  # a task that asks the same several times wants several answers
             stops.append(until)
+        self._warn_of_cuts("prompts", len(jobs))
         answers = [""] * len(jobs)
         for i, ids, passes in self._write(jobs, disable_tqdm):
             self.passes.append(passes)
@@ -255,11 +265,33 @@ class MaskedDiffusionLM(SharedLM):
                 f"{self.max_length}; "
                 f"give max_new_tokens={self.max_length // 2}, or less"
             )
-        return prompt[len(prompt) + new - self.max_length :]
+        return self._end(prompt, self.max_length - new, "prompts")
+
+    def _end(self, ids: list[int], room: int, kind: str) -> list[int]:
+        """The last `room` tokens, after the beginning-of-sequence token where there was one."""
+        if len(ids) <= room:
+            return ids
+        self.truncated[kind] += 1
+        self.truncated["most_tokens"] = max(self.truncated["most_tokens"], len(ids) - room)
+        bos = self.tokenizer.bos_token_id
+        first = ids[:1] if bos is not None and ids[:1] == [bos] and room > 1 else []
+        return [*first, *ids[len(ids) - room + len(first) :]]
+
+    def _warn_of_cuts(self, kind: str, total: int) -> None:
+        """Say how many were cut since the last word of it."""
+        number = self.truncated[kind] - self._said.get(kind, 0)
+        if number:
+            self._said[kind] = self.truncated[kind]
+            logging.getLogger("mdm_schedules").warning(
+                f"{number} of {total} {kind} did not fit into the {self.max_length} tokens that "
+                f"the model reads (max_length), and lost up to {self.truncated['most_tokens']} "
+                "tokens at their beginning; scores may be lower for it. Use fewer few-shot "
+                "examples, or a smaller max_new_tokens"
+            )
 
     def _write(self, jobs: list[Job], disable_tqdm: bool) -> Iterator[tuple[int, list[int], int]]:
         padding = self._takes_padding(len(job.prompt) for job in jobs)
-        written = write(self.adapter, jobs, self.batch_size, self._pad_token_id, padding)
+        written = write(self.adapter, jobs, self.batch_size, self.tokenizer, padding)
         return iter(
             tqdm(written, total=len(jobs), desc="answers", disable=disable_tqdm or self.rank != 0)
         )
@@ -335,9 +367,12 @@ class MaskedDiffusionLM(SharedLM):
                 raise InvalidValueError(
                     f"the text {shown(asked[i][-1])} holds the mask token, which has no likelihood"
                 )
+            if self.max_length is not None and context not in ([], [self.tokenizer.bos_token_id]):
+                context = self._end(context, max(0, self.max_length - len(target)), "contexts")
             parts = pieces(context, target, self.max_length)
             work += parts
             owner += [i] * len(parts)
+        self._warn_of_cuts("contexts", len(pairs))
         same = [True] * len(pairs)
         look = self.check_greedy and kind == "loglikelihood"
         for i, yes in zip(
@@ -395,7 +430,8 @@ class MaskedDiffusionLM(SharedLM):
         """
         from mdm_schedules._version import __version__
 
-        schedule = self.options.get("schedule", getattr(self.model, "schedule", "linear"))
+        schedule = self.options.get("schedule")
+        schedule = own_schedule(self.model) if schedule is None else schedule
         own = ("batch_size", "max_length", "seed", "mc_num", "check_greedy", "add_bos_token")
         return {
             "model_args": {
@@ -409,4 +445,5 @@ class MaskedDiffusionLM(SharedLM):
             "forward_passes_per_answer": sum(self.passes) / len(self.passes)
             if self.passes
             else None,
+            "truncated": dict(self.truncated),
         }

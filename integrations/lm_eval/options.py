@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import logging
 import os
-from functools import cache
 from typing import Any
 
+from mdm_schedules.checks import say_once
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.lookup import get_schedule
 from mdm_schedules.sampling.options import STORED, unknown_option
@@ -82,7 +81,7 @@ def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         left = {name: value for name, value in left.items() if name not in _WARPS}
     given = {name: left.pop(name) for name in list(left) if name in OPTIONS}
     for name in left:
-        _say_once(
+        say_once(
             f"the generation setting {name!r} of the task says nothing to a masked diffusion "
             "model; it is ignored"
         )
@@ -93,14 +92,9 @@ def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return given, [until] if isinstance(until, str) else list(until)
 
 
-@cache
-def _say_once(text: str) -> None:
-    logging.getLogger("mdm_schedules").warning(text)
-
-
 def load_tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
     """`given`, or what is loaded from there, or from where the model came."""
-    from mdm_schedules.integrations.transformers.native import load_tokenizer
+    from mdm_schedules.integrations.transformers.native import load_tokenizer as load
 
     if given is not None and not isinstance(given, str | os.PathLike):
         return given
@@ -110,4 +104,4 @@ def load_tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
             raise InvalidTypeError(
                 "a model that was not loaded from a folder or the Hub needs tokenizer=..."
             )
-    return load_tokenizer(pretrained if given is None else given, **files)
+    return load(pretrained if given is None else given, **files)

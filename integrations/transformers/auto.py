@@ -4,15 +4,16 @@ class.
 
 from __future__ import annotations
 
-import logging
+import copyreg
+import inspect
 import os
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from typing_extensions import Unpack
 
-from mdm_schedules.checks import shown
+from mdm_schedules.checks import say_once, shown
 from mdm_schedules.errors import (
     InvalidTypeError,
     InvalidValueError,
@@ -39,11 +40,26 @@ if TYPE_CHECKING:
 class MaskedDiffusionMixin:
     """Gives a masked LM class `.schedule`, `.generate()`, and saves the schedule with the model."""
 
-    schedule: Schedule
+    _schedule: Schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of `generate`; set by whatever `get_schedule` takes, by default linear.
+
+        Raises:
+            MDMError: what it is set to is no schedule.
+        """
+        # not by getattr, which modules answer for their parameters
+        found: Schedule | None = self.__dict__.get("_schedule")
+        return Linear() if found is None else found
+
+    @schedule.setter
+    def schedule(self, value: str | os.PathLike[str] | Schedule) -> None:
+        self.__dict__["_schedule"] = get_schedule(value)
 
     def generate(
         self,
-        input_ids: torch.Tensor,
+        input_ids: Any = None,
         attention_mask: torch.Tensor | None = None,
         **options: Unpack[GenerateOptions],
     ) -> GenerationOutput:
@@ -54,13 +70,29 @@ class MaskedDiffusionMixin:
         """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it."""
         return ModelDenoiser(get_adapter(self))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> None:
         """Save the model as transformers does, and its schedule and generation options beside."""
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
-        self.schedule.save_pretrained(save_directory)
+        plain = super().save_pretrained  # type: ignore[misc]
+        plain(save_directory, *args, **kwargs)
+        given = inspect.signature(plain).bind_partial(save_directory, *args, **kwargs).arguments
+        if given.get("is_main_process", True):
+            self._save_own(save_directory)
+
+    def _upload_modified_files(
+        self, working_dir: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        # where transformers publishes a model, be it by push_to_hub or by saving it: what is ours
+        # must lie beside it by then
+        self._save_own(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)  # type: ignore[misc]
+
+    def _save_own(self, folder: str | os.PathLike[str]) -> None:
+        self.schedule.save_pretrained(folder)
         config = getattr(self, "generation_config", None)
         if isinstance(config, MaskedDiffusionGenerationConfig):
-            config.save_pretrained(save_directory)
+            config.save_pretrained(folder)
 
 
 if TYPE_CHECKING:
@@ -69,10 +101,16 @@ if TYPE_CHECKING:
         """A transformers model with the mixin, as `AutoModelForMaskedDiffusion` returns it."""
 
 
-@lru_cache(maxsize=64)
+class _Made(type):
+    """Of classes made by `_with_mixin`, which pickle by the class that they are made of."""
+
+
+@cache
 def _with_mixin(cls: Any) -> Any:
+    kind = _Made if type(cls) is type else type("_Made", (_Made, type(cls)), {})
+    copyreg.pickle(kind, lambda made: (_with_mixin, (made.__mro__[2],)))  # type: ignore[arg-type]
     # under its own name, since transformers writes the class name into config.architectures
-    return type(
+    return kind(
         cls.__name__,
         (MaskedDiffusionMixin, cls),
         {"__module__": cls.__module__, "__doc__": cls.__doc__},
@@ -182,16 +220,11 @@ def _carried(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Schedule:
     if found is None:
         return Linear()
     if found != Linear():
-        _say_once(
+        say_once(
             f"{path} carries the schedule {shown(found)}, which is used; schedule='linear' "
             "gives the plain one"
         )
     return found
-
-
-@cache
-def _say_once(text: str) -> None:
-    logging.getLogger("mdm_schedules").warning(text)
 
 
 def _settle_mask(config: Any, path: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
@@ -219,12 +252,16 @@ def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int
     """The mask token of the tokenizer beside the model; None if there is no tokenizer."""
     from transformers import AutoTokenizer
 
+    from mdm_schedules.integrations.transformers.native.tokenizer import has_tokenizer
+
     try:
+        if not has_tokenizer(path, kwargs):
+            return None  # generate then asks for mask_token_id
         tokenizer = AutoTokenizer.from_pretrained(path, **_known(kwargs))
     except MDMError:
         raise
     except Exception:
-        return None  # generate then asks for mask_token_id
+        return None
     return tokenizer.mask_token_id  # type: ignore[no-any-return]
 
 

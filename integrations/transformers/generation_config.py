@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from transformers import GenerationConfig
 
+from mdm_schedules.checks import say_once
 from mdm_schedules.sampling.options import STORED, unknown_option
 from mdm_schedules.sampling.stored import StoredOptions
 
@@ -16,11 +15,6 @@ _FIELD = "masked_diffusion"
 _PLAIN = vars(GenerationConfig())  # what transformers' own config holds
 _DIFFERENT = tuple(name for name in STORED if name not in _PLAIN)
 _BOTH = tuple(name for name in STORED if name in _PLAIN)
-
-
-@cache
-def _warn_once(text: str) -> None:
-    logging.getLogger("mdm_schedules").warning(text)
 
 
 class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-untyped-call]
@@ -63,7 +57,7 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-unty
         elif not (name.startswith("_") or name in _PLAIN or name in _DIFFERENT or name == _FIELD):
             raise unknown_option(name, "unknown generation option", STORED)
         elif name in _BOTH and _FIELD in self.__dict__ and value != _PLAIN[name]:
-            _warn_once(
+            say_once(
                 f"generation_config.{name} is transformers' own; the sampler reads "
                 f"generation_config.masked_diffusion.{name}"
             )

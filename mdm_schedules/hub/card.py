@@ -24,7 +24,10 @@ BEGIN, END = "<!-- mdm-schedules: generated from here", "<!-- mdm-schedules: to 
 def write_card(
     old: str | None, repo_id: str, places: Sequence[Place], plots: Sequence[str]
 ) -> str | None:
-    """The new README.md, or None where the old one is not ours and stays as it is.
+    """The new README.md.
+
+    Of one that is not ours the text stays as it is, and its metadata gets what the search asks for.
+    None where that metadata cannot be read.
 
     Args:
         old: the README there is; what stands outside the generated part is kept, metadata of others
@@ -47,11 +50,33 @@ def write_card(
         text = re.sub(r"\A\s*---\r?\n.*?\n---\r?\n", "", old, count=1, flags=re.DOTALL)
         before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
     else:
-        return None
+        return _tagged(old, repo_id, places)
     body = f"{BEGIN}; text outside is kept -->\n{_body(repo_id, places, plots)}\n{END}"
     return (
         f"---\n{_metadata(data, repo_id, places).to_yaml()}\n---\n{before}{body}{after.rstrip()}\n"
     )
+
+
+_FRONT_MATTER = re.compile(r"\A\s*---\r?\n(.*?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+
+def _tagged(old: str, repo_id: str, places: Sequence[Place]) -> str | None:
+    """Somebody's README with tags, models and scores in its metadata, added to what is there."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    try:
+        data = ModelCardData(**ModelCard(old).data.to_dict())
+        new = _metadata(data, repo_id, places)
+    except Exception:  # of yaml and of huggingface_hub, for metadata of any shape
+        return None
+    # theirs wins where a key holds one value, and what library their files are for is theirs
+    new.library_name = getattr(data, "library_name", None)
+    for name in ("base_model", "model_name"):
+        theirs = getattr(data, name, None)
+        if theirs is not None:
+            setattr(new, name, theirs)
+    text = _FRONT_MATTER.sub("", old, count=1)
+    return f"---\n{new.to_yaml()}\n---\n{text}"
 
 
 def _metadata(old: ModelCardData, repo_id: str, places: Sequence[Place]) -> ModelCardData:

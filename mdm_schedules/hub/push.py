@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdm_schedules.checks import say_once
 from mdm_schedules.errors import InvalidValueError, MissingExtraError, StorageError
 from mdm_schedules.hub.card import PLOT_FILE, write_card
 from mdm_schedules.hub.catalog import INDEX_FILE, Place, check_subfolder, index_text, read_index
@@ -159,6 +160,11 @@ def _operations(head: HubRepo, place: Place, files: dict[str, bytes], there: set
         else None
     )
     card = write_card(readme, head.name, list(places.values()), plots)
+    if card is None:
+        say_once(
+            f"the README.md of {head.name} has metadata that cannot be read; it stays as it is, "
+            "and search_schedules will not find the repository until its tags hold mask-schedule"
+        )
     content = {**files, INDEX_FILE: index_text(list(places.values())).encode()}
     if card is not None:
         content["README.md"] = card.encode()

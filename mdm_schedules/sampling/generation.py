@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from typing_extensions import Never, Unpack
 
-from mdm_schedules.checks import check_int, check_real
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.checks import check_int, check_real, say_once
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import ModelAdapter, ModelDenoiser, evaluating, get_adapter
+from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.sampling.commits import choose_commit
 from mdm_schedules.sampling.constraints import token_ids
 from mdm_schedules.sampling.draw import DrawOptions
@@ -22,8 +24,6 @@ from mdm_schedules.sampling.options import (
     OPTIONS,
     GenerateOptions,
     by_name,
-    describe_options,
-    option_parameters,
 )
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.prompt import (
@@ -33,19 +33,23 @@ from mdm_schedules.sampling.prompt import (
     check_prompt,
     check_rest,
     check_suppressed,
+    encoded,
     plain_processor,
     unexpanded,
+    warn_of_padding,
 )
 from mdm_schedules.sampling.quotas import split_steps
+from mdm_schedules.sampling.signature import describe_options, option_parameters
 from mdm_schedules.sampling.stored import merge_options
 from mdm_schedules.sampling.streaming import StreamerFeed
+from mdm_schedules.sampling.vocabulary import undrawable
 from mdm_schedules.schedules import Linear, Schedule
 
 
 @torch.no_grad()
 def generate(
     model: Any,
-    input_ids: torch.Tensor,
+    input_ids: Any = None,
     attention_mask: torch.Tensor | None = None,
     *in_order: Never,
     **options: Unpack[GenerateOptions],
@@ -59,34 +63,44 @@ def generate(
         model: a masked language model (see `mdm_schedules.models`), or a function from tokens
             [B, L] to logits [B, L, V].
         input_ids: LongTensor [B, P]; prompts of different lengths are padded on the left. Never
-            changed.
+            changed. Or what a tokenizer returned, or, with `tokenizer`, a text or a list of texts,
+            which it encodes by its defaults.
         attention_mask: [B, P], 0 on padding; None if nothing is padded.
         *in_order: the first eight options may be given by position, in the order below. Type
             checkers ask for their names.
 
     Returns:
         GenerationOutput with `.sequences` LongTensor [B, P + max_new_tokens] and `.nfe`, the
-        forward passes spent.
+        forward passes spent. It indexes, and decodes, as its sequences.
 
     Raises:
         MDMError: anything wrong with the arguments, before the first pass (but the few tokens by
             which it is tried, once per model, whether its head takes single rows, and whether it
             minds padding).
     """
+    if isinstance(model, str | os.PathLike | torch.Tensor):
+        raise InvalidTypeError(
+            f"the order is generate(model, input_ids, ...), got {type(model).__name__} for the "
+            "model; AutoModelForMaskedDiffusion.from_pretrained(...) loads one by its name"
+        )
     options = by_name(in_order, options)
     check_rest({name: value for name, value in options.items() if name not in OPTIONS})
-    config = options.get("generation_config")
+    config, tokenizer = options.get("generation_config"), options.get("tokenizer")
+    input_ids, attention_mask = encoded(input_ids, attention_mask, tokenizer)
     input_ids, attention_mask = unexpanded(input_ids, attention_mask, config, options)
-    chosen = merge_options(options, config, getattr(model, "generation_config", None))
+    chosen = merge_options(options, config, getattr(unwrap(model), "generation_config", None))
     adapter = get_adapter(model, options.get("adapter"))
     prompt = _prepare(adapter, input_ids, attention_mask, chosen)
     steps = _share_steps(chosen["steps"], prompt)
     eos = token_ids("eos_token_id", chosen["eos_token_id"], adapter.vocab_size)
     pad = token_ids("pad_token_id", chosen["pad_token_id"], adapter.vocab_size)
     scale = check_real("cfg_scale", chosen["cfg_scale"], 0)
-    draw = _draw_options(adapter, chosen, options.get("logits_processor"), prompt.mask_token_id)
-    schedule = schedule_for_steps(
-        own_schedule(model) if chosen["schedule"] is None else chosen["schedule"], chosen["steps"]
+    draw = _draw_options(adapter, chosen, options, prompt.mask_token_id)
+    given = chosen["schedule"]
+    schedule = (
+        own_schedule(model, chosen["steps"])
+        if given is None
+        else schedule_for_steps(given, chosen["steps"])
     )
     commit = choose_commit(chosen["commit"], chosen["threshold"], chosen["entropy_bound"])
     feed, streamer = None, options.get("streamer")
@@ -133,7 +147,7 @@ def generate(
     )
     if feed is not None:
         feed.end(out.sequences)
-    return out
+    return replace(out, tokenizer=tokenizer)
 
 
 # the options stand in one table, for readers of the signature and of the docstring as well;
@@ -191,6 +205,8 @@ def _prepare(
     """Check the prompt, repeat it for several answers, and append the masks."""
     mask = check_mask_token(adapter, chosen["mask_token_id"])
     prompt, real = check_prompt(adapter, input_ids, attention_mask)
+    if attention_mask is None:
+        warn_of_padding(adapter, prompt, mask)
     copies = check_int("num_return_sequences", chosen["num_return_sequences"], 1, 1 << 20)
     prompt, real = prompt.repeat_interleave(copies, 0), real.repeat_interleave(copies, 0)
     has_masks = bool(((prompt == mask) & real).any())
@@ -236,14 +252,30 @@ def _share_steps(steps: int | None, prompt: _Prompt) -> int | list[int] | None:
 
 
 def _draw_options(
-    adapter: ModelAdapter, chosen: GenerateOptions, processor: Any, mask_token_id: int
+    adapter: ModelAdapter, chosen: GenerateOptions, call: GenerateOptions, mask_token_id: int
 ) -> DrawOptions:
-    never = () if chosen["suppress_tokens"] is None else chosen["suppress_tokens"]
-    check_suppressed(adapter, never, mask_token_id)
+    asked = chosen["suppress_tokens"]
+    ends = token_ids("eos_token_id", chosen["eos_token_id"], adapter.vocab_size)
+    special = bool(chosen["suppress_special_tokens"])
+    never = undrawable(call.get("tokenizer"), adapter.vocab_size, special, ends)
+    if isinstance(asked, int | str):  # refused by `DrawOptions`
+        never = asked  # type: ignore[assignment]
+    elif asked is not None or never:
+        asked = token_ids("suppress_tokens", asked, adapter.vocab_size)
+        never = sorted({*never, *asked})
+        check_suppressed(adapter, never, mask_token_id)
     temperature = 0.0 if chosen["temperature"] is None else chosen["temperature"]
-    return DrawOptions(
-        temperature, chosen["top_k"], chosen["top_p"], never, plain_processor(processor)
-    )
+    top_k, top_p = chosen["top_k"], chosen["top_p"]
+    if not temperature and (top_k or (top_p is not None and top_p != 1)):
+        filters = " and ".join(
+            name for name, value in (("top_k", top_k), ("top_p", top_p)) if value is not None
+        )
+        say_once(
+            f"{filters} without a temperature changes nothing, since the most probable token is "
+            "taken; give temperature=1.0 to draw among the tokens that are left"
+        )
+    processor = plain_processor(call.get("logits_processor"))
+    return DrawOptions(temperature, top_k, top_p, never, processor)
 
 
 def _try_out(adapter: ModelAdapter, prompt: _Prompt, scale: float) -> None:
@@ -276,7 +308,20 @@ def _both(
     return lambda info: (first(info), second(info))
 
 
-def own_schedule(model: Any) -> Schedule:
-    """The schedule that the model carries, else linear."""
-    schedule = getattr(model, "schedule", None)
+def own_schedule(model: Any, steps: int | None = None) -> Schedule:
+    """The schedule that the model carries, also as text, else linear.
+
+    Args:
+        model: perhaps inside wrappers.
+        steps: choose among several, as in `schedule_for_steps`.
+
+    Raises:
+        MDMError: its attribute `schedule` is text that names none.
+    """
+    schedule = getattr(unwrap(model), "schedule", None)
+    if isinstance(schedule, str):
+        try:
+            return schedule_for_steps(schedule, steps)
+        except MDMError as error:
+            raise type(error)(f"model.schedule: {error}") from None
     return schedule if isinstance(schedule, Schedule) else Linear()

@@ -130,6 +130,7 @@ def sample(
         crop=crop,
         report=callback is not None or output_history,
         masked_BL=masked_AL,
+        real_AL=real_AL,
     )
 
     # ----- How many tokens each step of each block reveals -----
@@ -167,16 +168,19 @@ def sample(
 
     # ----- What came of it -----
     # K here counts the passes that were run, in all blocks
-    if state.revealed:
-        revealed_AK = torch.from_numpy(np.stack(state.revealed, 1))
-    else:
-        revealed_AK = counts_AN.new_zeros(len(tokens), 0)
+    revealed_AK, drawn_AK = (
+        torch.from_numpy(np.stack(record, 1)) if record else counts_AN.new_zeros(len(tokens), 0)
+        for record in (state.revealed, state.drawn)
+    )
     return GenerationOutput(
         sequences=state.all_tokens(),
         nfe=state.nfe,
         nfe_per_row=(revealed_AK > 0).sum(1),
         plan=revealed_AK,
         seeds=row_seeds.tolist(),
+        drawn=drawn_AK,
+        revealed_in=state.revealed_in_AL,
+        eos_token_ids=tuple(ends),
         history=history,
     )
 

@@ -6,12 +6,11 @@ layers, each mixed by splitmix64 (Steele, Lea, Flood, OOPSLA 2014):
 
     seed + prompt -> key [B] -> stream (tokens, positions, ...) -> step -> position -> 53 bits
 
-No global generator is touched.
+No global generator is touched, unless there is no seed: then one number from torch's is the seed.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,10 +91,13 @@ def plain_seed(seed: Any) -> Any:
 
 
 def check_seed(seed: int | Sequence[int] | torch.Tensor | None, batch: int) -> list[int]:
-    """Seeds as `batch` integers; None draws fresh ones from the operating system."""
+    """Seeds as `batch` integers; None draws one number from torch's global generator.
+
+    So `torch.manual_seed` repeats a run without a seed, as it does elsewhere.
+    """
     if seed is None:
         # one for all rows: copies of a prompt get seeds derived from it
-        return [secrets.randbits(63)] * batch
+        return [int(torch.randint(2**63 - 1, (), device="cpu"))] * batch
     # a tensor or an array of one per row is a list from here on
     seed = plain_seed(seed)
     if isinstance(seed, str | bytes | float):

@@ -7,9 +7,7 @@ command line's flags and help. A new option is one entry here, and code where it
 
 from __future__ import annotations
 
-import inspect
 import os
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
@@ -31,6 +29,7 @@ from mdm_schedules.sampling.constraints import (
     schedule_text,
 )
 from mdm_schedules.sampling.draw import LogitsProcessor
+from mdm_schedules.sampling.elsewhere import NO_MEANING
 from mdm_schedules.sampling.output import StepInfo
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy, PolicyName
 from mdm_schedules.schedules import Schedule
@@ -57,6 +56,11 @@ class Option:
     other_names: Mapping[str, str] = field(default_factory=dict)
 
 
+def _names(text: str) -> dict[str, str]:
+    """'gen_length LLaDA, max_tokens vLLM' as a dict."""
+    return dict(one.split(" ", 1) for one in text.split(", "))
+
+
 class GenerateOptions(TypedDict, total=False):
     """The keyword arguments of `generate`. None is the config's value, else the default."""
 
@@ -66,7 +70,10 @@ class GenerateOptions(TypedDict, total=False):
             "how many tokens each pass reveals: name, spec, folder, Hub id, preset or Schedule; "
             "`steps` chooses where there are several. By default the model's own, else linear.",
             check=Checked(schedule_text),
-            other_names={"noise_schedule": "MMaDA", "scheduler": "diffusers"},
+            other_names=_names(
+                "noise_schedule MMaDA, scheduler diffusers, mask_schedule MaskGIT, "
+                "masking_schedule diffusers"
+            ),
         ),
     ]
     steps: Annotated[
@@ -74,11 +81,10 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "forward passes in all, shared among blocks; by default one per token.",
             check=Whole(1),
-            other_names={
-                "num_inference_steps": "diffusers",
-                "diffusion_steps": "Dream",
-                "num_steps": "MDLM",
-            },
+            other_names=_names(
+                "num_inference_steps diffusers, diffusion_steps Dream, num_steps MDLM, "
+                "num_sampling_steps MDLM, denoising_steps SDAR, steps_per_block LLaDA2, nfe papers"
+            ),
         ),
     ]
     max_new_tokens: Annotated[
@@ -86,7 +92,10 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "masks appended to the prompt; by default none to a prompt that holds masks.",
             check=Whole(0),
-            other_names={"gen_length": "LLaDA", "max_gen_toks": "lm-eval", "max_tokens": "vLLM"},
+            other_names=_names(
+                "gen_length LLaDA, max_gen_toks lm-eval, max_tokens vLLM, max_completion_tokens "
+                "OpenAI, seq_len MMaDA, max_gen_len Llama, answer_length papers"
+            ),
         ),
     ]
     block_length: Annotated[
@@ -95,7 +104,7 @@ class GenerateOptions(TypedDict, total=False):
             "write blocks of so many tokens from left to right, the last one perhaps shorter; by "
             "default all at once.",
             check=Whole(1),
-            other_names={"block_size": "dLLM"},
+            other_names=_names("block_size dLLM, blocksize SDAR, block_len dInfer"),
         ),
     ]
     remasking: Annotated[
@@ -105,7 +114,9 @@ class GenerateOptions(TypedDict, total=False):
             "ancestral, left_to_right, or a policy object.",
             default="low_confidence",
             check=Checked(remasking_text),
-            other_names={"alg": "Dream"},
+            other_names=_names(
+                "alg Dream, remasking_strategy SDAR, policy papers, order papers, unmasking papers"
+            ),
         ),
     ]
     temperature: Annotated[
@@ -114,6 +125,7 @@ class GenerateOptions(TypedDict, total=False):
             "0 takes the most probable token. Confidence is read before it is applied.",
             default=0.0,
             check=Real(0),
+            other_names=_names("temp LLaDA, sampling_temperature MMaDA"),
         ),
     ]
     mask_token_id: Annotated[
@@ -121,15 +133,19 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "by default that of the model's config.",
             check=Whole(0),
-            other_names={"mask_id": "LLaDA"},
+            other_names=_names("mask_id LLaDA, mask_token tokenizers, mask_index MDLM"),
         ),
     ]
     seed: Annotated[
         int | Sequence[int] | torch.Tensor | None,
         Option(
             "None, an int, or one int per returned row. A sequence draws the same tokens whatever "
-            "the batch around it.",
-            other_names={"generator": "diffusers", "random_seed": "lm-eval"},
+            "the batch around it. None draws one number from torch's global generator, so that "
+            "torch.manual_seed repeats the run; else no global generator is touched.",
+            other_names=_names(
+                "generator diffusers, random_seed lm-eval, manual_seed torch, random_state scikit- "
+                "learn"
+            ),
         ),
     ]
     plan: Annotated[
@@ -142,13 +158,19 @@ class GenerateOptions(TypedDict, total=False):
     ]
     top_k: Annotated[
         int | None,
-        Option("draw among so many of the most probable tokens; 0 among all.", check=Whole(0)),
+        Option(
+            "draw among so many of the most probable tokens; 0 among all. It needs a temperature.",
+            check=Whole(0),
+            other_names=_names("topk Fast-dLLM"),
+        ),
     ]
     top_p: Annotated[
         float | None,
         Option(
-            "draw among the most probable tokens that together have this probability, in (0, 1].",
+            "draw among the most probable tokens that together have this probability, in (0, 1]. "
+            "It needs a temperature.",
             check=Real(0, 1, low_open=True),
+            other_names=_names("topp Fast-dLLM, nucleus_p MDLM"),
         ),
     ]
     suppress_tokens: Annotated[
@@ -156,7 +178,18 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "token ids that are never drawn.",
             check=TokenIds(),
-            other_names={"bad_words_ids": "transformers"},
+            other_names=_names(
+                "bad_words_ids transformers, forbidden_tokens ESM, banned_tokens vLLM"
+            ),
+        ),
+    ]
+    suppress_special_tokens: Annotated[
+        bool | None,
+        Option(
+            "True keeps the tokenizer's special tokens out of answers, but an `eos_token_id` that "
+            "ends them; it needs the tokenizer.",
+            check=Truth(),
+            other_names=_names("ignore_special_tokens ESM, no_special_tokens ESM"),
         ),
     ]
     infill: Annotated[
@@ -177,7 +210,9 @@ class GenerateOptions(TypedDict, total=False):
             "short for commit=threshold(...): with low_confidence, each pass also reveals every "
             "token whose probability is above this, in [0, 1]; at 1 there is none.",
             check=Real(0, 1),
-            other_names={"confidence_threshold": "dInfer"},
+            other_names=_names(
+                "confidence_threshold dInfer, conf_threshold d3LLM, dynamic_threshold SDAR"
+            ),
         ),
     ]
     entropy_bound: Annotated[
@@ -186,6 +221,7 @@ class GenerateOptions(TypedDict, total=False):
             "short for commit=entropy_bound(...): with the entropy policy, each pass also reveals "
             "the surest tokens up to this joint entropy, in nats.",
             check=Real(0),
+            other_names=_names("eb_threshold SDAR, gamma EB-Sampler"),
         ),
     ]
     remask_fraction: Annotated[
@@ -195,7 +231,7 @@ class GenerateOptions(TypedDict, total=False):
             "stay as planned.",
             default=0.0,
             check=Real(0, 1),
-            other_names={"remask": "earlier versions"},
+            other_names=_names("remask earlier versions, remask_ratio ReMDM, eta_cap ReMDM"),
         ),
     ]
     cfg_scale: Annotated[
@@ -205,7 +241,9 @@ class GenerateOptions(TypedDict, total=False):
             "without the prompt. Each pass then runs the model on twice the batch.",
             default=0.0,
             check=Real(0),
-            other_names={"cfg": "MMaDA", "guidance_scale": "diffusers"},
+            other_names=_names(
+                "cfg MMaDA, guidance_scale diffusers, guidance MMaDA, unsupervised_cfg LLaDA"
+            ),
         ),
     ]
     eos_token_id: Annotated[
@@ -214,6 +252,10 @@ class GenerateOptions(TypedDict, total=False):
             "end a row at this token (or these) in its answer once all before it is filled. By "
             "default rows go on to the end, as the models' own samplers do.",
             check=TokenIds(),
+            other_names=_names(
+                "stop_token_ids vLLM, eos_id LLaDA2, eos_early_stop LLaDA2, early_stop dInfer, "
+                "eos_token tokenizers"
+            ),
         ),
     ]
     pad_token_id: Annotated[
@@ -222,7 +264,14 @@ class GenerateOptions(TypedDict, total=False):
     ]
     num_return_sequences: Annotated[
         int | None,
-        Option("answers per prompt, next to each other.", default=1, check=Whole(1, 1 << 20)),
+        Option(
+            "answers per prompt, next to each other.",
+            default=1,
+            check=Whole(1, 1 << 20),
+            other_names=_names(
+                "n vLLM, num_samples MDLM, num_images_per_prompt diffusers, num_return transformers"
+            ),
+        ),
     ]
     # --- of one call only
     logits_processor: Annotated[
@@ -231,6 +280,7 @@ class GenerateOptions(TypedDict, total=False):
             "(input_ids [R, L], scores [R, V]) -> scores, or a LogitsProcessorList, before the "
             "draw; R are the positions asked for, each with its whole sequence.",
             stored=False,
+            other_names=_names("logits_processors vLLM, generation_logits_hook_func Dream"),
         ),
     ]
     generation_config: Annotated[
@@ -246,19 +296,42 @@ class GenerateOptions(TypedDict, total=False):
         str | None,
         Option("name of the model adapter; by default chosen by the model.", stored=False),
     ]
+    tokenizer: Annotated[
+        Any,
+        Option(
+            "of the model: encodes prompts that are text, and ids that it has no token for are "
+            "never drawn.",
+            stored=False,
+            other_names=_names("processor transformers, processing_class transformers"),
+        ),
+    ]
     streamer: Annotated[
         Any,
         Option(
             "a transformers TextDiffusionStreamer or TextStreamer; one sequence only.",
             stored=False,
+            other_names=_names("stream OpenAI"),
         ),
     ]
     callback: Annotated[
         Callable[[StepInfo], object] | None,
-        Option("called with a `StepInfo` after each pass.", stored=False),
+        Option(
+            "called with a `StepInfo` after each pass.",
+            stored=False,
+            other_names=_names(
+                "callback_on_step_end diffusers, callbacks Trainer, step_callback diffusers"
+            ),
+        ),
     ]
     progress: Annotated[
-        bool, Option("show a progress bar.", default=False, check=Truth(), stored=False)
+        bool,
+        Option(
+            "show a progress bar.",
+            default=False,
+            check=Truth(),
+            stored=False,
+            other_names=_names("verbose LLaDA, use_tqdm vLLM, show_progress dLLM"),
+        ),
     ]
     output_history: Annotated[
         bool,
@@ -267,6 +340,7 @@ class GenerateOptions(TypedDict, total=False):
             default=False,
             check=Truth(),
             stored=False,
+            other_names=_names("return_history dLLM, return_dict dLLM, trace papers"),
         ),
     ]
 
@@ -276,41 +350,17 @@ OPTIONS: dict[str, Option] = {
     for name, hint in get_type_hints(GenerateOptions, include_extras=True).items()
 }
 BY_POSITION = 8  # options that may be given without their names
+#: what other samplers call an option of ours -> the option, and where
+_OTHER_NAMES = {
+    alias: (name, where)
+    for name, option in OPTIONS.items()
+    for alias, where in option.other_names.items()
+}
+PROMPT_NAMES = ("inputs", "prompt", "prompts", "text", "texts", "x", "idx", "tokens", "messages")
 STORED = tuple(name for name, option in OPTIONS.items() if option.stored)
 DEFAULTS: GenerateOptions = cast(
     GenerateOptions, {name: option.default for name, option in OPTIONS.items() if option.stored}
 )
-
-
-# --- what is made of it
-
-
-def describe_options(indent: str = " " * 8) -> str:
-    """The options as lines of an Args section, for docstrings."""
-    lines = []
-    for name, option in OPTIONS.items():
-        default = "" if option.default is None else f" Default: {option.default!r}."
-        text = f"{name}: {option.help}{default}"
-        lines += textwrap.wrap(
-            text,
-            100,
-            initial_indent=indent,
-            subsequent_indent=f"{indent}    ",
-            break_on_hyphens=False,
-        )
-    return "\n".join(lines)
-
-
-def option_parameters() -> list[inspect.Parameter]:
-    """The options as keyword parameters, for `inspect.signature`."""
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if option.stored else option.default,
-        )
-        for name, option in OPTIONS.items()
-    ]
 
 
 def by_name(in_order: Sequence[Any], named: GenerateOptions) -> GenerateOptions:
@@ -339,10 +389,13 @@ def unknown_option(name: str, what: str, known: Sequence[str] = tuple(OPTIONS)) 
         what: how the message begins, such as "generate has no option".
         known: the names that there are.
     """
-    for ours, option in OPTIONS.items():
-        if name in option.other_names and ours in known:
-            where = option.other_names[name]
-            if where == "earlier versions":
-                return InvalidTypeError(f"{what} {name!r}: it was renamed to {ours}")
-            return InvalidTypeError(f"{what} {name!r}; {where}'s {name} is {ours} here")
+    other = {**dict.fromkeys(PROMPT_NAMES, ("input_ids", "other samplers")), **_OTHER_NAMES}
+    ours, where = other.get(name, ("", ""))
+    if ours and (ours in known or ours == "input_ids"):
+        if where == "earlier versions":
+            return InvalidTypeError(f"{what} {name!r}: it was renamed to {ours}")
+        return InvalidTypeError(f"{what} {name!r}; {where}'s {name} is {ours} here")
+    if name in NO_MEANING and name not in known:
+        where, why = NO_MEANING[name]
+        return InvalidTypeError(f"{what} {name!r}, which is {where}'s: {why}")
     return InvalidTypeError(f"{what} {name!r}.{did_you_mean(name, known)}")

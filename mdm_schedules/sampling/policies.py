@@ -15,8 +15,9 @@ from typing import ClassVar, Literal
 import torch
 
 from mdm_schedules.checks import shown
-from mdm_schedules.errors import InvalidTypeError
+from mdm_schedules.errors import InvalidTypeError, UnknownNameError
 from mdm_schedules.registry import Entry, Registry
+from mdm_schedules.sampling.elsewhere import POLICY_NAMES
 from mdm_schedules.sampling.noise import POSITION, SequenceNoise
 from mdm_schedules.sampling.segments import SEGMENT, by_segment
 
@@ -194,6 +195,12 @@ def get_policy(
     """
     if isinstance(remasking, str):
         # a name or spec; the registry knows the names, and the nearest ones
+        if remasking in POLICY_NAMES and remasking not in policies.names():
+            where, ours = POLICY_NAMES[remasking]
+            raise UnknownNameError(
+                f"no remasking policy is named {remasking!r}; {where}'s {remasking} is {ours!r} "
+                "here"
+            )
         found = policies.read(remasking)
         if isinstance(found, ConfidencePolicy | OrderPolicy):
             return found

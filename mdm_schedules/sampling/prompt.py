@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.checks import check_int
+from mdm_schedules.checks import check_int, say_once
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.models import ModelAdapter
-from mdm_schedules.sampling.constraints import token_ids
+from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.sampling.options import OPTIONS, unknown_option
 
 _INTEGERS = (torch.long, torch.int32, torch.int16, torch.uint8, torch.int8)
@@ -45,6 +45,49 @@ def check_mask_token(adapter: ModelAdapter, given: int | None) -> int:
     )
 
 
+def encoded(input_ids: Any, attention_mask: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Texts, and what a tokenizer returned, as token ids with their mask; all else as it is."""
+    if isinstance(input_ids, Mapping) and "input_ids" in input_ids:
+        check_rest({n: v for n, v in input_ids.items() if n not in ("input_ids", "attention_mask")})
+        if attention_mask is None:
+            attention_mask = input_ids.get("attention_mask")
+        return encoded(input_ids["input_ids"], attention_mask, tokenizer)
+    texts = [input_ids] if isinstance(input_ids, str) else input_ids
+    if not isinstance(texts, list | tuple) or not any(isinstance(text, str) for text in texts):
+        return input_ids, attention_mask
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidTypeError("prompts must all be texts, or all be token ids, got some of each")
+    if not callable(tokenizer):
+        raise InvalidTypeError(
+            "prompts that are text need the model's tokenizer: generate(model, texts, "
+            "tokenizer=tokenizer, max_new_tokens=128)"
+        )
+    if attention_mask is not None:
+        raise InvalidValueError("texts have no attention_mask; it comes from their encoding")
+    rows = tokenizer(list(texts)).input_ids
+    return left_pad(rows, getattr(tokenizer, "pad_token_id", None) or 0)
+
+
+def warn_of_padding(adapter: ModelAdapter, prompt: torch.Tensor, mask_token_id: int) -> None:
+    """Say once that rows begin with padding, where no attention mask says so.
+
+    One pad token at the start of every row may be meant (some models begin texts with it).
+    """
+    config = getattr(unwrap(getattr(adapter, "model", None)), "config", None)
+    pad = getattr(config, "pad_token_id", None)
+    if not isinstance(pad, int) or pad == mask_token_id or not prompt.numel():
+        return
+    leading = (prompt == pad).long().cumprod(1).sum(1)
+    least, most = int(leading.min()), int(leading.max())
+    if most > 1 or least < most:
+        say_once(
+            f"prompts begin with up to {most} pad tokens (id {pad}), and there is no "
+            "attention_mask, so that the model reads them as text; pass that of the tokenizer: "
+            "generate(model, **tokenizer(texts, return_tensors='pt', padding=True, "
+            "padding_side='left'), ...)"
+        )
+
+
 def check_prompt(
     adapter: ModelAdapter, input_ids: Any, attention_mask: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,11 +98,25 @@ def check_prompt(
         or input_ids.ndim != 2
     ):
         given = type(input_ids).__name__
+        remedy = "for example tokenizer(['text'], return_tensors='pt').input_ids"
         if isinstance(input_ids, torch.Tensor):
             given = f"{input_ids.dtype} of shape {tuple(input_ids.shape)}"
+            if input_ids.ndim == 1:
+                remedy = "a single sequence is input_ids[None]"
+            elif input_ids.ndim == 3:
+                remedy = (
+                    "drop the first or last dimension, or pass token ids in place of embeddings"
+                )
+            elif input_ids.dtype not in _INTEGERS:
+                remedy = "token ids are integers: input_ids.long()"
+        elif isinstance(input_ids, list | tuple):
+            remedy = "torch.tensor(input_ids) makes one, of rows of equal length"
+        elif hasattr(input_ids, "__array__"):
+            remedy = "torch.as_tensor(input_ids) makes one"
+        elif callable(input_ids):
+            remedy = f"the order is generate(model, input_ids, ...); {remedy}"
         raise InvalidTypeError(
-            f"input_ids must be a LongTensor [batch, length], got {given}; "
-            "for example tokenizer(['text'], return_tensors='pt').input_ids"
+            f"input_ids must be a LongTensor [batch, length], got {given}; {remedy}"
         )
     if input_ids.shape[0] == 0:
         raise InvalidValueError("input_ids must hold at least one sequence, got an empty batch")
@@ -130,15 +187,13 @@ def block_ends(
     return [*range(prompt - offset + block_length, prompt + new, block_length), prompt + new]
 
 
-def check_suppressed(adapter: ModelAdapter, given: Any, mask_token_id: int) -> None:
-    """Token ids that the model has, and not all of them; `DrawOptions` refuses what is no list."""
-    if isinstance(given, int | str):
-        return
-    hidden = {mask_token_id, *token_ids("suppress_tokens", given, adapter.vocab_size)}
+def check_suppressed(adapter: ModelAdapter, given: Sequence[int], mask_token_id: int) -> None:
+    """Whether anything is left to draw."""
+    hidden = {mask_token_id, *given}
     if adapter.vocab_size is not None and len(hidden) >= adapter.vocab_size:
         raise InvalidValueError(
-            "suppress_tokens leaves nothing to draw: with the mask token it hides all "
-            f"{adapter.vocab_size} tokens"
+            "suppress_tokens leaves nothing to draw: with the mask token, and what the tokenizer "
+            f"rules out, it hides all {adapter.vocab_size} tokens"
         )
 
 

@@ -35,6 +35,7 @@ from mdm_schedules.models import Denoiser, Pass
 from mdm_schedules.sampling.commits import CommitRule
 from mdm_schedules.sampling.draw import TokenDraw, check_logits
 from mdm_schedules.sampling.noise import REMASK, TOKEN, SequenceNoise
+from mdm_schedules.sampling.output import PADDING
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 
 #: passes between two looks for rows that have ended; the end of each block is looked at as well
@@ -51,9 +52,12 @@ class SamplerState:
         tokens_BL: LongTensor, changed in place.
         position_BL: LongTensor, counted from the sequence's own first token.
         masked_BL: bool, what the run is to fill.
+        real_AL: bool, False on padding.
         report: whether someone wants to see the tokens after each pass.
         nfe: forward passes so far.
         revealed: for each pass the tokens that each row [A] gained.
+        drawn: for each pass the tokens that were drawn jointly, those it masks again among them.
+        revealed_in_AL: the pass that revealed each token; see `GenerationOutput`.
         unusable: for each pass since the last `check` its number, its rows, and what it could read.
     """
 
@@ -72,8 +76,10 @@ class SamplerState:
     crop: bool
     report: bool
     masked_BL: torch.Tensor
+    real_AL: torch.Tensor
     nfe: int = 0
     revealed: list[Integers] = field(default_factory=list)
+    drawn: list[Integers] = field(default_factory=list)
     unusable: list[tuple[int, Integers, torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,6 +87,9 @@ class SamplerState:
         self.final_AL = self.tokens_BL
         # which of the A rows go on, known on the host
         self.live_B: Integers = np.arange(len(self.tokens_BL))
+        # and on the device; None while all do
+        self.row_in_batch_B: torch.Tensor | None = None
+        self.revealed_in_AL = -(~self.real_AL).int()
 
     def all_tokens(self) -> torch.Tensor:
         """The whole batch [A, L] as it is now; a copy if a row has left."""
@@ -160,9 +169,10 @@ class SamplerState:
                 queue_BW = torch.where(moved_B[:, None], fresh_BW, queue_BW)
 
             # 6. What callers hear of it.
-            gained_A = np.zeros(len(self.final_AL), dtype=np.int64)
-            gained_A[self.live_B] = gained_B
-            self.revealed.append(gained_A)
+            for record, number_B in ((self.revealed, gained_B), (self.drawn, count_B)):
+                number_A = np.zeros(len(self.final_AL), dtype=np.int64)
+                number_A[self.live_B] = number_B
+                record.append(number_A)
             if before_AL is None:
                 yield None
             else:
@@ -233,7 +243,7 @@ class SamplerState:
         flat_index_R = self._flat_index(queue_BW, first_B, count_B)
         row_R, column_R = flat_index_R // queue_BW.shape[1], queue_BW.flatten()[flat_index_R]
         drawn_R, _ = self._draw_at(row_R, column_R, end, noise_step)
-        self.tokens_BL[row_R, column_R] = drawn_R
+        self._write(row_R, column_R, drawn_R)
 
     def _reveal_best(
         self,
@@ -275,13 +285,20 @@ class SamplerState:
         best_R = self._flat_index(queue_BW, np.zeros_like(count_B), count_B)
         row_R = best_R // width
         flat_index_R = row_R * width + order_BW.flatten()[best_R]
-        self.tokens_BL[row_R, queue_BW.flatten()[flat_index_R]] = drawn_BW.view(-1)[flat_index_R]
+        column_R = queue_BW.flatten()[flat_index_R]
+        self._write(row_R, column_R, drawn_BW.view(-1)[flat_index_R])
 
         # and move to the back of the queue, while the others keep their order from the left
         written_BW = torch.zeros_like(queue_BW, dtype=torch.bool)
         written_BW.view(-1)[flat_index_R] = True
         order_BW = written_BW.to(torch.int8).argsort(dim=1, stable=True)
         return queue_BW.gather(1, order_BW), count_B
+
+    def _write(self, row_R: torch.Tensor, column_R: torch.Tensor, drawn_R: torch.Tensor) -> None:
+        """Put the drawn tokens in, and note the pass, whose number is not counted up yet."""
+        self.tokens_BL[row_R, column_R] = drawn_R
+        row_in_batch_R = row_R if self.row_in_batch_B is None else self.row_in_batch_B[row_R]
+        self.revealed_in_AL[row_in_batch_R, column_R] = self.nfe + 1
 
     def _draw_at(
         self, row_R: torch.Tensor, column_R: torch.Tensor, end: int, noise_step: int
@@ -344,7 +361,10 @@ class SamplerState:
         tail_BL = torch.from_numpy(ended_B).to(going.device)[:, None] & (column > first)
         self.tokens_BL = self.tokens_BL.masked_fill(tail_BL, self.pad_token_id)
         self.final_AL = self.all_tokens()
+        every = slice(None) if self.row_in_batch_B is None else self.row_in_batch_B
+        self.revealed_in_AL[every] = self.revealed_in_AL[every].masked_fill(tail_BL, PADDING)
         # all that has a row for each sequence shrinks
+        self.row_in_batch_B = going if self.row_in_batch_B is None else self.row_in_batch_B[going]
         self.tokens_BL = self.tokens_BL[going]
         self.position_BL, self.masked_BL = self.position_BL[going], self.masked_BL[going]
         self.noise, self.live_B = SequenceNoise(self.noise.keys[going]), self.live_B[keep]

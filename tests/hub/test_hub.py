@@ -311,12 +311,33 @@ def test_what_others_wrote_into_the_card_stays(hub: Any) -> None:
     assert repo.files["README.md"].decode() == new
 
 
-def test_a_readme_that_is_not_ours_is_left_alone(hub: Any) -> None:
-    readme = b"---\nlicense: mit\n---\n# My model\n"
+def test_a_readme_of_others_gets_tags_and_keeps_the_rest(hub: Any) -> None:
+    readme = b"---\nlicense: mit\ntags: [mine]\nbase_model: x/y\nlibrary_name: z\n---\n# My page\n"
+    hub.add("alice/model", {"README.md": readme, "config.json": b"{}"})
+    hub.add("alice/bare", {"README.md": b"# My page\n\n---\nText.\n"})
+    for name in ("alice/model", "alice/bare"):
+        for _ in range(2):
+            LONG.push_to_hub(name, evaluation=SCORE)
+    card = hub.repos["alice/model"].card()
+    assert card["license"] == "mit"
+    assert card["base_model"] == "x/y"
+    assert card["library_name"] == "z"
+    assert {"mine", "mask-schedule"} <= set(card["tags"])
+    text = hub.repos["alice/model"].files["README.md"].decode()
+    assert text.endswith("---\n# My page\n")
+    bare = hub.repos["alice/bare"].files["README.md"].decode()
+    assert bare.endswith("---\n# My page\n\n---\nText.\n")
+    assert {found.repo_id for found in mdm.search_schedules()} == {"alice/model", "alice/bare"}
+    assert [found.repo_id for found in mdm.search_schedules(SCORE.model)] == ["alice/bare"]
+
+
+def test_a_readme_with_broken_metadata_is_left_alone_and_it_is_said(hub: Any, caplog: Any) -> None:
+    readme = b"---\nmodel-index: [5]\n---\n# My model\n"
     hub.add("alice/model", {"README.md": readme, "config.json": b"{}", "model.safetensors": b"x"})
     LONG.push_to_hub("alice/model")
     files = hub.repos["alice/model"].files
     assert files["README.md"] == readme
+    assert "alice/model has metadata that cannot be read" in caplog.text
     assert files["model.safetensors"] == b"x"
     assert mdm.get_schedule("alice/model") == LONG
 

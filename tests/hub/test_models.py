@@ -176,3 +176,37 @@ def test_the_command_line(hub: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     Linear().push_to_hub("alice/pr-target")
     assert "/discussions/1" in run("push", "beta(1, 1)", "alice/pr-target", "--create-pr")[1]
+
+
+def test_every_way_of_publishing_a_model_carries_schedule_and_options(
+    hub: Any, tmp_path: Path
+) -> None:
+    said = user(
+        hub,
+        tmp_path,
+        """
+        import mdm_schedules as mdm
+        from mdm_schedules.demo import models
+
+        model = mdm.AutoModelForMaskedDiffusion.from_pretrained(
+            str(models.path("code")), schedule="beta(a=0.9, b=0.3)"
+        )
+        model.generation_config = mdm.MaskedDiffusionGenerationConfig(steps=16)
+        model.push_to_hub("alice/a")
+        model.save_pretrained("b", push_to_hub=True, repo_id="alice/b")
+        pipe = mdm.MaskedDiffusionPipeline.from_pretrained(
+            str(models.path("code")), schedule="beta(a=0.9, b=0.3)"
+        )
+        pipe.save_pretrained("c", push_to_hub=True, repo_id="alice/c")
+        for name in ("alice/a", "alice/b"):
+            found = mdm.AutoModelForMaskedDiffusion.from_pretrained(name)
+            print("found", found.schedule.spec, found.generation_config.masked_diffusion)
+        found = mdm.MaskedDiffusionPipeline.from_pretrained("alice/c")
+        print("found", found.scheduler.schedule.spec)
+        """,
+    )
+    lines = [line for line in said.splitlines() if line.startswith("found")]
+    spec = "found beta(a=0.9, b=0.3)"
+    assert lines == [f"{spec} {{'steps': 16}}"] * 2 + [spec]
+    for name in ("alice/a", "alice/b"):
+        assert {"schedule.json", "generation_config.json"} <= set(hub.repos[name].files)

@@ -231,7 +231,14 @@ def test_auto_model_saves_and_loads_the_schedule(tmp_path, bert):
     assert model.config.mask_token_id == MASK
     out = model.generate(prompts(), max_new_tokens=12, steps=4)
     assert out.plan[0].tolist() == mdm.Beta(0.9, 0.3).plan(12, 4).tolist()
-    plain = mdm.generate(bert, prompts(), None, "beta(0.9, 0.3)", 4, 12, mask_token_id=MASK)
+    plain = mdm.generate(
+        bert,
+        prompts(),
+        schedule="beta(0.9, 0.3)",
+        steps=4,
+        max_new_tokens=12,
+        mask_token_id=MASK,
+    )
     assert torch.equal(out.sequences, plain.sequences)
     model.save_pretrained(tmp_path / "tuned")
     again = mdm.AutoModelForMaskedDiffusion.from_pretrained(tmp_path / "tuned")
@@ -319,7 +326,7 @@ BAD = [
     ({"max_new_tokens": 4, "input_ids": torch.full((1, 3), V)}, "49"),
     ({"max_new_tokens": 4, "input_ids": torch.full((1, 3), -1)}, "-1"),
     ({"max_new_tokens": 4, "input_ids": torch.zeros(2, 3)}, "LongTensor"),
-    ({"max_new_tokens": 4, "input_ids": "text"}, "LongTensor"),
+    ({"max_new_tokens": 4, "input_ids": "text"}, "tokenizer=tokenizer"),
     ({"max_new_tokens": 4, "input_ids": torch.ones(3, dtype=torch.long)}, "LongTensor"),
     ({"max_new_tokens": 4, "attention_mask": torch.ones(3, 4)}, "attention_mask"),
     ({"max_new_tokens": 4, "attention_mask": torch.tensor([[1, 1, 1, 1, 0]] * 3)}, "padding_side"),

@@ -161,7 +161,7 @@ def test_copies_of_a_prompt_differ_and_seeds_are_reported():
     assert torch.equal(equal[0], equal[1])
 
 
-def test_global_generators_are_untouched():
+def test_with_a_seed_global_generators_are_untouched():
     torch.manual_seed(0)
     state = torch.get_rng_state()
     sample(
@@ -170,6 +170,7 @@ def test_global_generators_are_untouched():
         mask_token_id=MASK,
         remasking="random",
         draw=DrawOptions(temperature=1.0),
+        seed=3,
     )
     assert torch.equal(torch.get_rng_state(), state)
 

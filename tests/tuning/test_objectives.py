@@ -376,3 +376,23 @@ def test_wrong_instances_and_options(bert):
     objective = GenerationObjective(bert, pairs, steps=2, max_new_tokens=2, temprature=1.0)
     with pytest.raises(MDMError, match="temprature"):
         mdm.tune(objective, n_trials=2)
+
+
+def test_passes_that_write_the_objective_s_own_answers_are_counted():
+    model, tokenizer = demo.load("code")
+    prompts = [{"prompt": f"x = {i}", "answer": "\n"} for i in range(4)]
+    given = {"tokenizer": tokenizer, "max_new_tokens": 6, "remasking": "random"}
+    objective = GenerationObjective(model, prompts, "contains", **given)
+    written = objective.write([0, 1, 2, 3], None, None)
+    told = [
+        {"prompt": ids, "answer": "\n", "sequence": row}
+        for ids, row in zip(objective.prompts, written.tolist(), strict=True)
+    ]
+    reference = GenerationObjective(model, told, "contains", **given)
+    asked = {"counts": [0, 5], "passes": 8}
+    own, known = objective.estimate_profile(**asked), reference.estimate_profile(**asked)
+    assert known.measurement.passes == 8
+    assert own.measurement.passes == 8 + written.nfe * 4
+    assert own.values == known.values
+    found = mdm.tune(objective, method="profile", profile=own, steps=2, screening=2)
+    assert found.passes == own.measurement.passes + found.book.passes

@@ -35,6 +35,33 @@ def tokenizer_mask(path: str | os.PathLike[str], options: Mapping[str, Any]) -> 
     return None if found is None else int(found)
 
 
+_DOWNLOAD = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
+#: at least one of these lies beside a model that has a tokenizer of its own
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def has_tokenizer(path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> bool:
+    """Whether files of a tokenizer are in the folder or repository.
+
+    Without them, newer transformers make an empty tokenizer of the model's default kind, with ids
+    of its own for the mask and all else.
+    """
+    from transformers.utils import cached_file
+
+    files = {name: kwargs[name] for name in _DOWNLOAD if kwargs.get(name) is not None}
+    for reason in ("gated_repo", "missing_entries", "connection_errors"):
+        files[f"_raise_exceptions_for_{reason}"] = False
+    return any(cached_file(path, name, **files) for name in _TOKENIZER_FILES)
+
+
 def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
     """The tokenizer at `path`; where it is code of the repository, its equivalent from the
     vocabulary and merges.
@@ -44,11 +71,17 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
         **options: as `transformers.AutoTokenizer.from_pretrained` takes them.
 
     Raises:
-        StorageError: the tokenizer is code of which no equivalent is known.
+        StorageError: there are no files of a tokenizer (newer transformers would make an empty
+            one); or the tokenizer is code of which no equivalent is known.
     """
     import transformers
     from transformers.utils import logging
 
+    if os.path.isdir(path) and not has_tokenizer(path, options):
+        raise StorageError(
+            f"{os.fspath(path)} holds no tokenizer; save it there (tokenizer.save_pretrained), or "
+            "pass tokenizer=..."
+        )
     config = _json(path, "tokenizer_config.json", options)
     if options.get("trust_remote_code") or "AutoTokenizer" not in (config.get("auto_map") or {}):
         return transformers.AutoTokenizer.from_pretrained(path, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class GenerationObjective(Objective):
         metric: "exact_match", "contains", or a function (output, answer) -> number. The output is
             the text after the prompt, or of the whole sequence if nothing is appended to it;
             without a tokenizer it is a LongTensor.
-        tokenizer: needed for prompts that are text.
+        tokenizer: needed for prompts that are text. Ids that it has no token for are never drawn.
         steps: forward passes, where `tune` is given none.
         batch_size: instances per call of the model; they are padded on the left.
         seed: instance i draws with the seed `seed` + i, whatever the batch.
@@ -191,10 +192,11 @@ class GenerationObjective(Objective):
         return generate(
             self.model,
             ids,
-            None if bool(attention_mask.all()) else attention_mask,
+            attention_mask,
             schedule=schedule,
             steps=steps,
             seed=[self.seed + index for index in batch],
+            tokenizer=self.tokenizer,
             **self.options,
         )
 
@@ -264,9 +266,11 @@ class GenerationObjective(Objective):
                     "each 'sequence' must be as long as its prompt with the masks to be filled"
                 )
             tokens, _ = left_pad(answers)
+            spent = 0
         else:
-            tokens = self.write(batch, None, None).sequences.cpu()
-        return InformationProfile.estimate(
+            out = self.write(batch, None, None)
+            tokens, spent = out.sequences.cpu(), out.nfe * len(batch)
+        profile = InformationProfile.estimate(
             get_adapter(self.model, self.options.get("adapter")),
             tokens,
             maskable=(start == mask) & real,
@@ -274,6 +278,12 @@ class GenerationObjective(Objective):
             mask_token_id=mask,
             **options,
         )
+        measured = profile.measurement
+        if measured is not None and spent:
+            # what wrote the answers is part of what the profile cost
+            told = replace(measured, passes=measured.passes + spent)
+            profile = InformationProfile(profile.values, measurement=told)
+        return profile
 
 
 def _instance(given: Any) -> dict[str, Any]:
