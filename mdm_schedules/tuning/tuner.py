@@ -165,7 +165,7 @@ def tune(
                 lambda name: kept.get_study_user_attrs(study._study_id).get(name),
                 lambda name, value: kept.set_study_user_attr(study._study_id, name, value),
             )
-        found = [*base, *proposals.usual(counts)]
+        found = [*base, *proposals.usual(counts, checked.sampler.get("remasking"))]
         with tqdm(
             total=None if method == "profile" else n_trials, desc="tune", disable=not progress
         ) as bar:
