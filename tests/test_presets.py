@@ -119,7 +119,7 @@ def test_presets_say_what_they_were_measured_with():
     for preset in mdm.list_presets():
         assert preset.settings == (
             f"LLaDA-8B, {preset.gen_length} tokens, order low_confidence, temperature not "
-            "published, block length not published"
+            "recorded, block length not recorded"
         )
 
 

@@ -41,8 +41,8 @@ class Preset:
         model, task: what was measured.
         gen_length: tokens generated, all masked at the start.
         order: the remasking policy; here that of the model's own sampler.
-        temperature: of the draw; None where it was not published.
-        block_length: tokens of a block; None where it was not published.
+        temperature: of the draw; None where it is not known.
+        block_length: tokens of a block; None where it is not known.
         source: where the figures were published.
         steps: forward passes, increasing.
         rows: the schedules, from linear, the simplest, to others.
@@ -64,7 +64,7 @@ class Preset:
         """What the figures were measured with, in words."""
 
         def told(value: float | None) -> str:
-            return "not published" if value is None else f"{value:g}"
+            return "not recorded" if value is None else f"{value:g}"
 
         return (
             f"{self.model}, {self.gen_length} tokens, order {self.order}, temperature "
