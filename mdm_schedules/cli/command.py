@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
-
 LISTED = 14  # arguments that a usage lists
 
 

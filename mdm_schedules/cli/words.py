@@ -61,4 +61,4 @@ def in_flags(text: str, command: CommandParser | None) -> str:
     # one word may be an English one, so it counts only where it is the subject
     text = re.sub(rf"{_IN_TEXT}([a-z]+(?:_[a-z]+)+)(?![\w/.(='\"-])", named, text)
     subject = re.sub(r"^(\w+)(?= must | is given | takes | needs )", named, text)
-    return re.sub(rf"{_IN_TEXT}([a-z]+)(?= must be )", named, subject)
+    return re.sub(rf"(?<!a )(?<!the )(?<!each ){_IN_TEXT}([a-z]+)(?= must be )", named, subject)
