@@ -18,7 +18,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""
-        plain = action.default in (None, False, argparse.SUPPRESS) or action.nargs == 0
+        plain = action.default is None or action.default is False or action.nargs == 0
         return text if plain or "default" in text else f"{text} (default: %(default)s)"
 
 

@@ -33,7 +33,9 @@ def sentence(found: TuningResult, steps: int | None, saved: str | None) -> str:
         kind = "held-out instances" if choice.held_out else "the instances that chose it"
         spread = f" ± {gain.standard_error:.2g} (standard error, {gain.instances} {kind})"
     by = f"{gain.difference:+.3g}{spread}"
-    base = found.trials[0].schedule.name
+    base = next(
+        (trial.schedule.name for trial in found.trials if trial.origin == "baseline"), "linear"
+    )
     spec = choice.schedule.spec
     name = spec if len(spec) <= LONGEST else f"the {choice.schedule.name} schedule that was found"
     if choice.won:
