@@ -40,6 +40,8 @@ def sentence(found: TuningResult, steps: int | None, saved: str | None) -> str:
     name = spec if len(spec) <= LONGEST else f"the {choice.schedule.name} schedule that was found"
     if choice.won:
         text = f"{where} use {name}: {found.objective.metric} {by} against {base}"
+        # a NaN is not above 0 either
+        text += "" if gain.low > 0 else ", which may be chance: more instances would tell"
     elif choice.challenger.schedule == choice.schedule:
         text = f"{where} keep {name}: no candidate was ahead of it"
     else:
