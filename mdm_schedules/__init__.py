@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdm_schedules import errors
 from mdm_schedules._version import __version__
+from mdm_schedules._watch import watch as _watch
 
 if TYPE_CHECKING:
     from mdm_schedules.energy import (
@@ -176,3 +177,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
+
+
+_watch()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SNIPPETS = re.findall(
     r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
@@ -38,6 +40,12 @@ def test_readme_snippet(number, tmp_path):
     )
     done = run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_sampler_in_30_lines(tmp_path):
+    done = run(ROOT / "examples/sampler_in_30_lines.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "as mdm_schedules.generate writes them: True" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["code", "sudoku"])

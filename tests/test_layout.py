@@ -10,7 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import textwrap
+import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,61 +255,118 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert metadata.version("mdm-schedules") == mdm.__version__
 
 
-# --- the wheel
+# --- the wheel, the sdist, and the four ways to install
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the tree so that nothing is left in it."""
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree, with its link, so that nothing is left in the tree itself."""
     if not (ROOT / "pyproject.toml").is_file():
         pytest.skip("needs the source tree")
-    folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "tree"
+    copy = tmp_path_factory.mktemp("copy") / "tree"
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
+    ignored = shutil.ignore_patterns("*.egg-info", ".*", "*.tmp", "__pycache__")
     # the last two must stay outside
     for name in ("mdm_schedules", "integrations", "examples", "tests"):
-        ignored = (
-            shutil.ignore_patterns("*.egg-info", ".*", "*.tmp") if name == "mdm_schedules" else None
-        )
-        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-    ]
-    command += ["--disable-pip-version-check", "--wheel-dir", str(folder / "dist"), str(copy)]
-    if importlib.util.find_spec("build"):
-        command = [
-            sys.executable,
-            "-m",
-            "build",
-            "--wheel",
-            "--no-isolation",
-            "--outdir",
-            str(folder / "dist"),
-            str(copy),
-        ]
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored, symlinks=True)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def built(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that is built from that sdist."""
+    pytest.importorskip("build")
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(tree)]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    (built,) = (folder / "dist").glob("*.whl")
-    return built
+    return folder
 
 
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="session")
+def sdist(built: Path) -> Path:
+    (found,) = built.glob("*.tar.gz")
+    return found
+
+
+def sources() -> set[str]:
+    """The package's files by the names they are installed under."""
+    # the link is followed by some versions of Python, not by others
+    found = [file for file in PACKAGE.rglob("*.py") if PACKAGE / "integrations" not in file.parents]
+    return {file.relative_to(ROOT).as_posix() for file in found} | {
+        f"mdm_schedules/{file.relative_to(ROOT).as_posix()}"
+        for file in (ROOT / "integrations").rglob("*.py")
+    }
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_hold_each_file_once(wheel: Path, sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        members = [member for member in archive.getmembers() if not member.isdir()]
+        assert all(member.isfile() for member in members)  # no link, which Windows could not unpack
+        names = [member.name.partition("/")[2] for member in members]
+    for held in (names, zipfile.ZipFile(wheel).namelist()):
+        assert len(set(held)) == len(held)
+        assert sources() <= set(held)
+        # the folder behind the link is there under the package's name only
+        assert not [name for name in held if name.startswith("integrations/")]
+        assert len([name for name in held if name.endswith("transformers/auto.py")]) == 1
+
+
+def environment_with(folder: Path, *install: str) -> Path:
+    """The Python of a new virtual environment that sees the packages of this one, after an
+    installation.
+    """
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    # folders named in a .pth file come after its own, and their own .pth files are not read
+    seen = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "others.pth").write_text("\n".join(seen))
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    command += ["--no-deps", "--no-build-isolation", "--no-index", "--force-reinstall"]
+    command += ["--disable-pip-version-check", *install]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["plain", "editable", "wheel", "sdist"])
+def test_the_package_is_whole_in_the_clones_root_and_elsewhere(
+    way: str, tree: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    given = tree if way in ("plain", "editable") else request.getfixturevalue(way)
+    install = ["-e", str(given)] if way == "editable" else [str(given)]
+    python = environment_with(tmp_path / "venv", *install)
+    code = "import mdm_schedules as mdm; print(mdm.AutoModelForMaskedDiffusion, mdm.__file__)"
+    places = {}
+    for folder in (tree, tmp_path):
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        run = subprocess.run(
+            [str(python), "-c", code], cwd=folder, capture_output=True, text=True, env=variables
+        )
+        assert run.returncode == 0, run.stderr
+        assert "mdm_schedules.integrations.transformers" in run.stdout
+        places[folder] = Path(run.stdout.split()[-1])
+    installed = tree if way == "editable" else tmp_path / "venv"
+    assert installed in places[tmp_path].parents
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     information = f"mdm_schedules-{mdm.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"mdm_schedules", information}
-    expected = {file.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*.py")}
-    expected |= {
-        f"mdm_schedules/{file.relative_to(ROOT).as_posix()}"
-        for file in (ROOT / "integrations").rglob("*.py")
-    }
+    expected = sources()
     expected |= {file.relative_to(ROOT).as_posix() for file in PACKAGE.glob("presets/*.json")}
     expected |= {"mdm_schedules/py.typed", "mdm_schedules/integrations/transformers/auto.py"}
     for model in ("code", "sudoku"):
@@ -324,6 +383,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist()) < 10_000_000
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) -> None:
     """A clean target folder that Python sees before the source tree, in a foreign working
     directory.

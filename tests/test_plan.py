@@ -160,6 +160,7 @@ def test_dtypes_zeros_and_steps_of_many_kinds() -> None:
     assert Linear().plan(torch.tensor([5, 9, 1])[::2], 3).tolist() == [right[2], right[1]]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_device_of_the_counts_is_kept() -> None:
     plan = Beta(0.9, 0.3).plan(torch.tensor([0, 7, 256], device="cuda"), 16)

@@ -97,7 +97,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             MDMError: no masked language model there, or no mask token in its config or tokenizer.
         """
-        from transformers import AutoTokenizer
+        from mdm_schedules.integrations.transformers.native import load_tokenizer
 
         parts = {
             name: kwargs.pop(name) for name in ("model", "tokenizer", "scheduler") if name in kwargs
@@ -135,7 +135,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 place("model"), schedule=used, **kwargs
             )
         if "tokenizer" not in parts:
-            parts["tokenizer"] = AutoTokenizer.from_pretrained(place("tokenizer"), **shared)
+            parts["tokenizer"] = load_tokenizer(place("tokenizer"), **shared)
         if scheduler is None:
             scheduler = MaskedDiffusionScheduler(
                 mask_token_id=_mask_token(model, parts["tokenizer"]),

@@ -90,11 +90,6 @@ class LMEvalObjective(Objective):
         return get_policy(self._lm.options.get("remasking") or "low_confidence").name
 
     @property
-    def random_order(self) -> bool:
-        """As the policy says."""
-        return get_policy(self.remasking).random_order
-
-    @property
     def sampler(self) -> dict[str, Any]:
         """The options that JSON can hold, but the schedule's."""
         plain = {

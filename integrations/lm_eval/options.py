@@ -100,7 +100,7 @@ def _say_once(text: str) -> None:
 
 def load_tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
     """`given`, or what is loaded from there, or from where the model came."""
-    from transformers import AutoTokenizer
+    from mdm_schedules.integrations.transformers.native import load_tokenizer
 
     if given is not None and not isinstance(given, str | os.PathLike):
         return given
@@ -110,4 +110,4 @@ def load_tokenizer(given: Any, pretrained: Any, files: dict[str, Any]) -> Any:
             raise InvalidTypeError(
                 "a model that was not loaded from a folder or the Hub needs tokenizer=..."
             )
-    return AutoTokenizer.from_pretrained(pretrained if given is None else given, **files)
+    return load_tokenizer(pretrained if given is None else given, **files)

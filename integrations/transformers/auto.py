@@ -13,13 +13,20 @@ import torch
 from typing_extensions import Unpack
 
 from mdm_schedules.checks import shown
-from mdm_schedules.errors import InvalidTypeError, MDMError, StorageError
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MDMError,
+    PluginError,
+    StorageError,
+)
 from mdm_schedules.hub.evaluation import MODEL_ID
 from mdm_schedules.integrations.transformers.generation_config import (
     MaskedDiffusionGenerationConfig,
 )
 from mdm_schedules.lookup import find_schedule, get_schedule
 from mdm_schedules.models import ModelDenoiser, get_adapter
+from mdm_schedules.models.llada import UNSET
 from mdm_schedules.sampling import GenerationOutput
 from mdm_schedules.sampling.generation import generate
 from mdm_schedules.sampling.options import GenerateOptions
@@ -90,6 +97,10 @@ class AutoModelForMaskedDiffusion:
     ) -> MaskedDiffusionModel:
         """A masked LM with a schedule.
 
+        Released models that need code of their repository (LLaDA, Dream, LLaDA-MoE, LLaDA2, SDAR,
+        Fast-dLLM v2, dLLM's a2d) are loaded as native models, which need none; with
+        `trust_remote_code=True` their own code runs instead.
+
         Args:
             path: folder or Hub id, as `transformers.AutoModelForMaskedLM.from_pretrained` takes it.
             schedule: name, spec, Hub id or Schedule; None takes the one that the folder or
@@ -105,9 +116,9 @@ class AutoModelForMaskedDiffusion:
         _check_place(path, kwargs)
         chosen = _carried(path, kwargs) if schedule is None else get_schedule(schedule)
         try:
-            model = _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
+            model = _load(path, *args, **kwargs)
         except ValueError as error:
-            if "for this kind of AutoModel" not in str(error):
+            if isinstance(error, MDMError) or "for this kind of AutoModel" not in str(error):
                 raise
             raise InvalidTypeError(
                 f"{path} holds no masked language model: transformers knows none of its kind for "
@@ -120,8 +131,7 @@ class AutoModelForMaskedDiffusion:
                 "tokens [B, L] to logits"
             ) from error
         model = model[0] if isinstance(model, tuple) else model
-        if getattr(model.config, "mask_token_id", None) is None:
-            model.config.mask_token_id = _tokenizer_mask(path, kwargs)
+        _settle_mask(model.config, path, kwargs)
         options = _saved_options(path, kwargs)
         if options is not None:
             model.generation_config = options
@@ -184,6 +194,27 @@ def _say_once(text: str) -> None:
     logging.getLogger("mdm_schedules").warning(text)
 
 
+def _settle_mask(config: Any, path: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+    """Fill in the mask token where the config has none; refuse two that disagree."""
+    from mdm_schedules.integrations.transformers.native import tokenizer_mask
+
+    configured = getattr(config, "mask_token_id", None)
+    if config.model_type == "llada" and configured == UNSET:
+        configured = None
+    if kwargs.get("mask_token_id") is not None:
+        return
+    told = tokenizer_mask(path, kwargs)
+    if configured is None:
+        told = _tokenizer_mask(path, kwargs) if told is None else told
+        if told is not None:
+            config.mask_token_id = told
+    elif told is not None and told != configured:
+        raise InvalidValueError(
+            f"{path} has two mask tokens: {told} by its tokenizer, {configured} by its config; "
+            f"say which: from_pretrained(..., mask_token_id={told})"
+        )
+
+
 def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int | None:
     """The mask token of the tokenizer beside the model; None if there is no tokenizer."""
     from transformers import AutoTokenizer
@@ -200,6 +231,32 @@ def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int
 def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The loading options that every from_pretrained takes."""
     return {name: kwargs[name] for name in (*_FILES, "trust_remote_code") if name in kwargs}
+
+
+def _load(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+    """The model: native where it is of a released family, else by transformers' auto classes."""
+    from mdm_schedules.integrations.transformers import native
+
+    plain = {"config", "gguf_file", "state_dict"} & kwargs.keys()
+    if not (plain or args or kwargs.get("trust_remote_code")) and native.is_released(path, kwargs):
+        return native.load_native(path, **kwargs)
+    try:
+        return _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
+    except (AttributeError, KeyError, ImportError) as error:
+        if not kwargs.get("trust_remote_code") or not native.is_released(path, kwargs):
+            raise
+        raise PluginError(
+            f"the code of {path} does not run on transformers {_transformers_version()} "
+            f"({type(error).__name__}: {shown(str(error))}); load it without trust_remote_code, "
+            "which needs none of its code, or install transformers 4.57"
+        ) from error
+
+
+def _transformers_version() -> str:
+    """The installed one."""
+    import transformers
+
+    return transformers.__version__
 
 
 def _auto_class(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:

@@ -64,11 +64,11 @@ def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model that the arguments of `add_model_arguments` name, and its tokenizer."""
     _check_device(args.device)
     _check_dtype(args.dtype)
-    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     from mdm_schedules.demo import models as demo_models
     from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
+    from mdm_schedules.integrations.transformers.native import load_tokenizer
     from mdm_schedules.lookup import schedule_for_steps
 
     logging.disable_progress_bar()
@@ -81,7 +81,7 @@ def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
         model = AutoModelForMaskedDiffusion.from_pretrained(
             path, schedule=schedule, dtype=args.dtype, **remote
         )
-        return model.to(args.device), AutoTokenizer.from_pretrained(path, **remote)
+        return model.to(args.device), load_tokenizer(path, **remote)
     except MDMError:
         raise
     except Exception as error:  # a model's own code may raise anything

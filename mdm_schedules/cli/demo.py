@@ -15,7 +15,7 @@ def _demo(args: argparse.Namespace) -> None:
     from mdm_schedules.demo import tasks as demo
     from mdm_schedules.lookup import get_schedule
     from mdm_schedules.plotting import PlottedCurve, check_picture, plot_quality
-    from mdm_schedules.schedules.base import PLOT_TIMES
+    from mdm_schedules.schedules.curves import PLOT_TIMES
 
     picture: Path | None = args.output
     try:

@@ -14,10 +14,20 @@ from dataclasses import dataclass
 
 from mdm_schedules._version import __version__
 from mdm_schedules.checks import did_you_mean
-from mdm_schedules.cli import completion, demo, evaluate, hub, listing, sampling, schedules, tune
+from mdm_schedules.cli import (
+    completion,
+    convert,
+    demo,
+    evaluate,
+    hub,
+    listing,
+    sampling,
+    schedules,
+    tune,
+)
 from mdm_schedules.cli.command import CommandParser
 
-MODULES = (demo, listing, schedules, sampling, tune, evaluate, hub, completion)
+MODULES = (demo, listing, schedules, sampling, tune, evaluate, hub, convert, completion)
 
 
 @dataclass

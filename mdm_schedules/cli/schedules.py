@@ -46,7 +46,7 @@ def _show(args: argparse.Namespace) -> None:
 def _plot(args: argparse.Namespace) -> None:
     from mdm_schedules.lookup import schedule_for_steps
     from mdm_schedules.plotting import save_curves
-    from mdm_schedules.schedules.base import PLOT_TIMES
+    from mdm_schedules.schedules.curves import PLOT_TIMES
 
     schedules = [schedule_for_steps(spec, args.steps) for spec in args.schedule]
     curves = [schedule.curve(args.num_tokens, args.steps) for schedule in schedules]

@@ -1,6 +1,4 @@
-"""The energies that masked diffusion minimises: `functionals` defines them, `integral`
-integrates.
-"""
+"""The energies that masked diffusion minimises: `functionals` on top of `integral`."""
 
 from mdm_schedules.energy.functionals import (
     conditional_kinetic_energy,

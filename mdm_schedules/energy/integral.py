@@ -115,12 +115,12 @@ def _path(schedule: Schedule, gamma: Schedule, x: Array) -> Path:
         (schedule._alpha_dot(t) * clock).numpy(),
         (gamma._gamma_dot(t) * clock).numpy(),
     )
-    late = (rest.numpy() < _LATE) & (path.mask < path.reveal)
+    late = rest.numpy() < _LATE
     if orders and gamma_orders and late.any():
         rest, clock = rest[late], clock[late]
         _, _, angle, _ = schedule._late(rest, orders[1])
         t, _, _, steeper = gamma._late(rest, gamma_orders[1])
-        path.reveal[late] = torch.cos(angle).square().numpy()
+        path.reveal[late] = schedule._alpha_noise(rest).numpy()
         path.mask[late] = torch.sin(angle).square().numpy()
         path.alpha_rise[late] = (-schedule._alpha_noise_dot(rest) * clock).numpy()
         path.gamma_rise[late] = (gamma._gamma_dot(t) * steeper * clock).numpy()

@@ -74,15 +74,18 @@ class Denoiser(ABC):
 
 
 class FunctionDenoiser(Denoiser):
-    """A function (tokens, rows) -> logits, of which nothing else is known."""
-
-    whole_batch = True
+    """A function (tokens, rows) -> logits; without a method `keep` it gets whole batches."""
 
     def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], Logits]) -> None:
         self.function = function
+        self.whole_batch = not hasattr(function, "keep")
 
     def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> Logits:
         return self.function(tokens, rows)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Hands on to the function's own method `keep`, where it has one."""
+        self.function.keep(rows)  # type: ignore[attr-defined]
 
 
 class ModelDenoiser(Denoiser):

@@ -58,9 +58,9 @@ class FunctionAdapter(ModelAdapter):
             or logits.ndim != 3
         ):
             given = (
-                tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+                list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             )
             raise InvalidTypeError(
-                f"the model must return logits {(*tokens.shape, 'V')}, got {given}"
+                f"the model must return logits {[*tokens.shape, 'V']}, got {given}"
             )
         return logits

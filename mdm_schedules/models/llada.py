@@ -6,7 +6,9 @@ import torch
 
 from mdm_schedules.models.base import ModelAdapter
 
-MASK_TOKEN_ID = 126336  # of the released models, whose config leaves another model's default there
+# of the released models, known by the size of their vocabulary: LLaDA and MMaDA, LLaDA-MoE
+MASK_TOKEN_IDS = {126464: 126336, 134656: 126336, 157184: 156895}
+UNSET = 50256  # another model's default, which their code leaves in the config
 
 
 class LLaDAAdapter(ModelAdapter):
@@ -16,9 +18,11 @@ class LLaDAAdapter(ModelAdapter):
 
     @property
     def mask_token_id(self) -> int | None:
-        """126336 where the vocabulary has it, else the config's."""
-        known = (self.vocab_size or 0) > MASK_TOKEN_ID
-        return MASK_TOKEN_ID if known else super().mask_token_id
+        """The config's; where that is not set, the known one of a released model."""
+        configured = super().mask_token_id
+        if configured is not None and configured != UNSET:
+            return configured
+        return MASK_TOKEN_IDS.get(self.vocab_size or 0)
 
     @property
     def max_length(self) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from mdm_schedules.checks import check_int, check_real
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
@@ -21,6 +21,7 @@ from mdm_schedules.sampling.loop import sample
 from mdm_schedules.sampling.options import (
     OPTIONS,
     GenerateOptions,
+    by_name,
     describe_options,
     option_parameters,
 )
@@ -46,6 +47,7 @@ def generate(
     model: Any,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
+    *in_order: Never,
     **options: Unpack[GenerateOptions],
 ) -> GenerationOutput:
     """Write `max_new_tokens` tokens after each prompt, and fill the masks inside it.
@@ -59,6 +61,8 @@ def generate(
         input_ids: LongTensor [B, P]; prompts of different lengths are padded on the left. Never
             changed.
         attention_mask: [B, P], 0 on padding; None if nothing is padded.
+        *in_order: the first eight options may be given by position, in the order below. Type
+            checkers ask for their names.
 
     Returns:
         GenerationOutput with `.sequences` LongTensor [B, P + max_new_tokens] and `.nfe`, the
@@ -69,6 +73,7 @@ def generate(
             which it is tried, once per model, whether its head takes single rows, and whether it
             minds padding).
     """
+    options = by_name(in_order, options)
     check_rest({name: value for name, value in options.items() if name not in OPTIONS})
     config = options.get("generation_config")
     input_ids, attention_mask = unexpanded(input_ids, attention_mask, config, options)
@@ -116,13 +121,19 @@ def generate(
             pad_token_id=pad[0] if pad else None,
             answer_start=prompt.length,
             crop=adapter.block_length is not None,
-            callback=_both(options.get("callback"), feed),
+            callback=_cropped(_both(options.get("callback"), feed), prompt),
             progress=bool(options.get("progress")),
             output_history=bool(options.get("output_history")),
         )
+    out = replace(
+        out,
+        sequences=out.sequences[:, : prompt.end],
+        history=[tokens[:, : prompt.end] for tokens in out.history],
+        prompt_length=prompt.length,
+    )
     if feed is not None:
         feed.end(out.sequences)
-    return replace(out, prompt_length=prompt.length)
+    return out
 
 
 # the options stand in one table, for readers of the signature and of the docstring as well;
@@ -152,6 +163,8 @@ class _Prompt:
         length: columns of the prompt.
         block_ends: columns where blocks end.
         mask_token_id: of the model.
+        end: columns that are returned. A model that attends by blocks gets its last block whole,
+            as it was trained; what it writes beyond the answer is dropped.
     """
 
     tokens: torch.Tensor
@@ -159,6 +172,7 @@ class _Prompt:
     length: int
     block_ends: list[int]
     mask_token_id: int
+    end: int
 
     @property
     def given(self) -> torch.Tensor:
@@ -193,16 +207,20 @@ def _prepare(
             "use tokenizer(..., padding=True, padding_side='left')"
         )
     ends = block_ends(adapter, real, new, chosen["block_length"])
-    tokens = torch.nn.functional.pad(prompt, (0, new), value=mask)
-    real = torch.nn.functional.pad(real, (0, new), value=True)
+    beyond = 0
+    if new and adapter.block_length is not None:
+        beyond = -(int(real[0].sum()) + new) % adapter.block_length
+        ends[-1] += beyond
+    tokens = torch.nn.functional.pad(prompt, (0, new + beyond), value=mask)
+    real = torch.nn.functional.pad(real, (0, new + beyond), value=True)
     longest = int(real.sum(1).max())
     if adapter.max_length is not None and longest > adapter.max_length:
         raise InvalidValueError(
             f"prompt and answer take {longest} tokens, but the model has positions for "
             f"{adapter.max_length}; shorten the prompt or use "
-            f"max_new_tokens={max(0, adapter.max_length - longest + new)}"
+            f"max_new_tokens={max(0, adapter.max_length - longest + new + beyond)}"
         )
-    return _Prompt(tokens, real, prompt.shape[1], ends, mask)
+    return _Prompt(tokens, real, prompt.shape[1], ends, mask, prompt.shape[1] + new)
 
 
 def _share_steps(steps: int | None, prompt: _Prompt) -> int | list[int] | None:
@@ -234,6 +252,18 @@ def _try_out(adapter: ModelAdapter, prompt: _Prompt, scale: float) -> None:
     adapter.check_tokens(tokens, prompt.attention_mask, prompt.mask_token_id)
     if prompt.padded is not None:
         adapter.check_padding()
+
+
+def _cropped(
+    callback: Callable[[StepInfo], object] | None, prompt: _Prompt
+) -> Callable[[StepInfo], object] | None:
+    """`callback`, told only of the columns that are returned."""
+    if callback is None or prompt.end == prompt.tokens.shape[1]:
+        return callback
+    told, end = callback, prompt.end
+    return lambda info: told(
+        replace(info, tokens=info.tokens[:, :end], revealed=info.revealed[:, :end])
+    )
 
 
 def _both(

@@ -1,11 +1,11 @@
-"""The sampling loop: fill every mask of a batch, revealing what the plan says, where the policy
-says.
+"""The sampling loop: each pass reveals as many masks as the plan says, where the policy says.
 
 Counts are known on the host before the first pass, so the loop never waits for the device: rows of
-logits are chosen by index tensors built from the plan, and one check at the end of a block tells
-unusable logits. Two options must ask the device something: `threshold` and `entropy_bound` for the
-size of the next pass, after each pass; `eos_token_ids` for what has ended, every `EOS_EVERY`
-passes.
+logits are chosen by index tensors built from the plan, and one check at the end of a block finds
+unusable logits. Two options must ask the device something: a commit rule for the size of the next
+pass, after each pass; `eos_token_ids` for what has ended, every `EOS_EVERY` passes.
+
+`examples/sampler_in_30_lines.py` has the algorithm without all this; its tokens are the same.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ def sample(
     progress: bool = False,
     output_history: bool = False,
 ) -> GenerationOutput:
-    """Fill the mask tokens of `tokens`; `mdm_schedules.generate` is the same with a model in place
-    of a denoiser.
+    """Fill the mask tokens of `tokens`; `mdm_schedules.generate` does so for models and prompts.
 
     Args:
         denoiser: see `mdm_schedules.models.as_denoiser`: a Denoiser, or a function (tokens, rows)
@@ -75,8 +74,8 @@ def sample(
         remasking: position policy, by name or an object.
         draw: temperature, top_k, top_p and what may not be drawn.
         seed: None, an int, or one int per row. A row's noise depends on its seed and its prompt; of
-            rows with equal prompts all but the first get seeds derived from a single int, which the
-            output's `seeds` tell.
+            rows with equal prompts all but the first get seeds derived from a single int; the
+            output's `seeds` lists them.
         attention_mask: bool [B, L], False on padding, so that noise is counted from the sequence's
             own first token.
         commit: reveal more than the plan where the model is sure.
@@ -96,84 +95,108 @@ def sample(
         MDMError: on a wrong argument, before the first pass; on unusable logits, after the block
             they came in.
     """
+    # ----- What the run works with: everything wrong is said here -----
     policy = get_policy(remasking)
     _check_tokens(tokens, mask_token_id)
-    real = (
-        torch.ones_like(tokens, dtype=torch.bool)
-        if attention_mask is None
-        else attention_mask.bool()
-    )
-    seed = plain_seed(seed)
-    row_seeds = RowSeeds(
-        check_seed(seed, len(tokens)), tokens, real, distinct=seed is None or isinstance(seed, int)
-    )
+    tokens_AL = tokens  # the caller's, never written to
+    # padding is neither filled nor counted
+    if attention_mask is None:
+        real_AL = torch.ones_like(tokens_AL, dtype=torch.bool)
+    else:
+        real_AL = attention_mask.bool()
     remask_fraction = check_real("remask_fraction", remask_fraction, 0, 1)
+    ends, pad = _check_ends(eos_token_ids, pad_token_id, mask_token_id)
+    if commit is not None:
+        commit.check(policy, remask_fraction)
+    # one seed for the batch makes copies of a prompt differ; a list is taken as it is
+    seed = plain_seed(seed)
+    one_seed = seed is None or isinstance(seed, int)
+    row_seeds = RowSeeds(check_seed(seed, len(tokens)), tokens_AL, real_AL, distinct=one_seed)
+    # what is to be filled; a mask token on padding is not
+    masked_AL = (tokens_AL == mask_token_id) & real_AL
+    state = SamplerState(
+        denoiser=as_denoiser(denoiser),
+        tokens_BL=tokens_AL.clone(),
+        policy=policy,
+        draw=TokenDraw(draw or DrawOptions(), policy, mask_token_id),
+        noise=row_seeds.noise,
+        position_BL=real_AL.long().cumsum(1) - 1,
+        mask_token_id=mask_token_id,
+        commit=commit,
+        remask_fraction=remask_fraction,
+        eos=torch.tensor(ends, device=tokens.device) if ends else None,
+        pad_token_id=pad,
+        answer_start=answer_start,
+        crop=crop,
+        report=callback is not None or output_history,
+        masked_BL=masked_AL,
+    )
+
+    # ----- How many tokens each step of each block reveals -----
+    spans = block_spans(block_ends, tokens.shape[1])
+    # the one place where the host waits for the device, unless an option needs more
+    counts_AN = torch.stack([masked_AL[:, start:end].sum(1) for start, end in spans], 1).cpu()
+    # a preset or repository may hold several schedules, for different numbers of steps
+    schedule = schedule_for_steps(schedule, steps if isinstance(steps, int) else None)
+    tables = count_tables(schedule, plan, counts_AN, steps, policy)
+    if isinstance(policy, OrderPolicy) and policy.random_counts:
+        tables = ancestral_tables(
+            schedule, steps, policy, masked_AL, state.position_BL, spans, counts_AN, state.noise
+        )
+    # a step that reveals nothing in any row costs no pass
+    total = sum(int((table_AK > 0).any(0).sum()) for table_AK in tables)
+
+    # ----- The passes, block by block -----
+    history = []
+    # `nfe` may fall short of `total`, where rows end early or a commit rule takes more
+    bar = tqdm(total=total, disable=not progress, desc="denoising", unit="pass")
+    # the denoiser lets go of what it holds, also after an error
+    with closing(state.denoiser), bar:
+        for block, ((start, end), table_AK) in enumerate(zip(spans, tables, strict=True)):
+            for report in state.fill(start, end, table_AK.numpy(), block):
+                bar.update()
+                if report is None:
+                    continue
+                info = StepInfo(state.nfe, total, *report)
+                if output_history:
+                    history.append(info.tokens.clone())  # a callback may write to its own
+                if callback is not None:
+                    callback(info)
+            # one look for unusable logits in the whole block, where the host waits for the device
+            state.check()
+
+    # ----- What came of it -----
+    # K here counts the passes that were run, in all blocks
+    if state.revealed:
+        revealed_AK = torch.from_numpy(np.stack(state.revealed, 1))
+    else:
+        revealed_AK = counts_AN.new_zeros(len(tokens), 0)
+    return GenerationOutput(
+        sequences=state.all_tokens(),
+        nfe=state.nfe,
+        nfe_per_row=(revealed_AK > 0).sum(1),
+        plan=revealed_AK,
+        seeds=row_seeds.tolist(),
+        history=history,
+    )
+
+
+def _check_ends(
+    eos_token_ids: Sequence[int], pad_token_id: int | None, mask_token_id: int
+) -> tuple[list[int], int]:
+    """The tokens that end a row, and what follows them."""
     ends = [check_int("eos_token_ids", token, 0) for token in eos_token_ids]
     fills = ends if pad_token_id is None else [*ends, check_int("pad_token_id", pad_token_id, 0)]
     if mask_token_id in fills:
         raise InvalidValueError(
             f"eos_token_ids and pad_token_id must not be the mask token, {mask_token_id}"
         )
-    if commit is not None:
-        commit.check(policy, remask_fraction)
-    masked = (tokens == mask_token_id) & real
-    run = SamplerState(
-        denoiser=as_denoiser(denoiser),
-        tokens=tokens.clone(),
-        policy=policy,
-        draw=TokenDraw(draw or DrawOptions(), policy, mask_token_id),
-        noise=row_seeds.noise,
-        position=real.long().cumsum(1) - 1,
-        mask_token_id=mask_token_id,
-        commit=commit,
-        remask_fraction=remask_fraction,
-        eos=torch.tensor(ends, device=tokens.device) if ends else None,
-        pad_token_id=[*ends, 0][0] if pad_token_id is None else pad_token_id,
-        answer_start=answer_start,
-        crop=crop,
-        report=callback is not None or output_history,
-        masked=masked,
-    )
-    spans = block_spans(block_ends, tokens.shape[1])
-    # the one place where the host waits for the device, unless an option needs more
-    counts = torch.stack([masked[:, start:end].sum(1) for start, end in spans], 1).cpu()
-    schedule = schedule_for_steps(schedule, steps if isinstance(steps, int) else None)
-    tables = count_tables(schedule, plan, counts, steps, policy)
-    if isinstance(policy, OrderPolicy) and policy.random_counts:
-        tables = ancestral_tables(
-            schedule, steps, policy, masked, run.position, spans, counts, run.noise
-        )
-    total = sum(int((table > 0).any(0).sum()) for table in tables)
-    history = []
-    bar = tqdm(total=total, disable=not progress, desc="denoising", unit="pass")
-    with closing(run.denoiser), bar:
-        for block, ((start, end), table) in enumerate(zip(spans, tables, strict=True)):
-            for done in run.fill(start, end, table.numpy(), block):
-                bar.update()
-                if done is None:
-                    continue
-                info = StepInfo(run.nfe, total, *done)
-                if output_history:
-                    history.append(info.tokens.clone())
-                if callback is not None:
-                    callback(info)
-            run.check()
-    executed = (
-        torch.from_numpy(np.stack(run.revealed, 1))
-        if run.revealed
-        else counts.new_zeros(len(tokens), 0)
-    )
-    return GenerationOutput(
-        run.all_tokens(),
-        run.nfe,
-        (executed > 0).sum(1),
-        executed,
-        row_seeds.tolist(),
-        history=history,
-    )
+    # without ends nothing is padded
+    return ends, [*ends, 0][0] if pad_token_id is None else pad_token_id
 
 
 def _check_tokens(tokens: Any, mask_token_id: int) -> None:
+    """Raise unless `tokens` is a LongTensor [batch, length] that holds something."""
     if not isinstance(tokens, torch.Tensor) or tokens.dtype != torch.long or tokens.ndim != 2:
         given = (
             f"{tokens.dtype} {tuple(tokens.shape)}"

@@ -275,6 +275,7 @@ OPTIONS: dict[str, Option] = {
     name: hint.__metadata__[0]
     for name, hint in get_type_hints(GenerateOptions, include_extras=True).items()
 }
+BY_POSITION = 8  # options that may be given without their names
 STORED = tuple(name for name, option in OPTIONS.items() if option.stored)
 DEFAULTS: GenerateOptions = cast(
     GenerateOptions, {name: option.default for name, option in OPTIONS.items() if option.stored}
@@ -310,6 +311,24 @@ def option_parameters() -> list[inspect.Parameter]:
         )
         for name, option in OPTIONS.items()
     ]
+
+
+def by_name(in_order: Sequence[Any], named: GenerateOptions) -> GenerateOptions:
+    """Options that were given by position together with those given by name.
+
+    Raises:
+        InvalidTypeError: too many, or one that is given twice.
+    """
+    if len(in_order) > BY_POSITION:
+        names = ", ".join(list(OPTIONS)[:BY_POSITION])
+        raise InvalidTypeError(
+            f"generate takes at most {BY_POSITION} options by position ({names}), got "
+            f"{len(in_order)}; give the others by name"
+        )
+    given = dict(zip(OPTIONS, in_order, strict=False))
+    if twice := sorted(given.keys() & named.keys()):
+        raise InvalidTypeError(f"{twice[0]} is given twice, by position and by name")
+    return cast(GenerateOptions, {**given, **named})
 
 
 def unknown_option(name: str, what: str, known: Sequence[str] = tuple(OPTIONS)) -> InvalidTypeError:

@@ -1,5 +1,9 @@
 """Position policies: which of the masked positions a step reveals.
 
+There are two kinds. A ConfidencePolicy ranks positions by what the model says of them, in each
+pass. An OrderPolicy knows the order without the model, which then gives logits of the revealed
+positions only.
+
 A new one is a class with a `name`, and an entry point in the group `mdm_schedules.policies`.
 """
 
@@ -16,7 +20,11 @@ from mdm_schedules.registry import Entry, Registry
 from mdm_schedules.sampling.noise import POSITION, SequenceNoise
 from mdm_schedules.sampling.segments import SEGMENT, by_segment
 
+# the names that ship, for editors; other packages add names that no type knows
 PolicyName = Literal["low_confidence", "margin", "entropy", "random", "ancestral", "left_to_right"]
+
+
+# ----- What a policy is -----
 
 
 class PositionPolicy(ABC):
@@ -45,39 +53,47 @@ class ConfidencePolicy(PositionPolicy):
 
     @abstractmethod
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Scores [R] from the probabilities [R, V], before temperature and filters, and the drawn
-        tokens [R].
+        """Scores [R] of drawn tokens.
 
-        The mask token, which is never drawn, has the probability that the model gives it.
+        Args:
+            probs: [R, V], before temperature and filters. The mask token, which is never drawn, has
+                the probability that the model gives it.
+            tokens: LongTensor [R], what was drawn.
         """
 
 
 class OrderPolicy(PositionPolicy):
-    """A policy that knows the order beforehand, so logits are asked for the revealed positions
-    only.
-    """
+    """A policy that knows the order beforehand, so that only revealed positions need logits."""
 
     @abstractmethod
     def score(
         self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
     ) -> torch.Tensor:
-        """Scores [B, W] for rows [B, 1] and positions [B, W], counted from each sequence's own
-        first token.
+        """Scores of positions.
 
-        `step` is 0 at the start, and changes with each pass where revealed tokens are masked again.
+        Args:
+            row: LongTensor [B, 1], rows of the batch.
+            position: LongTensor [B, W], counted from each sequence's own first token.
+            noise: numbers that belong to the sequence, for a random order.
+            step: 0 at the start; changes with each pass where revealed tokens are masked again.
+
+        Returns:
+            float64 [B, W].
         """
 
 
+# ----- Policies that ask the model -----
+
+
 class LowConfidence(ConfidencePolicy):
-    """Reveal where the drawn token is most probable (LLaDA's low-confidence remasking; Dream's
-    maskgit_plus).
-    """
+    """Reveal where the drawn token is most probable (LLaDA's default; Dream's maskgit_plus)."""
 
     name = "low_confidence"
     token_only = True
 
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The drawn token's probability."""
+        # this, and no other probability of the row: hence `token_only`
         return probs.gather(1, tokens[:, None])[:, 0]
 
 
@@ -88,6 +104,7 @@ class Margin(ConfidencePolicy):
 
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """First minus second probability."""
+        # a vocabulary of one token has no second
         best = probs.topk(min(2, probs.shape[1]), dim=1).values
         return best[:, 0] - best[:, 1] if best.shape[1] == 2 else best[:, 0]
 
@@ -100,10 +117,15 @@ class Entropy(ConfidencePolicy):
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Minus the entropy, in nats."""
         parts: torch.Tensor = torch.special.entr(probs.detach())
-        # torch sums one long row in other pieces than several
+        # by segments, since torch sums one long row in other pieces than several, and a score must
+        # not depend on the batch
         sums = parts.new_empty(len(parts), -(-parts.shape[1] // SEGMENT))
         by_segment(parts, torch.sum, sums)
+        # certain is best
         return -sums.sum(1)
+
+
+# ----- Policies that know the order -----
 
 
 class Random(OrderPolicy):
@@ -116,16 +138,16 @@ class Random(OrderPolicy):
         self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
     ) -> torch.Tensor:
         """One uniform number per position."""
+        # in (0, 1]; `ancestral_tables` takes it back
         return 1 - noise.uniform(POSITION, step, row, position)
 
 
 class Ancestral(Random):
-    """Each masked token is revealed independently with probability (alpha(t) - alpha(s)) / (1 -
-    alpha(s)) (MDLM).
+    """Reveal each masked token by a coin of its own, as MDLM's ancestral sampling does.
 
-    A position with uniform number u is revealed in the step whose alpha passes u, which is that
-    process exactly. The counts are then random with the plan's mean, and a step that reveals
-    nothing costs no pass.
+    Between times s and t its probability is (alpha(t) - alpha(s)) / (1 - alpha(s)). A position with
+    uniform number u is revealed in the step whose alpha passes u, which is that process exactly.
+    The counts are then random with the plan's mean, and a step that reveals nothing costs no pass.
     """
 
     name = "ancestral"
@@ -141,7 +163,11 @@ class LeftToRight(OrderPolicy):
         self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
     ) -> torch.Tensor:
         """Minus the position."""
+        # the highest score comes first
         return -position.double()
+
+
+# ----- Finding one -----
 
 
 policies: Registry[PositionPolicy] = Registry(
@@ -167,6 +193,7 @@ def get_policy(
         InvalidTypeError: neither text nor a policy.
     """
     if isinstance(remasking, str):
+        # a name or spec; the registry knows the names, and the nearest ones
         found = policies.read(remasking)
         if isinstance(found, ConfidencePolicy | OrderPolicy):
             return found

@@ -1,4 +1,12 @@
-"""How many tokens each row reveals in each step of each block, known before the first pass."""
+"""How many tokens each row reveals in each step of each block, known before the first pass.
+
+The answer is one table [A, K] per block. A sequence of two blocks, filled by `steps=[3, 2]`:
+
+    columns    . . [M] . [M] [M] [M] . | [M] [M] . [M]       4 masks, and 3
+    tables           [1, 2, 1]         |    [2, 1]           5 passes
+
+A row with fewer masks than another has smaller numbers or zeros in its row of the table.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +22,12 @@ from mdm_schedules.sampling.noise import SequenceNoise
 from mdm_schedules.sampling.policies import OrderPolicy, PositionPolicy
 from mdm_schedules.schedules import Schedule
 
+# ----- Blocks and their passes -----
+
 
 def block_spans(ends: Sequence[int] | None, length: int) -> list[tuple[int, int]]:
-    """Columns [start, end) of each block; what lies left of the first end belongs to the first
-    block.
-    """
+    """Columns [start, end) of each block; the first one begins at column 0."""
+    # each block begins where the one before ends
     ends = [length] if ends is None else list(ends)
     starts = [0, *ends[:-1]]
     if (
@@ -33,28 +42,31 @@ def block_spans(ends: Sequence[int] | None, length: int) -> list[tuple[int, int]
 
 
 def split_steps(steps: int, masks: Sequence[int]) -> list[int]:
-    """Share `steps` passes among blocks in proportion to their masks, at least one each, exactly
-    `steps` in all.
+    """Share exactly `steps` passes among blocks in proportion to their masks, at least one each.
 
     No block gets more passes than masks while there are at least as many masks as passes. A block
     without masks gets one for form's sake, which is never run.
     """
+    # blocks that have something to fill, each of which needs a pass
     filled = [block for block, count in enumerate(masks) if count]
     if steps < len(filled):
         raise InvalidValueError(
             f"steps must be at least the number of blocks, {len(filled)}, got {steps}"
         )
+    # the passes are shared out among blocks as a schedule shares tokens among steps
     weights = torch.tensor([masks[block] for block in filled], dtype=torch.float64)
     shares = share_out(weights.cumsum(0) / weights.sum(), torch.tensor([steps]))[0].tolist()
+    # blocks without masks were left out, and come back with their one
     given = dict(zip(filled, shares, strict=True))
     return [given.get(block, 1) for block in range(len(masks))]
 
 
-def steps_per_block(steps: int | Sequence[int] | None, counts: torch.Tensor) -> list[int]:
-    """One number of passes for each block, from what the user gave and the masks [B, blocks]."""
-    blocks = counts.shape[1]
+def steps_per_block(steps: int | Sequence[int] | None, counts_AN: torch.Tensor) -> list[int]:
+    """One number of passes for each block, from what the user gave and the blocks' masks."""
+    blocks = counts_AN.shape[1]
+    # by default one pass for each mask of the fullest row
     if steps is None:
-        return [max(1, int(count)) for count in counts.max(0).values]
+        return [max(1, int(count)) for count in counts_AN.max(0).values]
     given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
     if len(given) != blocks:
         raise InvalidValueError(
@@ -63,58 +75,82 @@ def steps_per_block(steps: int | Sequence[int] | None, counts: torch.Tensor) -> 
     return [check_int("steps", step, 1, MAX_STEPS, example="steps=16") for step in given]
 
 
+# ----- Tables -----
+
+
 def count_tables(
     schedule: Schedule,
     plan: Any,
-    counts: torch.Tensor,
+    counts_AN: torch.Tensor,
     steps: int | Sequence[int] | None,
     policy: PositionPolicy,
 ) -> list[torch.Tensor]:
-    """Per block, the tokens that each row reveals in each step, LongTensor [B, K], from masks
-    counts [B, blocks].
+    """A LongTensor [A, K] for each block: the tokens that each row reveals in each step.
+
+    Args:
+        schedule: from which counts follow where no plan is given.
+        plan: what the user gave instead.
+        counts_AN: masks of each row in each block.
+        steps: what the user gave.
+        policy: refuses a plan where its counts are random.
     """
-    shares = steps_per_block(steps, counts)
+    shares = steps_per_block(steps, counts_AN)
+    # rows with equally many masks in a block get the same counts
     if plan is None:
         return [
-            schedule.plan(count, share)
-            for count, share in zip(counts.unbind(1), shares, strict=True)
+            schedule.plan(count_A, share)
+            for count_A, share in zip(counts_AN.unbind(1), shares, strict=True)
         ]
     if steps is not None or policy.random_counts:
         random = f"remasking={policy.name!r}, whose counts are random"
         other = "steps" if steps is not None else random
         raise InvalidValueError(f"give a plan or {other}, not both")
-    return [check_plan(plan, count) for count in counts.unbind(1)]
+    # with several blocks, the same plan must fit each
+    return [check_plan(plan, count_A) for count_A in counts_AN.unbind(1)]
 
 
 def ancestral_tables(
     schedule: Schedule,
     steps: int | Sequence[int] | None,
     policy: OrderPolicy,
-    masked: torch.Tensor,
-    position: torch.Tensor,
+    masked_AL: torch.Tensor,
+    position_AL: torch.Tensor,
     spans: list[tuple[int, int]],
-    counts: torch.Tensor,
+    counts_AN: torch.Tensor,
     noise: SequenceNoise,
 ) -> list[torch.Tensor]:
-    """As `count_tables`, with the random counts of ancestral sampling: a token goes when alpha
-    passes its number.
+    """As `count_tables`, with random counts: a token is revealed when alpha passes its number.
 
     Without `steps` each row has its own grid of times, one per token of its own, so that its draw
     is the same in any batch; the grids of shorter rows end earlier.
+
+    Args:
+        schedule: gives alpha.
+        steps: what the user gave.
+        policy: its scores are 1 less the numbers.
+        masked_AL: bool, what is to be filled.
+        position_AL: counted from the sequence's own first token.
+        spans: columns of each block.
+        counts_AN: masks of each row in each block.
+        noise: of the rows.
     """
     tables = []
-    row = torch.arange(len(masked), device=masked.device)[:, None]
-    uniform = 1 - policy.score(row, position, noise)
-    for (start, end), count, share in zip(
-        spans, counts.unbind(1), steps_per_block(steps, counts), strict=True
-    ):
-        grids, grid_of_row = (
-            count.clamp(min=1) if steps is None else torch.full_like(count, share)
-        ).unique(return_inverse=True)
+    row = torch.arange(len(masked_AL), device=masked_AL.device)[:, None]
+    # the policy reveals the highest score first, so the smallest number, whose time comes first
+    uniform_AL = 1 - policy.score(row, position_AL, noise)
+    shares = steps_per_block(steps, counts_AN)
+    for (start, end), count_A, share in zip(spans, counts_AN.unbind(1), shares, strict=True):
+        # 1. The steps of each row's grid, and alpha on each distinct grid once.
+        steps_A = count_A.clamp(min=1) if steps is None else torch.full_like(count_A, share)
+        grids, grid_of_row_A = steps_A.unique(return_inverse=True)
         times = torch.arange(1, share + 1, dtype=torch.float64) / grids[:, None]
-        # 1 from a grid's own last step on, which every number is below
-        grid = schedule.alpha(times.clamp(max=1)).to(masked.device)[grid_of_row.to(masked.device)]
-        step = torch.searchsorted(grid, uniform[:, start:end].contiguous(), right=True)
-        table = torch.zeros(len(masked), share, dtype=torch.long, device=masked.device)
-        tables.append(table.scatter_add_(1, step, masked[:, start:end].long()).cpu())
+        # alpha is 1 from a grid's own last step on, and every number is below it
+        alpha = schedule.alpha(times.clamp(max=1)).to(masked_AL.device)
+        alpha_AK = alpha[grid_of_row_A.to(masked_AL.device)]
+        # 2. The step of each position: the first whose alpha is above its number.
+        uniform = uniform_AL[:, start:end].contiguous()
+        step = torch.searchsorted(alpha_AK, uniform, right=True)
+        # 3. Masked positions counted by step.
+        table_AK = torch.zeros(len(masked_AL), share, dtype=torch.long, device=masked_AL.device)
+        tables.append(table_AK.scatter_add_(1, step, masked_AL[:, start:end].long()).cpu())
     return tables

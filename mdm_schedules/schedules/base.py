@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from mdm_schedules.errors import FormatError, InvalidTypeError, MDMError
-from mdm_schedules.hub import Evaluation, Record, load, push_record, save_record
+from mdm_schedules.hub import Evaluation, Record
 from mdm_schedules.plan import check_steps, make_plan
-from mdm_schedules.plotting import PlottedCurve, draw_curves
+from mdm_schedules.plotting import PlottedCurve
 from mdm_schedules.registry import Registry
-from mdm_schedules.schedules.curves import T, apply_curve, end_limits, exact_ends, time_before
+from mdm_schedules.schedules.curves import (
+    PLOT_TIMES,
+    T,
+    apply_curve,
+    end_limits,
+    exact_ends,
+    time_before,
+)
+from mdm_schedules.schedules.stored import StoredSchedule
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
-
-PLOT_TIMES = torch.linspace(0, 1, 501, dtype=torch.float64, device="cpu")
+    pass
 
 
-class Schedule(ABC):
+class Schedule(StoredSchedule):
     """The expected fraction of tokens revealed, alpha: [0, 1] -> [0, 1], strictly increasing from 0
     to 1.
 
@@ -67,9 +72,7 @@ class Schedule(ABC):
         return exact_ends(alpha, (low + high) / 2)
 
     def _roots(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """sqrt alpha and sqrt(1 - alpha), to be given where alpha underflows and its root does
-        not.
-        """
+        """The roots of alpha and 1 - alpha, for where alpha underflows but its root does not."""
         return self._alpha(t).sqrt(), self._masked(t).sqrt()
 
     def _end_orders(self) -> tuple[float, float] | None:
@@ -309,123 +312,6 @@ class Schedule(ABC):
     def evaluation(self) -> Evaluation | None:
         """What this schedule scored, if the file or repository it was read from says so."""
         return None if self._record is None else self._record.evaluation
-
-    def save_pretrained(
-        self, path: str | os.PathLike[str], *, evaluation: Evaluation | None = None
-    ) -> None:
-        """Write schedule.json (for tables, schedule.safetensors too) into the folder `path`.
-
-        The format stands in `mdm_schedules.hub`.
-
-        Args:
-            path: the folder, made if missing. A process killed on the way leaves the old schedule
-                or the new one.
-            evaluation: what the schedule scored; None keeps the record it was read with.
-        """
-        save_record(self.to_record(evaluation), path)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        subfolder: str | None = None,
-        task: str | None = None,
-        steps: int | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
-    ) -> Schedule:
-        """Read a schedule that `save_pretrained` or `push_to_hub` wrote; on a subclass, it must be
-        of that subclass.
-
-        Args:
-            path: folder, file, or Hub id such as "user/repo" or "user/repo@revision".
-            revision: branch, tag or commit; None is "main".
-            subfolder: the folder in it that holds the schedule.
-            task, steps: where one repository holds several schedules, the one for this task, tuned
-                for the number of forward passes nearest to `steps` (by their ratio; of two as near,
-                the one with more).
-            cache_dir, token, local_files_only, force_download: as huggingface_hub takes them.
-
-        Raises:
-            StorageError: nothing there, or it cannot be had; the message says what to do.
-            FormatError: what is there is no schedule.
-            InvalidValueError: several schedules fit.
-        """
-        record = load(
-            path,
-            revision=revision,
-            subfolder=subfolder,
-            task=task,
-            steps=steps,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
-        schedule = Schedule.from_record(record)
-        if not isinstance(schedule, cls):
-            raise InvalidTypeError(
-                f"{path} holds {schedule!r}, which is not a {cls.__name__}; use "
-                "Schedule.from_pretrained"
-            )
-        return schedule
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        evaluation: Evaluation | None = None,
-        subfolder: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        commit_message: str | None = None,
-        create_pr: bool = False,
-    ) -> CommitInfo:
-        """Publish on the Hub, in one commit: the schedule, a model card with plot and metadata, an
-        index.
-
-        Args:
-            repo_id: "user/repo" or "repo", made if missing. A README there that is not ours stays
-                as it is, so a model's own repository can carry a schedule.
-            evaluation: what the schedule scored; None takes the record it was read with.
-            subfolder: None is "<task>-<steps>" with an evaluation, so that one repository holds
-                several, else the root.
-            revision: branch to push to; None is "main".
-            private: of a new repository.
-            token: with write permission; None is the one you are logged in with.
-            commit_message: one line.
-            create_pr: open a pull request instead.
-
-        Returns:
-            huggingface_hub's CommitInfo (`.commit_url`, `.oid`, `.pr_url`). The same push again
-            changes nothing.
-
-        Raises:
-            StorageError: no token, no permission, no connection, ...; the message says what to do.
-            InvalidValueError: the folder holds a schedule of another model.
-        """
-        return push_record(
-            self.to_record(evaluation),
-            repo_id,
-            text=self.spec,
-            picture=self._picture,
-            subfolder=subfolder,
-            revision=revision,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            create_pr=create_pr,
-        )
-
-    def _picture(self, steps: int) -> bytes:
-        """alpha and a plan of `steps` steps as a PNG, for the model card."""
-        num_tokens = max(256, steps)
-        return draw_curves(PLOT_TIMES, [self.curve(num_tokens, steps)], num_tokens)
 
     def curve(self, num_tokens: int, steps: int) -> PlottedCurve:
         """What `mdm_schedules.plotting` draws: alpha at PLOT_TIMES, and a plan."""

@@ -80,16 +80,15 @@ class Beta(Schedule):
             low < 0.5, torch.tan(math.pi / 2 * low), 1 / torch.tan(math.pi / 2 * high)
         )
         inside = math.pi * self._gamma_dot(t) * tangent
-        # where both parts fall below the smallest float: twice gamma_dot / (1 - gamma), as a
-        # tangent that small is its angle
+        # where both factors fall below the smallest float: twice gamma_dot / (1 - gamma), as so
+        # small a tangent is its angle
         lost = (high < 1e-280) & (t < 1)
         if bool(lost.any()):
             inside[lost] = 2 * self.b / (t[lost] * (1 - t[lost]) * self._remainder(1 - t[lost]))
         return torch.where(t == 0, self._end_slope(self.a), torch.where(t == 1, math.inf, inside))
 
     def _remainder(self, x: torch.Tensor) -> torch.Tensor:
-        """2F1(a + b, 1; b + 1; x), with which 1 - gamma is x^b (1 - x)^a / (b B(a, b)) at x = 1 -
-        t.
+        """F = 2F1(a + b, 1; b + 1; x): at x = 1 - t, 1 - gamma is x^b (1 - x)^a F / (b B(a, b)).
 
         The continued fraction of the incomplete beta function (DLMF 8.17.22), by Lentz's method; it
         converges for x < (b + 1) / (a + b + 2), which holds far in the tail.
@@ -152,8 +151,8 @@ class Beta(Schedule):
 
     def _quantile(self, a: float, b: float, low: torch.Tensor) -> torch.Tensor:
         """The t at which the CDF of a Beta(a, b) law is `low`."""
-        # betaincinv is wrong or NaN near 0, where the CDF is t^a (1 + a (1 - b) t / (a + 1)) / (a
-        # B)
+        # betaincinv is wrong or NaN near 0, where the CDF is t^a (1 + a (1 - b) t / (a + 1) + ...)
+        # / (a B)
         start = torch.exp((low.log() + math.log(a) + self._log_beta) / a)
         near = start * (1 - (1 - b) / (a + 1) * start)
         return torch.where(start * (1 + b) < 1e-8, near, _special("betaincinv", a, b, low))
@@ -195,8 +194,7 @@ class Beta(Schedule):
         below = torch.where((t - s).abs() < s / 2, torch.log1p((t - s) / s), torch.log(t / s))
         near_one = torch.log1p(-t) - math.log(r)
         above = torch.where((t - s).abs() < r / 2, torch.log1p((s - t + gap) / r), near_one)
-        # divided by t (1 - t) inside the exponent: the quotient may be a float where its parts are
-        # not
+        # divided by t (1 - t) in the exponent: the quotient may be a float where its parts are not
         power = rest - torch.log(t) - torch.log1p(-t)
         inside = front * torch.exp(self.a * below + self.b * above + power)
         return torch.where((t > 0) & (t < 1), inside, self._end_density(t))

@@ -15,6 +15,7 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 
 T = TypeVar("T")
 Curve = Callable[[torch.Tensor], torch.Tensor]
+PLOT_TIMES = torch.linspace(0, 1, 501, dtype=torch.float64, device="cpu")  # of every picture
 
 
 def exact_ends(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -40,9 +41,7 @@ def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tens
 
 
 def time_before(tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The float t < 1 nearest to 1 - tau, and log(tau / (1 - t)): how far it is from the time
-    meant.
-    """
+    """The float t < 1 nearest to 1 - tau, and how far off it is: log(tau / (1 - t))."""
     t = (1 - tau).clamp(max=1 - 2.0**-53)
     rest = 1 - t  # exact
     ratio = tau / rest

@@ -14,7 +14,7 @@ from typing import Any
 from mdm_schedules.checks import check_int, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, ObjectiveError
 from mdm_schedules.schedules import Schedule
-from mdm_schedules.tuning.objectives.base import Scores
+from mdm_schedules.tuning.objectives.base import Scores, is_random_order
 
 DIRECTIONS = ("maximize", "minimize")
 
@@ -89,7 +89,8 @@ class CheckedObjective:
     @property
     def random_order(self) -> bool:
         """See `Objective`."""
-        return bool(self._read("random_order", False))
+        given = self._read("random_order")
+        return is_random_order(self._read("remasking")) if given is None else bool(given)
 
     @property
     def model_name(self) -> str | None:

@@ -28,6 +28,8 @@ from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
 from mdm_schedules.hub.catalog import Folder, read_index
 from mdm_schedules.schedules import Beta, EnergyOptimal, Schedule, Tabulated
 
+pytestmark = pytest.mark.slow
+
 SCORE = mdm.Evaluation(
     model="lab/m", task="t", steps=16, metric="m", value=0.5, sampler={"temperature": 0.0}
 )

@@ -19,6 +19,8 @@ from mdm_schedules.cli import main
 from mdm_schedules.demo import models as demo_models
 from mdm_schedules.schedules import Beta, Linear
 
+pytestmark = pytest.mark.slow
+
 
 def user(hub: Any, folder: Path, code: str, **environment: str) -> str:
     settings = {

@@ -30,6 +30,8 @@ from accelerate_jobs import (
 
 from mdm_schedules.errors import DistributedError, InvalidValueError, StorageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):

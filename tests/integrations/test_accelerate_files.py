@@ -20,6 +20,8 @@ from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueErro
 from mdm_schedules.integrations.accelerate.shards import Output
 from mdm_schedules.sampling.noise import derive_seeds
 
+pytestmark = pytest.mark.slow
+
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -13,6 +13,8 @@ import pytest
 
 from mdm_schedules.cli import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

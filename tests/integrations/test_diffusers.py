@@ -328,6 +328,7 @@ def test_uniform_corruption_is_left_to_diffusers():
     assert torch.equal(*results)
 
 
+@pytest.mark.slow
 def test_the_proposed_contract_of_discrete_schedulers():
     """Timesteps that are times, and outputs of a shared class; in a process where diffusers has
     that class.

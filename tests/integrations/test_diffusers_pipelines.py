@@ -209,6 +209,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+@pytest.mark.slow
 def test_which_ways_of_loading_work_in_a_new_process(amused, tmp_path):
     """A folder, once our module is imported; from the Hub not the pipeline, but its scheduler."""
     folder, cache = tmp_path / "repo", tmp_path / "cache"

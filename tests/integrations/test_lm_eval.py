@@ -656,6 +656,18 @@ if __name__ == "__main__":
 """
 
 
+def within_rounding(value):
+    """`value` with bounds around its floats, however deep: batches of other sizes round otherwise."""
+    if isinstance(value, float):
+        return pytest.approx(value, rel=1e-6, nan_ok=True)
+    if isinstance(value, list):
+        return [within_rounding(each) for each in value]
+    if isinstance(value, dict):
+        return {name: within_rounding(each) for name, each in value.items()}
+    return value
+
+
+@pytest.mark.slow
 def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_path):
     (tmp_path / "share.py").write_text(SHARE)
     with socket.socket() as free:
@@ -685,7 +697,7 @@ def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_p
     alone = json.loads(
         json.dumps(runpy.run_path(str(tmp_path / "share.py"))["share"](str(tasks.folder), CODE))
     )
-    assert alone == [0, 3, [1.0, 0.0, 0.0], *answers[0][3:]]
+    assert alone == [0, 3, [1.0, 0.0, 0.0], *within_rounding(answers[0][3:])]
     assert answers[0][:3] == [0, 2, alone[2]]
     assert answers[1] == [1, 2, alone[2], None, None]
 

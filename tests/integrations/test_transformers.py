@@ -133,6 +133,7 @@ def test_left_padded_prompts_write_what_they_write_alone(model):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
+@pytest.mark.slow
 def test_a_compiled_model_is_looked_into_as_it_is(kind):
     """OptimizedModule.forward takes (*args, **kwargs), so that by itself it tells neither
     positions nor padding.

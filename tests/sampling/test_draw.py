@@ -164,6 +164,7 @@ def test_other_policies_see_the_masks_probability(name):
 
 
 @pytest.mark.parametrize(("draws", "lift"), [(100_000, 0.0), (5_000, 200.0)])
+@pytest.mark.slow
 def test_draws_from_a_vocabulary_of_126_464_follow_the_softmax(draws, lift):
     size, mask = 126_464, 77_000
     logits = torch.randn(1, size, generator=torch.Generator().manual_seed(0)) * 2

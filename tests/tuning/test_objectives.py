@@ -80,6 +80,7 @@ def test_text_instances_on_the_shipped_model():
     assert GenerationObjective(model, instances, **options).model_name.endswith("code")
 
 
+@pytest.mark.slow
 def test_sudoku_is_tuned_by_profile_and_checked():
     objective = demo.sudoku_objective(48, clues=12, remasking="random", temperature=0.5)
     profile = objective.estimate_profile(8)

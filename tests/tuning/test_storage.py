@@ -14,6 +14,8 @@ import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidValueError, StorageError
 from mdm_schedules.tuning import storage as storage_module
 
+pytestmark = pytest.mark.slow
+
 optuna = pytest.importorskip("optuna")
 
 WORKER = """

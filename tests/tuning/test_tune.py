@@ -102,6 +102,7 @@ def test_the_baseline_stays_if_nothing_is_ahead_of_it():
     assert found.interval[0] < found.choice.gain.difference < found.interval[1]
 
 
+@pytest.mark.slow
 def test_common_noise_cancels_and_the_check_uses_other_instances():
     objective = Noisy()
     found = mdm.tune(objective, n_trials=30)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.sampling import get_policy, policies
 from mdm_schedules.schedules import Schedule
 
 
@@ -63,8 +64,8 @@ class Objective(ABC):
 
     @property
     def random_order(self) -> bool:
-        """Whether the order is random, so that an information profile predicts the score."""
-        return False
+        """Whether that order is random, so that an information profile predicts the score."""
+        return is_random_order(self.remasking)
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -86,6 +87,11 @@ class Objective(ABC):
 
     # `estimate_profile(instances=None)`, if there is one, lets `tune(method="profile")` measure
     estimate_profile: Any = None
+
+
+def is_random_order(remasking: str | None) -> bool:
+    """What the policy of that name says; False where none is known."""
+    return remasking in policies and get_policy(str(remasking)).random_order
 
 
 def needed_steps(given: int | None, default: int | None, example: str) -> int:

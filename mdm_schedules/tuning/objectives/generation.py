@@ -119,11 +119,6 @@ class GenerationObjective(Objective):
         return self._policy.name
 
     @property
-    def random_order(self) -> bool:
-        """As the policy says."""
-        return self._policy.random_order
-
-    @property
     def _policy(self) -> PositionPolicy:
         return get_policy(self.options.get("remasking") or "low_confidence")
 

@@ -28,7 +28,6 @@ class ProfileObjective(Objective):
     name = "information profile"
     metric_name = "minus nats"
     remasking = "random"  # type: ignore[assignment]
-    random_order = True  # type: ignore[assignment]
 
     def __init__(self, profile: InformationProfile, steps: int | None = None) -> None:
         if not isinstance(profile, InformationProfile):

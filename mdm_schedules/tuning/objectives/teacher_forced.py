@@ -81,11 +81,6 @@ class TeacherForcedObjective(Objective):
         return self.policy.name
 
     @property
-    def random_order(self) -> bool:
-        """As the policy says."""
-        return self.policy.random_order
-
-    @property
     def sampler(self) -> dict[str, Any]:
         """What the order is."""
         return {"remasking": self.remasking}

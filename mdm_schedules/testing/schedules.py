@@ -1,10 +1,4 @@
-"""The conformance suite for schedules, ours and other people's: one call in a test of your own.
-
-from mdm_schedules.testing import check_schedule
-
-def test_my_schedule():
-    check_schedule(MySchedule(p=3.0))
-"""
+"""The conformance suite for schedules."""
 
 from __future__ import annotations
 
@@ -19,11 +13,7 @@ import torch
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.lookup import get_schedule
 from mdm_schedules.schedules import Schedule, schedules
-
-
-def _require(condition: bool, schedule: Schedule, what: str) -> None:
-    if not condition:
-        raise AssertionError(f"{schedule!r}: {what}")
+from mdm_schedules.testing.common import require
 
 
 def _times(count: int = 513) -> torch.Tensor:
@@ -42,7 +32,7 @@ def check_ends(schedule: Schedule) -> None:
     """alpha, gamma and inverse are exactly 0 at 0 and exactly 1 at 1."""
     for method in (schedule.alpha, schedule.gamma, schedule.inverse):
         low, high = method(0.0), method(1.0)
-        _require(
+        require(
             low == 0.0 and high == 1.0,
             schedule,
             f"{method.__name__} must run from 0 to 1, got {low} and {high}",
@@ -55,12 +45,12 @@ def check_monotone(schedule: Schedule) -> None:
     """
     t = _times()
     alpha, slope = schedule.alpha(t), schedule.alpha_dot(t)
-    _require(bool(((alpha >= 0) & (alpha <= 1)).all()), schedule, "alpha must stay in [0, 1]")
-    _require(bool((alpha.diff() >= 0).all()), schedule, "alpha must not fall")
+    require(bool(((alpha >= 0) & (alpha <= 1)).all()), schedule, "alpha must stay in [0, 1]")
+    require(bool((alpha.diff() >= 0).all()), schedule, "alpha must not fall")
     middle = schedule.alpha(schedule.inverse(torch.linspace(0, 1, 11, dtype=torch.float64)))
-    _require(bool((middle.diff() > 0).all()), schedule, "alpha must rise")
-    _require(bool((slope >= 0).all()), schedule, "alpha_dot must not be negative or NaN")
-    _require(
+    require(bool((middle.diff() > 0).all()), schedule, "alpha must rise")
+    require(bool((slope >= 0).all()), schedule, "alpha_dot must not be negative or NaN")
+    require(
         bool((schedule.gamma_dot(t) >= 0).all()), schedule, "gamma_dot must not be negative or NaN"
     )
 
@@ -69,7 +59,7 @@ def check_inverse(schedule: Schedule, tolerance: float = 1e-9) -> None:
     """alpha(inverse(x)) = x, and inverse(alpha(t)) = t where the curve is not flat."""
     x = _times()
     inverted = schedule.inverse(x)
-    _require(
+    require(
         bool(((inverted >= 0) & (inverted <= 1)).all()), schedule, "inverse must stay in [0, 1]"
     )
     # a time nearer to 1 (or 0) than floats can tell moves alpha by up to its steepness
@@ -78,7 +68,7 @@ def check_inverse(schedule: Schedule, tolerance: float = 1e-9) -> None:
         - schedule.alpha((inverted - 2e-16).clamp(min=0))
     )
     error = (schedule.alpha(inverted) - x).abs()
-    _require(
+    require(
         bool((error <= room).all()),
         schedule,
         f"alpha(inverse(x)) differs from x by {float(error.max()):.1e}",
@@ -86,7 +76,7 @@ def check_inverse(schedule: Schedule, tolerance: float = 1e-9) -> None:
     t = _times()
     steep = (schedule.alpha_dot(t) > 1e-3) & (t > 1e-3) & (t < 1 - 1e-3)
     gap = (schedule.inverse(schedule.alpha(t)) - t).abs()[steep]
-    _require(bool((gap <= 1e-6).all()), schedule, "inverse(alpha(t)) differs from t")
+    require(bool((gap <= 1e-6).all()), schedule, "inverse(alpha(t)) differs from t")
 
 
 def check_slope(schedule: Schedule, tolerance: float = 1e-4) -> None:
@@ -105,14 +95,14 @@ def check_slope(schedule: Schedule, tolerance: float = 1e-4) -> None:
             2 * step
         )
         error = ((slope(t) - differences).abs() / (1 + differences.abs())).amin(0)
-        _require(
+        require(
             bool((error <= tolerance).all()),
             schedule,
             f"{slope.__name__} is not the slope of {value.__name__}",
         )
     leaf = t.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(schedule.alpha(leaf).sum(), leaf)
-    _require(
+    require(
         torch.equal(gradient, schedule.alpha_dot(t)), schedule, "autograd of alpha is not alpha_dot"
     )
 
@@ -122,12 +112,12 @@ def check_views(schedule: Schedule, tolerance: float = 1e-6) -> None:
     t = _times()
     alpha = schedule.alpha(t)
     gap = float((torch.sin(schedule.gamma(t) * (math.pi / 2)).square() - alpha).abs().max())
-    _require(gap <= tolerance, schedule, "gamma is not (2/pi) arcsin sqrt alpha")
+    require(gap <= tolerance, schedule, "gamma is not (2/pi) arcsin sqrt alpha")
     weight, slope = schedule.loss_weight(t), schedule.alpha_dot(t)
-    _require(bool((weight >= 0).all()), schedule, "loss_weight must not be negative or NaN")
+    require(bool((weight >= 0).all()), schedule, "loss_weight must not be negative or NaN")
     inside = (alpha < 0.999) & slope.isfinite()
     error = (weight * (1 - alpha) - slope).abs()[inside] / (1 + slope[inside])
-    _require(
+    require(
         bool((error <= tolerance).all()), schedule, "loss_weight is not alpha_dot / (1 - alpha)"
     )
 
@@ -141,8 +131,8 @@ def check_noise_time(schedule: Schedule, tolerance: float = 1e-9) -> None:
     # 1 - tau is rounded, which moves alpha by up to its steepness
     room = 1e-12 + schedule.alpha((t + 2e-16).clamp(max=1)) - schedule.alpha((t - 2e-16).clamp(0))
     gap = (schedule.alpha_noise(tau) - schedule.alpha(t)).abs()
-    _require(bool((gap <= room).all()), schedule, "alpha_noise(tau) is not alpha(1 - tau)")
-    _require(
+    require(bool((gap <= room).all()), schedule, "alpha_noise(tau) is not alpha(1 - tau)")
+    require(
         bool((schedule.alpha_noise_dot(tau) <= 0).all()),
         schedule,
         "alpha_noise_dot must not be positive or NaN",
@@ -150,19 +140,24 @@ def check_noise_time(schedule: Schedule, tolerance: float = 1e-9) -> None:
     exact = torch.arange(513, dtype=torch.float64) / 512  # 1 - tau is not rounded
     slope, right = schedule.alpha_noise_dot(exact), -schedule.alpha_dot(1 - exact)
     same = (slope == right) | ((slope - right).abs() <= tolerance * (1e-290 + right.abs()))
-    _require(bool(same.all()), schedule, "alpha_noise_dot(tau) is not -alpha_dot(1 - tau)")
+    require(bool(same.all()), schedule, "alpha_noise_dot(tau) is not -alpha_dot(1 - tau)")
     orders = schedule._end_orders()
     if orders is None:
         return
-    near, wide = (-schedule.alpha_noise_dot(2.0**-k) for k in (60, 59))
-    if min(near, wide) > 1e-290:
-        growth = math.log2(wide / near)  # alpha_noise_dot ~ tau^(2q - 1)
-        _require(
-            abs(growth - (2 * orders[1] - 1)) <= 0.01 * (1 + orders[1]),
-            schedule,
-            f"alpha_noise_dot must go like tau^{2 * orders[1] - 1:g} near 0, as _end_orders says, "
-            f"not like tau^{growth:g}",
-        )
+    # from tau = 2^-40 to 2^-60 the angle (pi/2) (1 - gamma) falls by a power, and alpha_dot is
+    # (pi/2) sin(2 angle) gamma_dot
+    reveal, mask = schedule._roots(torch.tensor([1 - 2.0**-40], dtype=torch.float64))
+    angle, power = math.atan2(float(mask), float(reveal)), orders[1]
+    far, near = (float(schedule.alpha_noise_dot(2.0**-k)) for k in (40, 60))
+    if min(angle, -far) < 1e-140:
+        return
+    ratio = math.sin(2 * angle * 2 ** (-20 * power)) / math.sin(2 * angle)
+    expected = far * ratio * 2 ** (-20 * (power - 1))
+    require(
+        abs(near - expected) <= 1e-3 * abs(expected) + 1e-290,
+        schedule,
+        f"alpha_noise_dot(2^-60) is {near:g}, but by _end_orders it goes on to {expected:g}",
+    )
 
 
 def check_end_orders(schedule: Schedule) -> None:
@@ -177,16 +172,16 @@ def check_end_orders(schedule: Schedule) -> None:
         x = 2.0 ** -torch.arange(1000 if end == 0 else 50, 2, -1, dtype=torch.float64)
         t = x if end == 0 else 1 - x
         reveal, mask = schedule._roots(t)
-        near, far = (reveal, mask) if end == 0 else (mask, reveal)
-        value, slope = torch.atan2(near, far) * (2 / math.pi), schedule._gamma_dot(t)
-        usable = ((value > 1e-290) & (slope > 1e-290) & (slope < 1e290)).nonzero()[:, 0]
+        value = schedule._gamma(t) if end == 0 else torch.atan2(mask, reveal) * (2 / math.pi)
+        slope = schedule._gamma_dot(t)
+        usable = ((value > 1e-140) & (slope > 1e-290) & (slope < 1e290)).nonzero()[:, 0]
         if len(usable) < 2:
             continue
         first = int(usable[0])
         local, wider = (x * slope / value)[first : first + 2].tolist()
         # what is missing falls like x^gap
         room = 1e-3 * (1 + order) + 3 * abs(wider - local) / (2**gap - 1)
-        _require(
+        require(
             order > 0 and abs(local - order) <= room,
             schedule,
             f"_end_orders()[{end}] is {order:g}, but the power at t = {end} is about {local:g}",
@@ -213,23 +208,23 @@ def check_types(schedule: Schedule) -> None:
         ):
             out = method(t)
             kept = out.shape == t.shape and out.dtype == dtype and out.device == t.device
-            _require(
+            require(
                 kept,
                 schedule,
                 f"{method.__name__} of a {dtype} tensor gave {out.dtype} {tuple(out.shape)}",
             )
             own = out.data_ptr() != t.data_ptr()
-            _require(
+            require(
                 own,
                 schedule,
                 f"{method.__name__} returns its argument; return a new tensor, as t.clone()",
             )
-        _require(torch.equal(t, before), schedule, "the argument was changed in place")
-    _require(
+        require(torch.equal(t, before), schedule, "the argument was changed in place")
+    require(
         schedule.alpha(torch.zeros(0)).shape == (0,), schedule, "an empty tensor must stay empty"
     )
-    _require(isinstance(schedule.alpha(0.5), float), schedule, "a float must give a float")
-    _require(
+    require(isinstance(schedule.alpha(0.5), float), schedule, "a float must give a float")
+    require(
         isinstance(schedule.alpha(np.array([0.5])), np.ndarray),
         schedule,
         "an array must give an array",
@@ -256,8 +251,8 @@ def check_round_trips(schedule: Schedule) -> None:
     t = _times(64)
     for route, copy in copies.items():
         equal = copy == schedule and hash(copy) == hash(schedule) and repr(copy) == repr(schedule)
-        _require(equal, schedule, f"{route} gave {copy!r}")
-        _require(torch.equal(copy.alpha(t), schedule.alpha(t)), schedule, f"{route} changed alpha")
+        require(equal, schedule, f"{route} gave {copy!r}")
+        require(torch.equal(copy.alpha(t), schedule.alpha(t)), schedule, f"{route} changed alpha")
     for field in vars(schedule):
         try:
             setattr(schedule, field, None)
@@ -273,12 +268,12 @@ def check_plan(schedule: Schedule) -> None:
     for tokens, steps in ((256, 16), (7, 7), (5, 9), (1, 1), (1000, 3)):
         plan = schedule.plan(tokens, steps)
         right = plan.shape == (steps,) and plan.dtype == torch.long and int(plan.sum()) == tokens
-        _require(
+        require(
             right and bool((plan >= 0).all()),
             schedule,
             f"plan({tokens}, {steps}) is {plan.tolist()}",
         )
-        _require(
+        require(
             int((plan > 0).sum()) == min(tokens, steps),
             schedule,
             f"plan({tokens}, {steps}) wastes a step",
@@ -293,7 +288,7 @@ def check_schedule(schedule: Schedule, *, registered: bool = True) -> None:
         registered: its class is reachable by name; without that, repr and files cannot be read
             back.
     """
-    _require(isinstance(schedule, Schedule), schedule, "must derive from mdm_schedules.Schedule")
+    require(isinstance(schedule, Schedule), schedule, "must derive from mdm_schedules.Schedule")
     for check in (
         check_ends,
         check_monotone,
@@ -308,7 +303,7 @@ def check_schedule(schedule: Schedule, *, registered: bool = True) -> None:
         check(schedule)
     if registered:
         found = schedules.get(type(schedule).name)
-        _require(
+        require(
             found is type(schedule),
             schedule,
             f"the name {type(schedule).name!r} belongs to {found!r}",
