@@ -5,8 +5,8 @@
     schedule = mdm.get_schedule("beta", a=0.9, b=0.3)
     schedule.plan(num_tokens=256, steps=16)
 
-Names that need transformers, diffusers, accelerate, optuna or matplotlib are loaded when first
-used.
+Every name is loaded when it is first used, so that importing the package costs nothing, not even
+torch.
 """
 
 from __future__ import annotations
@@ -17,20 +17,6 @@ from typing import TYPE_CHECKING, Any
 from mdm_schedules import errors
 from mdm_schedules._version import __version__
 from mdm_schedules._watch import watch as _watch
-from mdm_schedules.lookup import get_schedule, list_schedules, register_schedule
-from mdm_schedules.schedules import (
-    Beta,
-    Cosine,
-    EnergyOptimal,
-    Geometric,
-    Linear,
-    LogLinear,
-    Polynomial,
-    Schedule,
-    Sine,
-    SquaredSine,
-    Tabulated,
-)
 
 if TYPE_CHECKING:
     from mdm_schedules.energy import (
@@ -54,6 +40,7 @@ if TYPE_CHECKING:
         MaskedDiffusionGenerationConfig,
         MaskedDiffusionMixin,
     )
+    from mdm_schedules.lookup import get_schedule, list_schedules, register_schedule
     from mdm_schedules.models import list_models
     from mdm_schedules.presets import list_presets
     from mdm_schedules.sampling import (
@@ -63,6 +50,19 @@ if TYPE_CHECKING:
         list_commits,
         list_policies,
         sample,
+    )
+    from mdm_schedules.schedules import (
+        Beta,
+        Cosine,
+        EnergyOptimal,
+        Geometric,
+        Linear,
+        LogLinear,
+        Polynomial,
+        Schedule,
+        Sine,
+        SquaredSine,
+        Tabulated,
     )
     from mdm_schedules.tuning import tune
 
@@ -87,6 +87,9 @@ _LAZY = {
     "AutoModelForMaskedDiffusion": "integrations.transformers",
     "MaskedDiffusionGenerationConfig": "integrations.transformers",
     "MaskedDiffusionMixin": "integrations.transformers",
+    "get_schedule": "lookup",
+    "list_schedules": "lookup",
+    "register_schedule": "lookup",
     "list_models": "models",
     "list_presets": "presets",
     "GenerationOutput": "sampling",
@@ -95,8 +98,22 @@ _LAZY = {
     "list_commits": "sampling",
     "list_policies": "sampling",
     "sample": "sampling",
+    "Beta": "schedules",
+    "Cosine": "schedules",
+    "EnergyOptimal": "schedules",
+    "Geometric": "schedules",
+    "Linear": "schedules",
+    "LogLinear": "schedules",
+    "Polynomial": "schedules",
+    "Schedule": "schedules",
+    "Sine": "schedules",
+    "SquaredSine": "schedules",
+    "Tabulated": "schedules",
     "tune": "tuning",
 }
+
+# modules that are there as attributes without an import of their own
+_MODULES = ("checks", "files", "hub", "lookup", "plan", "presets", "registry", "schedules")
 
 __all__ = [
     "AutoModelForMaskedDiffusion",
@@ -150,6 +167,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"mdm_schedules.{_LAZY[name]}"), name)
     elif name == "demo_models":  # the folder of the models that ship
         value = importlib.import_module("mdm_schedules.demo.models")
+    elif name in _MODULES:
+        value = importlib.import_module(f"mdm_schedules.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

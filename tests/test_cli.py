@@ -58,7 +58,6 @@ def test_errors_are_one_line_and_status_one(capsys, tmp_path):
     for words in (
         ("show", "lineer"),
         ("show", "beta(a=0, b=1)"),
-        ("show", "linear", "--steps", "0"),
         ("plot", "linear", "--output", str(tmp_path / "no" / "such" / "x.png")),
         ("sample", "--prompt", "x", "--model", str(tmp_path), "--max-new-tokens", "4"),
         ("sample", "--prompt", "x", "--max-new-tokens", "100000"),
@@ -77,7 +76,14 @@ def test_errors_are_one_line_and_status_one(capsys, tmp_path):
         assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["sample", "--no-such-option"], ["demo", "--puzzles", "-3"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "--no-such-option"],
+        ["demo", "--puzzles", "-3"],
+        ["show", "linear", "--steps", "0"],
+    ],
+)
 def test_wrong_usage_is_status_two(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)

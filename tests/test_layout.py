@@ -105,6 +105,7 @@ FLOORS = (
     ("testing", "integrations"),
     ("demo",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -5,6 +5,7 @@ reach them.
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import mdm_schedules as mdm
 from mdm_schedules.cli import main
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
 from mdm_schedules.presets import get_preset
+from mdm_schedules.tuning import proposals
 
 TABLES = json.loads((Path(__file__).parent / "paper_tables.json").read_text())
 TASKS = [key for key in TABLES if key not in ("source", "notes")]
@@ -51,7 +53,11 @@ def test_there_is_a_preset_for_every_table_and_no_other():
         ("LLaDA-8B/hendrycks_math", 1, mdm.Beta(1.0, 0.2)),
         ("llada-8b/gsm8k", 33, mdm.Linear()),  # Beta(0.8, 0.8) has the same mean at 32
         ("llada-8b/bbh", 11, mdm.Linear()),  # 8 is nearer than 16
-        ("llada-8b/bbh", 12, mdm.Beta(0.3, 0.3)),
+        ("llada-8b/bbh", 12, mdm.Linear()),  # Beta(0.3, 0.3) is 0.1 standard errors ahead
+        ("llada-8b/gsm8k", 16, mdm.Linear()),  # 1.04
+        ("llada-8b/gsm8k", 8, mdm.Beta(0.9, 0.3)),  # 4.7
+        ("llada-8b/humaneval", 128, mdm.Linear()),  # 1.2
+        ("llada-8b/hendrycks-math", 128, mdm.Linear()),  # 1.7
     ],
 )
 def test_the_best_at_the_nearest_number_of_steps(name, steps, best):
@@ -94,6 +100,35 @@ def test_the_best_at_the_nearest_number_of_steps(name, steps, best):
 def test_bad_names_are_told(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_best_is_linear_unless_another_is_two_standard_errors_ahead():
+    for preset in mdm.list_presets():
+        linear = preset.rows[0]
+        assert linear.schedule == "linear"
+        for at, steps in enumerate(preset.steps):
+            best = preset.best(steps)
+            top = max(row.mean[at] for row in preset.rows)
+            leader = next(row for row in preset.rows if row.mean[at] == top)
+            gap = top - linear.mean[at]
+            sure = gap > 2 * math.hypot(leader.standard_error[at], linear.standard_error[at])
+            assert best == (leader if sure else linear)
+
+
+def test_presets_say_what_they_were_measured_with():
+    for preset in mdm.list_presets():
+        assert preset.settings == (
+            f"LLaDA-8B, {preset.gen_length} tokens, order low_confidence, temperature not "
+            "recorded, block length not recorded"
+        )
+
+
+def test_tuning_starts_from_the_presets_of_its_order():
+    def origins(order):
+        return {one.origin for one in proposals.usual([16], order) if "preset:" in one.origin}
+
+    assert origins(None) == origins("low_confidence") != set()
+    assert origins("random") == set()
 
 
 def test_the_command_line_lists_and_shows_them(capsys):

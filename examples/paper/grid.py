@@ -46,4 +46,15 @@ def run_grid(args: Any, schedules: list[str], steps: list[int], gen_length: int)
         means, errors = zip(*cells, strict=True)
         rows.append(Row(schedule, means, errors))
     name, source = f"{args.model}/{args.task[0]}", f"run here, {args.remasking}, limit {args.limit}"
-    return Preset(name, args.model, args.task[0], gen_length, source, tuple(steps), tuple(rows))
+    return Preset(
+        name=name,
+        model=args.model,
+        task=args.task[0],
+        gen_length=gen_length,
+        order=args.remasking,
+        temperature=args.temperature,
+        block_length=args.block_length,
+        source=source,
+        steps=tuple(steps),
+        rows=tuple(rows),
+    )

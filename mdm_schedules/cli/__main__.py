@@ -1,4 +1,4 @@
-"""`python -m mdm_schedules.cli`, as launchers start it."""
+"""`python -m mdm_schedules.cli`, the same as `python -m mdm_schedules`."""
 
 import sys
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.checks import did_you_mean
+from mdm_schedules.cli.command import CommandParser
 from mdm_schedules.errors import InvalidValueError, MDMError, SeveralSchedulesError, StorageError
 
 if TYPE_CHECKING:
@@ -17,13 +19,8 @@ if TYPE_CHECKING:
 
     from mdm_schedules.hub import Evaluation
 
-
-class Command(Protocol):
-    """Adds one command: its name, what it runs, and what it does in a sentence."""
-
-    def __call__(
-        self, name: str, run: Callable[[argparse.Namespace], None], text: str
-    ) -> argparse.ArgumentParser: ...
+_IDS = ("mask_token_id", "pad_token_id", "eos_token_id", "suppress_tokens")
+_LISTS = ("eos_token_id", "suppress_tokens")  # options of one number or several
 
 
 def positive(text: str) -> int:
@@ -65,6 +62,8 @@ def scored(evaluation: Evaluation) -> str:
 
 def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model that the arguments of `add_model_arguments` name, and its tokenizer."""
+    _check_device(args.device)
+    _check_dtype(args.dtype)
     from transformers.utils import logging
 
     from mdm_schedules.demo import models as demo_models
@@ -73,10 +72,9 @@ def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     from mdm_schedules.lookup import schedule_for_steps
 
     logging.disable_progress_bar()
-    _check_device(args.device)
-    _check_dtype(args.dtype)
     path = str(demo_models.path(args.model)) if args.model in demo_models.NAMES else args.model
-    remote = {"trust_remote_code": True} if args.trust_remote_code else {}
+    # said either way, or transformers asks at the terminal
+    remote = {"trust_remote_code": args.trust_remote_code}
     steps = args.steps if isinstance(args.steps, int) else None  # tune takes several
     schedule = None if args.schedule is None else schedule_for_steps(args.schedule, steps)
     try:
@@ -84,11 +82,29 @@ def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
             path, schedule=schedule, dtype=args.dtype, **remote
         )
         return model.to(args.device), load_tokenizer(path, **remote)
-    # ImportError: what code of the model needs
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        if isinstance(error, MDMError):
-            raise
-        raise StorageError(f"cannot load {args.model}: {str(error).splitlines()[0]}") from error
+    except MDMError:
+        raise
+    except Exception as error:  # a model's own code may raise anything
+        raise StorageError(f"cannot load {args.model}: {_trouble(args, error)}") from error
+
+
+def _trouble(args: argparse.Namespace, error: Exception) -> str:
+    """Why a model cannot be loaded, in a line."""
+    import transformers
+
+    text = str(error)
+    if not args.trust_remote_code and "trust_remote_code" in text:
+        return (
+            "it comes with code of its own, which runs only if you say so: read it, then add "
+            "--trust-remote-code"
+        )
+    lines = [line for line in text.splitlines() if line.strip()] or [repr(error)]
+    if isinstance(error, OSError | ValueError | RuntimeError) or not args.trust_remote_code:
+        return lines[0]
+    return (
+        f"its own code fails under transformers {transformers.__version__} "
+        f"({type(error).__name__}: {lines[0]}); install the version that it was written for"
+    )
 
 
 def _check_device(name: str) -> None:
@@ -115,13 +131,16 @@ def _check_dtype(name: str) -> None:
         )
 
 
-def add_model_arguments(command: argparse.ArgumentParser) -> None:
+def add_model_arguments(command: CommandParser) -> None:
     """What `load_model` reads."""
     command.add_argument(
         "--model", default="code", help="folder or Hub id, or a shipped one: code, sudoku"
     )
-    command.add_argument("--schedule", help="default: the model's own, else linear")
-    command.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
+    command.add_argument(
+        "--schedule",
+        help="name, spec, folder, Hub id or preset (default: the model's own, else linear)",
+    )
+    command.add_argument("--device", default="cpu", help="such as cuda")
     command.add_argument(
         "--dtype", default="auto", help="such as bfloat16 (default: that of the files)"
     )
@@ -130,33 +149,47 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling_arguments(command: argparse.ArgumentParser, *without: str) -> None:
+def add_sampling_arguments(
+    command: CommandParser, without: Sequence[str] = (), also: Sequence[str] = ()
+) -> None:
     """A flag for every option of `generate` that text can give, from the table of options.
 
     Args:
         command: the parser.
         without: options that the command has in a form of its own, or not at all.
+        also: of the options that no config holds or that only `generate` can check, those that the
+            command takes.
     """
-    for name, option in _flags(without):
+    command.later(lambda: _add_options(command, without, also))
+
+
+def _add_options(command: CommandParser, without: Sequence[str], also: Sequence[str]) -> None:
+    group = command.add_argument_group("sampling")
+    for name, option in _flags(without, also):
         flag = "--" + name.replace("_", "-")
         settings: dict[str, Any] = {"dest": name, "help": _help(option)}
-        if option.check.parse is bool:
+        if option.check is None:
+            settings |= {"nargs": "+", "type": int} if name == "plan" else {}
+        elif option.check.parse is bool:
             settings["action"] = argparse.BooleanOptionalAction
         else:
             settings["type"] = _checked(flag, option)
-            settings["metavar"] = "ID" if name.endswith(("_id", "_tokens")) else name.upper()
-        if name == "suppress_tokens":
+        if "action" not in settings:
+            settings["metavar"] = "ID" if name in _IDS else name.upper()
+        if name in _LISTS:
             settings["nargs"] = "+"
-        command.add_argument(flag, **settings)
+        group.add_argument(flag, **settings)
 
 
-def sampling_options(args: argparse.Namespace, *without: str) -> dict[str, Any]:
+def sampling_options(
+    args: argparse.Namespace, without: Sequence[str] = (), also: Sequence[str] = ()
+) -> dict[str, Any]:
     """What the flags of `add_sampling_arguments` say, as options of `generate`."""
-    given = {name: getattr(args, name) for name, _ in _flags(without)}
+    given = {name: getattr(args, name) for name, _ in _flags(without, also)}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _flags(without: Sequence[str]) -> list[tuple[str, Any]]:
+def _flags(without: Sequence[str], also: Sequence[str]) -> list[tuple[str, Any]]:
     from mdm_schedules.sampling.options import OPTIONS
 
     # the schedule is asked for with the model, and a seed is no matter of taste
@@ -164,13 +197,18 @@ def _flags(without: Sequence[str]) -> list[tuple[str, Any]]:
     return [
         (name, option)
         for name, option in OPTIONS.items()
-        if option.stored and option.check is not None and name not in skipped
+        if name in also or (option.stored and option.check is not None and name not in skipped)
     ]
 
 
 def _help(option: Any) -> str:
-    default = "" if option.default is None else f" (default: {option.default})"
-    return str(option.help).replace("%", "%%") + default
+    """The help of the table, without what only Python can give."""
+    text = re.sub(r", or a (?:policy object|CommitRule)|, or a Schedule|^False ", "", option.help)
+    text = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), text)
+    text = text.replace("commit=", "--commit ").replace("%", "%%").rstrip(".")
+    if option.default is None and "default" in text:
+        return text
+    return f"{text} (default: {'not used' if option.default is None else option.default})"
 
 
 def _checked(flag: str, option: Any) -> Callable[[str], Any]:

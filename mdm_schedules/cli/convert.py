@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mdm_schedules.cli.common import Command, show_result
+from mdm_schedules.cli.command import Command
+from mdm_schedules.cli.common import show_result
 
 
 def add(command: Command) -> None:
@@ -14,8 +15,13 @@ def add(command: Command) -> None:
     sub.add_argument("source", help="folder or Hub id")
     sub.add_argument("folder", help="new folder, or one in which the conversion was stopped")
     sub.add_argument("--to", choices=("native", "released"), default="native", help="the form")
-    sub.add_argument("--mask-token-id", type=int, help="where the model names none, or two")
-    sub.add_argument("--revision", help="branch, tag or commit on the Hub")
+    sub.add_argument(
+        "--mask-token-id", type=int, help="where the model names none, or two (default: its own)"
+    )
+    sub.add_argument("--revision", help="on the Hub: branch, tag or commit (default: main)")
+    sub.example(
+        "convert GSAI-ML/LLaDA-8B-Instruct llada-native", "convert llada-native back --to released"
+    )
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -23,7 +29,7 @@ def convert(args: argparse.Namespace) -> None:
     from mdm_schedules.integrations.transformers.native.convert import convert as run
 
     def told(done: int, total: int) -> None:
-        if not args.json and sys.stderr.isatty():
+        if not args.json:
             print(f"\r{done} of {total} files", end="\n" if done == total else "", file=sys.stderr)
 
     options = {"revision": args.revision, "mask_token_id": args.mask_token_id}

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mdm_schedules.cli.common import Command, positive, show_result
+from mdm_schedules.cli.command import Command
+from mdm_schedules.cli.common import positive, show_result
 from mdm_schedules.errors import MissingExtraError
 
 
@@ -65,14 +66,17 @@ def add(command: Command) -> None:
         _demo,
         "Write code and solve Sudokus with the shipped models under several schedules.",
     )
-    demo.add_argument("--schedule", action="append", help="a schedule to compare, may be repeated")
     demo.add_argument(
-        "--puzzles", type=positive, default=200, help="Sudokus per cell of the table (default 200)"
+        "--schedule",
+        action="append",
+        help="a schedule to compare, may be repeated (default: linear, and some others)",
     )
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--puzzles", type=positive, default=200, help="Sudokus per cell of the table")
+    demo.add_argument("--seed", type=int, default=0, help="of the puzzles and the noise")
     demo.add_argument(
         "--output",
         type=Path,
         default=Path("mdm-schedules-demo.png"),
         help="where to save the picture",
     )
+    demo.example("demo", "demo --schedule linear --schedule 'beta(a=0.9, b=0.3)' --puzzles 50")

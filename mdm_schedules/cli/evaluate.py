@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mdm_schedules.checks import check_int
+from mdm_schedules.cli.command import Command
 from mdm_schedules.cli.common import (
-    Command,
     add_model_arguments,
     add_sampling_arguments,
     load_model,
@@ -49,7 +49,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     joined_processes()  # so that "cuda" is this process's own GPU
     model, tokenizer = load_model(args)
     given = {name: getattr(args, name) for name in _OF_THE_MODEL}
-    given |= sampling_options(args, *_LEFT_OUT)
+    given |= sampling_options(args, _LEFT_OUT)
     lm = MaskedDiffusionLM(model, tokenizer, **given)
     if args.apply_chat_template and not tokenizer.chat_template:
         raise InvalidValueError(
@@ -101,10 +101,8 @@ def add(command: Command) -> None:
         "--tasks", required=True, help="names of tasks or groups of lm-eval, separated by commas"
     )
     add_model_arguments(run)
-    add_sampling_arguments(run, *_LEFT_OUT)
-    run.add_argument(
-        "--mc-num", type=int, default=128, help="forward passes per likelihood (default: 128)"
-    )
+    add_sampling_arguments(run, _LEFT_OUT)
+    run.add_argument("--mc-num", type=int, default=128, help="forward passes per likelihood")
     run.add_argument(
         "--check-greedy",
         action="store_true",
@@ -118,12 +116,16 @@ def add(command: Command) -> None:
     run.add_argument(
         "--max-length", type=int, help="tokens that the model reads (default: as many as it can)"
     )
-    run.add_argument("--batch-size", type=int, default=1)
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--num-fewshot", type=int)
-    run.add_argument("--limit", type=int, help="use the first so many documents of each task")
-    run.add_argument("--include-path", type=Path, help="folder with tasks of your own")
-    run.add_argument("--apply-chat-template", action="store_true")
+    run.add_argument("--batch-size", type=int, default=1, help="sequences in one pass")
+    run.add_argument("--seed", type=int, default=0, help="of the noise")
+    run.add_argument(
+        "--num-fewshot", type=int, help="examples in each prompt (default: the task's)"
+    )
+    run.add_argument("--limit", type=int, help="first documents of each task (default: all)")
+    run.add_argument("--include-path", type=Path, help="folder with tasks (default: lm-eval's)")
+    run.add_argument(
+        "--apply-chat-template", action="store_true", help="ask as the model's chat template has it"
+    )
     run.add_argument(
         "--allow-code-execution",
         action="store_true",
@@ -135,5 +137,11 @@ def add(command: Command) -> None:
     run.add_argument(
         "--output",
         type=Path,
-        help="write the results into this JSON file, or folder as results.json",
+        help="JSON file for the results, or folder (default: only the table is printed)",
+    )
+    run.set_defaults(kept=lambda args: "no results are kept; the same command starts anew")
+    run.example(
+        "eval --tasks gsm8k --model GSAI-ML/LLaDA-8B-Instruct --trust-remote-code --device cuda "
+        "--dtype bfloat16 --max-new-tokens 128 --steps 32 --limit 100",
+        "eval --tasks mine --include-path tasks --schedule 'beta(a=0.9, b=0.3)' --steps 16",
     )

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from mdm_schedules.cli.common import Command, in_shell_words, scored, show_result
+from mdm_schedules.cli.command import Command
+from mdm_schedules.cli.common import in_shell_words, positive, scored, show_result
 from mdm_schedules.errors import StorageError
 
 
@@ -86,28 +87,36 @@ def add(command: Command) -> None:
     push.add_argument("schedule", help="folder, spec, or Hub id")
     push.add_argument("repo", help="user/repo, made if missing")
     push.add_argument(
-        "--evaluation", type=Path, help="JSON file: model, task, steps, metric, value, ..."
+        "--evaluation",
+        type=Path,
+        help="JSON file: model, task, steps, metric, value, ... (default: the schedule's own)",
     )
     push.add_argument("--private", action="store_true", help="if the repository is new")
-    push.add_argument("--message", help="of the commit")
+    push.add_argument("--message", help="of the commit (default: written from the schedule)")
     push.add_argument("--create-pr", action="store_true", help="open a pull request instead")
+    push.example(
+        "push found user/my-schedule", "push 'beta(a=0.9, b=0.3)' user/repo --evaluation eval.json"
+    )
 
     pull = command("pull", _pull, "Save a schedule from the Hub in a folder.")
     pull.add_argument("repo", help="user/repo or user/repo@revision")
     pull.add_argument(
-        "--steps", type=int, help="take the one tuned for the nearest number of steps"
+        "--steps",
+        type=positive,
+        help="take the one tuned for the nearest number of steps (default: the only one)",
     )
     pull.add_argument("--output", type=Path, help="folder (default: the name of the repository)")
-    pull.add_argument("--force-download", action="store_true")
+    pull.add_argument("--force-download", action="store_true", help="ask the Hub again for all")
+    pull.example("pull user/repo --steps 16 --output found")
 
     search = command("search", _search, "Find schedules on the Hub.")
-    search.add_argument("search", nargs="?", help="part of the name")
-    search.add_argument("--base-model")
-    search.add_argument("--author")
-    search.add_argument("--limit", type=int, default=20)
+    search.add_argument("search", nargs="?", help="part of the name (default: any)")
+    search.add_argument("--base-model", help="Hub id of the model it is for (default: any)")
+    search.add_argument("--author", help="user or organisation (default: any)")
+    search.add_argument("--limit", type=positive, default=20, help="show so many at most")
+    search.example("search --base-model GSAI-ML/LLaDA-8B-Instruct --task gsm8k")
     for sub in (push, pull):
-        sub.add_argument("--revision", help="branch, tag or commit")
-    for sub in (push, pull):
-        sub.add_argument("--subfolder", help="folder in the repository")
+        sub.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
+        sub.add_argument("--subfolder", help="folder in the repository (default: its top)")
     for sub in (pull, search):
-        sub.add_argument("--task", help="such as gsm8k")
+        sub.add_argument("--task", help="such as gsm8k (default: any)")

@@ -1,33 +1,13 @@
-"""Commands about schedules by themselves: list, show, plot, energy."""
+"""Commands about schedules by themselves: show, plot, energy."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 from pathlib import Path
 
-from mdm_schedules.cli.common import Command, in_shell_words, scored, show_result
-
-
-def _list(args: argparse.Namespace) -> None:
-    from mdm_schedules.lookup import list_schedules
-    from mdm_schedules.presets import PREFIX, list_presets
-    from mdm_schedules.registry import Entry
-
-    rows = list_schedules()
-    for preset in list_presets():
-        steps = ", ".join(map(str, preset.steps))
-        rows.append(
-            Entry(
-                PREFIX + preset.name,
-                preset.source,
-                f"best of {len(preset.rows)} schedules at steps {steps}",
-            )
-        )
-    width = max((len(row.name) for row in rows), default=0)
-    lines = [f"{row.name:<{width}}  {row.target}  ({row.source})" for row in rows]
-    show_result(args, [dataclasses.asdict(row) for row in rows], "\n".join(lines))
+from mdm_schedules.cli.command import Command
+from mdm_schedules.cli.common import in_shell_words, positive, scored, show_result
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -49,7 +29,7 @@ def _show(args: argparse.Namespace) -> None:
         "plan": schedule.plan(args.num_tokens, steps).tolist(),
         "evaluation": evaluation and evaluation.to_json(),
     }
-    summary = (type(schedule).__doc__ or "").strip().splitlines()[0]
+    summary = " ".join((type(schedule).__doc__ or "").partition("\n\n")[0].split())
     rows = zip(data["t"], data["alpha"], data["gamma"], strict=True)
     curve = "\n".join(f"{t:5.3f}  {alpha:8.6f}  {gamma:8.6f}" for t, alpha, gamma in rows)
     plan = (
@@ -103,28 +83,38 @@ def _energy(args: argparse.Namespace) -> None:
 
 def add(command: Command) -> None:
     """Add the commands of this module."""
-    command("list", _list, "List the known schedules and presets, and where each comes from.")
-
+    what = "name, spec such as 'beta(a=0.9, b=0.3)', folder, preset or Hub id"
     show = command("show", _show, "Print a schedule's curve and plan.")
-    show.add_argument("schedule", help="name, spec such as 'beta(a=0.9, b=0.3)', folder, or Hub id")
-    plot = command("plot", _plot, "Save a picture of schedules and their plans.")
-    plot.add_argument("schedule", nargs="+", help="names, specs or folders")
-    plot.add_argument("--output", type=Path, default=Path("schedules.png"))
-    for sub in (show, plot):
-        sub.add_argument("--num-tokens", type=int, default=256)
+    show.add_argument("schedule", help=what)
     show.add_argument(
         "--steps",
-        type=int,
-        help="of the plan (default 16), and nearest to the schedule's where several fit",
+        type=positive,
+        help="of the plan (default: 16), and nearest to the schedule's where several fit",
     )
-    plot.add_argument("--steps", type=int, default=16)
+    show.add_argument("--subfolder", help="folder in the repository (default: found by the rest)")
+    show.add_argument("--task", help="such as gsm8k, where several fit (default: any)")
+    show.example(
+        "show linear",
+        "show 'beta(a=0.9, b=0.3)' --num-tokens 64 --steps 8",
+        "show preset:llada-8b/mbpp --steps 16",
+    )
+
+    plot = command("plot", _plot, "Save a picture of schedules and their plans.")
+    plot.add_argument("schedule", nargs="+", help=what)
+    plot.add_argument(
+        "--output", type=Path, default=Path("schedules.png"), help="picture to write: png, pdf, svg"
+    )
+    plot.add_argument("--steps", type=positive, default=16, help="of the plans")
+    plot.example("plot linear sine 'beta(a=1, b=0.2)' --output curves.png")
+    for sub in (show, plot):
+        sub.add_argument("--num-tokens", type=positive, default=256, help="of the plan")
+
     energy = command(
         "energy", _energy, "Print a schedule's energy, and how far it is above the minimum."
     )
-    energy.add_argument("schedule", help="name, spec or folder")
+    energy.add_argument("schedule", help=what)
     energy.add_argument(
         "--gamma", help="the schedule whose gamma weighs the energy (default: gamma(t) = t)"
     )
-    energy.add_argument("--steps", type=int, default=16, help="of the discrete energy (default 16)")
-    show.add_argument("--subfolder", help="folder in the repository")
-    show.add_argument("--task", help="such as gsm8k")
+    energy.add_argument("--steps", type=positive, default=16, help="of the discrete energy")
+    energy.example("energy squared_sine", "energy linear --gamma linear")

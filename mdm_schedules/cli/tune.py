@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from mdm_schedules.checks import check_int
+from mdm_schedules.cli.command import Command, CommandParser
 from mdm_schedules.cli.common import (
-    Command,
     add_model_arguments,
     add_sampling_arguments,
     load_model,
+    positive,
     sampling_options,
     show_result,
 )
+from mdm_schedules.cli.signals import same_command
+from mdm_schedules.cli.verdict import sentence
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
 
 _DECIDED = ("steps", "num_return_sequences")  # by tuning itself, or by what it counts on
@@ -36,7 +38,7 @@ def _tune(args: argparse.Namespace) -> None:
         steps=args.steps,
         screening=args.screening,
         storage=args.storage,
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
     lines = [
         found.table(steps, rows=args.rows) + "\n" for steps in found.choices if steps is not None
@@ -54,7 +56,16 @@ def _tune(args: argparse.Namespace) -> None:
         for steps in args.steps:
             done = found.push_to_hub(args.push, steps, model=model, task=task)
             lines.append(f"Pushed: {done.pr_url or done.commit_url}")
-    show_result(args, found.to_json(), "\n".join(lines))
+    plain = [sentence(found, steps, _saved(args, steps)) for steps in args.steps]
+    told = {**found.to_json(), "sentences": plain}
+    show_result(args, told, "\n".join([*lines, "", *plain]))
+
+
+def _saved(args: argparse.Namespace, steps: int) -> str | None:
+    """Where the winner at `steps` is found again, if it was saved or published."""
+    if args.output is None:
+        return None if args.push is None else str(args.push)
+    return str(args.output / f"{steps}-steps" if len(args.steps) > 1 else args.output)
 
 
 def _objective(args: argparse.Namespace) -> Any:
@@ -63,7 +74,7 @@ def _objective(args: argparse.Namespace) -> Any:
 
     if args.lm_eval_task is not None:
         return _lm_eval_objective(args)
-    options = {"batch_size": args.batch_size, **sampling_options(args, *_DECIDED)}
+    options = {"batch_size": args.batch_size, **sampling_options(args, _DECIDED)}
     if args.instances is None:
         if args.model != "sudoku":
             raise InvalidValueError(
@@ -104,7 +115,7 @@ def _lm_eval_objective(args: argparse.Namespace) -> Any:
         limit=args.limit,
         include_path=None if args.include_path is None else str(args.include_path),
         batch_size=args.batch_size,
-        **sampling_options(args, *_DECIDED),
+        **sampling_options(args, _DECIDED),
     )
 
 
@@ -135,57 +146,87 @@ def read_instances(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _kept(args: argparse.Namespace) -> str:
+    if args.storage is None:
+        return "nothing is kept; --storage study.db keeps finished trials"
+    return f"finished trials are kept in {args.storage}; {same_command(args.argv)}"
+
+
 def add(command: Command) -> None:
     """Add the command of this module."""
-    from mdm_schedules.tuning.objectives.generation import METRICS
-    from mdm_schedules.tuning.search import METHODS
-
-    tune = command(
+    tune: CommandParser = command(
         "tune",
         _tune,
         "Find a schedule for a model, a task and a number of steps, without training.",
     )
+    tune.add_argument(
+        "instances",
+        nargs="?",
+        type=Path,
+        help='JSONL of {"prompt": ..., "answer": ...} (default: those of --model sudoku)',
+    )
+    tune.add_argument(
+        "--steps",
+        type=positive,
+        nargs="+",
+        required=True,
+        help="forward passes, one number or several",
+    )
     add_model_arguments(tune)
     tune.add_argument(
-        "instances", nargs="?", type=Path, help='JSONL of {"prompt": ..., "answer": ...}'
+        "--n-trials", type=int, help="candidates of a search (default: 60; of grid 100)"
     )
     tune.add_argument(
-        "--steps", type=int, nargs="+", required=True, help="forward passes, one number or several"
+        "--lm-eval-task",
+        metavar="TASK",
+        help="tune on a task of lm-eval that generates (default: on the file)",
     )
+    tune.add_argument("--include-path", type=Path, help="folder with tasks (default: lm-eval's)")
+    tune.add_argument(
+        "--special-tokens", action="store_true", help="let the tokenizer add its special tokens"
+    )
+    tune.add_argument("--batch-size", type=int, default=32, help="instances in one pass")
+    tune.add_argument("--limit", type=int, help="use the first instances only (default: all)")
+    tune.add_argument("--clues", type=int, default=12, help="of the Sudokus of --model sudoku")
+    tune.add_argument("--screening", type=int, default=64, help="instances of the first round")
+    tune.add_argument("--seed", type=int, default=0, help="of proposals and order of instances")
+    tune.add_argument(
+        "--storage",
+        help="keep the study in study.db, study.journal or at a URL; the same call goes on "
+        "(default: in memory)",
+    )
+    tune.add_argument(
+        "--task", help="its name, for the report and the Hub (default: that of the file)"
+    )
+    tune.add_argument("--rows", type=int, default=12, help="of the tables")
+    tune.add_argument(
+        "--output", type=Path, help="folder for the schedule and tuning.json (default: none)"
+    )
+    tune.add_argument("--report", type=Path, help="HTML file to write (default: none)")
+    tune.add_argument(
+        "--push", metavar="USER/REPO", help="publish the winners on the Hub (default: do not)"
+    )
+    tune.later(lambda: _add_methods(tune))
+    add_sampling_arguments(tune, _DECIDED)
+    tune.set_defaults(kept=_kept)
+    tune.example(
+        "tune --model sudoku --steps 6 --limit 100 --output found",
+        "tune mine.jsonl --model folder --steps 8 16 --max-new-tokens 64 --storage study.db",
+        "tune --lm-eval-task gsm8k --model GSAI-ML/LLaDA-8B-Instruct --trust-remote-code "
+        "--device cuda --max-new-tokens 128 --steps 32 --method tpe --limit 200",
+    )
+
+
+def _add_methods(tune: CommandParser) -> None:
+    from mdm_schedules.tuning.objectives.generation import METRICS
+    from mdm_schedules.tuning.search import METHODS
+
     tune.add_argument(
         "--method",
         choices=["profile", *METHODS],
         help="default: profile, by far the cheapest; tpe for --lm-eval-task",
     )
-    tune.add_argument("--n-trials", type=int, help="candidates of a search (default 60; grid 100)")
-    tune.add_argument(
-        "--lm-eval-task", metavar="TASK", help="tune on a task of lm-eval that generates"
-    )
-    tune.add_argument("--include-path", type=Path, help="folder with tasks of your own")
     tune.add_argument(
         "--metric",
-        help=f"{', '.join(sorted(METRICS))} (default exact_match), or a metric of the task",
+        help=f"{', '.join(sorted(METRICS))} (default: exact_match), or a metric of the task",
     )
-    add_sampling_arguments(tune, *_DECIDED)
-    tune.add_argument(
-        "--special-tokens", action="store_true", help="let the tokenizer add its special tokens"
-    )
-    tune.add_argument("--batch-size", type=int, default=32)
-    tune.add_argument("--limit", type=int, help="use the first instances only")
-    tune.add_argument(
-        "--clues", type=int, default=12, help="of the Sudokus of --model sudoku (default 12)"
-    )
-    tune.add_argument(
-        "--screening", type=int, default=64, help="instances of the first round (default 64)"
-    )
-    tune.add_argument("--seed", type=int, default=0)
-    tune.add_argument(
-        "--storage", help="keep the study: study.db, study.journal or a URL; the same call goes on"
-    )
-    tune.add_argument(
-        "--task", help="its name, for the report and the Hub (default: that of the file)"
-    )
-    tune.add_argument("--rows", type=int, default=12, help="of the tables (default 12)")
-    tune.add_argument("--output", type=Path, help="folder for the schedule and tuning.json")
-    tune.add_argument("--report", type=Path, help="HTML file to write")
-    tune.add_argument("--push", metavar="USER/REPO", help="publish the winners on the Hub")

@@ -1,5 +1,4 @@
-"""Schedules that the paper tuned, by task and number of steps, with their figures (arXiv
-2509.13866, Tables 2-7).
+"""Schedules that the paper tuned, by task and number of steps (arXiv 2509.13866, Tables 2-7).
 
     mdm_schedules.get_schedule("preset:llada-8b/mbpp", steps=16)  # Beta(1, 0.2)
 
@@ -21,13 +20,12 @@ from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.schedules.base import Schedule, schedules
 
 PREFIX = "preset:"
+SURE = 2.0  # standard errors by which a schedule must be ahead of linear
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one schedule scored: `mean` and one `standard_error`, in percent, for each of the
-    preset's step counts.
-    """
+    """What one schedule scored, in percent: `mean` and one `standard_error` per step count."""
 
     schedule: str
     mean: tuple[float, ...]
@@ -36,40 +34,66 @@ class Row:
 
 @dataclass(frozen=True)
 class Preset:
-    """One table: a model on a task. `rows` go from the simplest schedule, linear, to others;
-    `steps` increase.
+    """One table: a model on a task, what it was measured with, and the scores of its schedules.
 
     Attributes:
         name: model/task, as `get_preset` takes it.
+        model, task: what was measured.
         gen_length: tokens generated, all masked at the start.
+        order: the remasking policy; here that of the model's own sampler.
+        temperature: of the draw; None where it is not known.
+        block_length: tokens of a block; None where it is not known.
         source: where the figures were published.
+        steps: forward passes, increasing.
+        rows: the schedules, from linear, the simplest, to others.
     """
 
     name: str
     model: str
     task: str
     gen_length: int
+    order: str
+    temperature: float | None
+    block_length: int | None
     source: str
     steps: tuple[int, ...]
     rows: tuple[Row, ...]
 
-    def best(self, steps: int) -> Row:
-        """The row with the best mean at the tabulated step count nearest to `steps` by ratio (of
-        two, the smaller).
+    @property
+    def settings(self) -> str:
+        """What the figures were measured with, in words."""
 
-        Of equal rows the first, so linear before any other. Neighbours are often within their
-        standard errors of each
-        other: see `rows`.
+        def told(value: float | None) -> str:
+            return "not recorded" if value is None else f"{value:g}"
+
+        return (
+            f"{self.model}, {self.gen_length} tokens, order {self.order}, temperature "
+            f"{told(self.temperature)}, block length {told(self.block_length)}"
+        )
+
+    def best(self, steps: int) -> Row:
+        """The row to use with so many steps: the best mean, if it is surely ahead of linear.
+
+        Linear stays unless the best mean is more than two standard errors of the difference ahead
+        of it. (The standard errors are added as if the runs were independent; instances in common
+        make the true one smaller.) Neighbours are often within their standard errors of each other
+        as well: see `rows`. The figures are those of the step count nearest to `steps` by ratio; of
+        two, the smaller.
+
+        Args:
+            steps: forward passes, >= 1.
         """
         wanted = check_int(
             "steps",
             steps,
             1,
             MAX_STEPS,
-            f"get_schedule('{PREFIX}{self.name}', steps={self.steps[0]})",
+            f"'{PREFIX}{self.name}(steps={self.steps[0]})'",
         )
-        nearest = min(range(len(self.steps)), key=lambda i: abs(math.log(self.steps[i] / wanted)))
-        return max(self.rows, key=lambda row: row.mean[nearest])
+        at = min(range(len(self.steps)), key=lambda i: abs(math.log(self.steps[i] / wanted)))
+        linear, best = self.rows[0], max(self.rows, key=lambda row: row.mean[at])
+        error = math.hypot(best.standard_error[at], linear.standard_error[at])
+        return best if best.mean[at] - linear.mean[at] > SURE * error else linear
 
 
 def list_presets() -> list[Preset]:
@@ -94,7 +118,7 @@ def get_preset(name: str) -> Preset:
 
 
 def preset_schedule(spec: str, steps: int | None = None) -> Schedule:
-    """The schedule that scored best on a task, at the tabulated number of steps nearest to `steps`.
+    """The schedule to use on a task: `Preset.best` at the nearest tabulated number of steps.
 
     Args:
         spec: "preset:llada-8b/mbpp", or with the steps inside it: "preset:llada-8b/mbpp(steps=16)".
@@ -112,10 +136,8 @@ def preset_schedule(spec: str, steps: int | None = None) -> Schedule:
     chosen = int(written[2]) if written else steps
     if chosen is None:
         raise InvalidValueError(
-            f"preset {found.name!r} needs the number of steps: "
-            f"get_schedule('{PREFIX}{found.name}', steps="
-            f"{found.steps[1]}) or '{PREFIX}{found.name}(steps={found.steps[1]})'; the paper's "
-            "figures are for "
+            f"preset {found.name!r} needs the number of steps: give steps={found.steps[1]}, or "
+            f"write '{PREFIX}{found.name}(steps={found.steps[1]})'; the paper's figures are for "
             f"{', '.join(map(str, found.steps))}"
         )
     return schedules.read(found.best(chosen).schedule)

@@ -37,8 +37,9 @@ def _special(function: str, a: float, b: float, x: torch.Tensor) -> torch.Tensor
 
 @dataclass(frozen=True, repr=False)
 class Beta(Schedule):
-    """Energy-optimal for gamma = the CDF of a Beta(a, b) law; a, b in (0, 1e6].
+    """alpha = sin^2(pi/2 BetaCDF(t; a, b)), the paper's family for any task; a, b in (0, 1e6].
 
+    It is energy-optimal for gamma = the CDF of a Beta(a, b) law (arXiv 2509.13866).
     Beta(0.5, 0.5) is linear and Beta(1, 1) the squared sine (Prop. 3.7). a above b reveals few
     tokens early and many late. At t = 0 alpha grows like t^(2a), so the slope there is infinite for
     a < 0.5 and zero for a > 0.5; likewise with b at t = 1.

@@ -35,14 +35,20 @@ def baselines(given: Any) -> list[Candidate]:
     ]
 
 
-def usual(steps: Sequence[int | None]) -> list[Candidate]:
-    """Linear, sine, squared sine, cosine, and the paper's best for every task at the nearest
-    number of steps.
+def usual(steps: Sequence[int | None], order: str | None = None) -> list[Candidate]:
+    """Linear, sine, squared sine, cosine, and the paper's best for every task at these steps.
+
+    Args:
+        steps: numbers of steps; [None] where they are not known.
+        order: the remasking policy in use: presets measured with another are left out. None keeps
+            them all.
     """
     found: dict[Schedule, str] = {}
     for schedule in (Linear(), Sine(), SquaredSine(), Cosine()):
         found[schedule] = schedule.name
     for preset in list_presets():
+        if order is not None and order != preset.order:
+            continue
         for count in (
             preset.steps if steps == [None] else [step for step in steps if step is not None]
         ):

@@ -4,7 +4,7 @@ chose nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,10 @@ from mdm_schedules.tuning.statistics import Comparison, compare, standard_error
 KEPT = 3  # one candidate of so many goes on to twice the instances
 LEAST = 10  # instances that a confidence is told from
 FINALISTS = 4  # are kept at least, unless they are certainly worse than the best
+
+
+# shows how far the work on candidates is, in a phase with a name
+Bar = Callable[[Sequence["Candidate"], str], Iterable["Candidate"]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def shortlist(
     steps: Sequence[int | None],
     first: int,
     on_round: Callable[[int, int], None] = lambda left, size: None,
+    bar: Bar = lambda candidates, phase: candidates,
 ) -> list[Candidate]:
     """Successive halving over instances (arXiv 2509.13866, App. E.1: a small sample first, the
     short list on more).
@@ -81,7 +86,7 @@ def shortlist(
     sign, size, whole = book.objective.sign, first, book.size("select")
     left = list(_distinct(candidates, book, steps))
     while True:
-        for candidate in left:
+        for candidate in bar(left, f"{_at(steps)}comparing on {size or 1} instances"):
             for count in steps:
                 book.extend("select", candidate.schedule, count, size, candidate.origin)
         means = {
@@ -107,13 +112,15 @@ def check(
     book: ScoreBook,
     steps: Sequence[int | None],
     confidence: float,
+    bar: Bar = lambda candidates, phase: candidates,
 ) -> Choice:
     """Whether the challenger is ahead of the baseline with at least this confidence, on held-out
     instances if any.
     """
     part = "held_out" if "held_out" in book.parts else "select"
     scores = []
-    for candidate in (challenger, baseline):
+    phase = f"{_at(steps)}checking on {book.size(part)} instances"
+    for candidate in bar((challenger, baseline), phase):
         for count in steps:
             book.extend(part, candidate.schedule, count, book.size(part), candidate.origin)
         scores.append(mean_scores(book, part, candidate.schedule, steps))
@@ -147,6 +154,10 @@ def check(
         extras=extras[0],
         baseline_extras=extras[1],
     )
+
+
+def _at(steps: Sequence[int | None]) -> str:
+    return "" if None in steps else f"steps {' '.join(map(str, steps))}: "
 
 
 def _distinct(

@@ -26,7 +26,7 @@ from mdm_schedules.tuning import proposals
 from mdm_schedules.tuning.result import TuningResult
 from mdm_schedules.tuning.scorebook import CheckedObjective, ScoreBook
 from mdm_schedules.tuning.search import GRID, Search, check_bounds, check_method, schedule_of
-from mdm_schedules.tuning.selection import Candidate, Choice, check, shortlist
+from mdm_schedules.tuning.selection import Bar, Candidate, Choice, check, shortlist
 from mdm_schedules.tuning.storage import check_same, open_storage, optuna_module
 from mdm_schedules.tuning.trials import list_trials
 
@@ -100,7 +100,7 @@ def tune(
             one storage.
         study_name: in the storage.
         n_jobs: threads.
-        progress: show a progress bar.
+        progress: show a bar for each phase.
 
     Returns:
         A TuningResult: `.best_schedule`, `.best(steps)`, `.trials`, `.plot()`, `.report(path)`,
@@ -165,12 +165,20 @@ def tune(
                 lambda name: kept.get_study_user_attrs(study._study_id).get(name),
                 lambda name, value: kept.set_study_user_attr(study._study_id, name, value),
             )
-        found = [*base, *proposals.usual(counts)]
+        found = [*base, *proposals.usual(counts, checked.sampler.get("remasking"))]
+
+        def bar(candidates: Sequence[Candidate], phase: str) -> Iterator[Candidate]:
+            yield from tqdm(candidates, desc=phase, unit="schedule", disable=not progress)
+
         with tqdm(
-            total=None if method == "profile" else n_trials, desc="tune", disable=not progress
-        ) as bar:
+            total=n_trials,
+            desc="searching",
+            unit="trial",
+            disable=not progress or method == "profile",
+        ) as trials:
             if method == "profile":
-                profile = _estimate(checked, parts["select"]) if profile is None else profile
+                if profile is None:
+                    profile = _estimate(checked, parts["select"], progress)
                 found += proposals.predicted(profile, counts)
             else:
                 Search(
@@ -184,15 +192,15 @@ def tune(
                     first,
                     multi_objective,
                     race,
-                    bar.update,
+                    trials.update,
                 ).run(n_jobs)
                 states = optuna_module().trial.TrialState
                 whole = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
                 found += [Candidate(schedule_of(trial), f"trial {trial.number}") for trial in whole]
-            choices = {}
-            for group in [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]:
-                choice = _decide(found, base[0], book, group, first, confidence)
-                choices[choice.steps] = choice
+        choices = {}
+        for group in [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]:
+            choice = _decide(found, base[0], book, group, first, confidence, bar)
+            choices[choice.steps] = choice
     return TuningResult(
         choices, list_trials(book, counts, first, profile), checked, method, book, profile, limits
     )
@@ -231,27 +239,29 @@ def _decide(
     steps: Sequence[int | None],
     first: int,
     confidence: float | None,
+    bar: Bar,
 ) -> Choice:
     """The check of the best candidate, and, if that was a mere prediction and failed, of the best
     of the others.
     """
     unsure = not book.objective.random_order
-    challenger = shortlist(found, book, steps, first)[0]
+    challenger = shortlist(found, book, steps, first, bar=bar)[0]
     foretold = challenger.origin.startswith(proposals.PREDICTED)
     needed = confidence if confidence is not None else (SURE if foretold and unsure else 0.5)
-    choice = check(challenger, baseline, book, steps, needed)
+    choice = check(challenger, baseline, book, steps, needed, bar)
     if choice.won or not foretold:
         return choice
     others = [
         candidate for candidate in found if not candidate.origin.startswith(proposals.PREDICTED)
     ]
-    again = check(
-        shortlist(others, book, steps, first)[0], baseline, book, steps, confidence or 0.5
-    )
+    other = shortlist(others, book, steps, first, bar=bar)[0]
+    again = check(other, baseline, book, steps, confidence or 0.5, bar)
     return again if again.won else choice
 
 
-def _estimate(checked: CheckedObjective, instances: Sequence[int] | None) -> InformationProfile:
+def _estimate(
+    checked: CheckedObjective, instances: Sequence[int] | None, progress: bool
+) -> InformationProfile:
     estimate = checked.estimate_profile
     if estimate is None:
         raise InvalidTypeError(
@@ -260,9 +270,10 @@ def _estimate(checked: CheckedObjective, instances: Sequence[int] | None) -> Inf
             "profile=InformationProfile.estimate(model, sequences))"
         )
     # on instances that choose, so that the others stay unseen
-    options = (
-        {"instances": instances} if "instances" in inspect.signature(estimate).parameters else {}
-    )
+    taken = inspect.signature(estimate).parameters
+    options: dict[str, Any] = {"instances": instances} if "instances" in taken else {}
+    if progress and ("progress" in taken or "options" in taken):
+        options["progress"] = True
     return estimate(**options)  # type: ignore[no-any-return]
 
 

@@ -132,7 +132,6 @@ def test_sample_a_file(tmp_path, capsys):
     capsys.readouterr()
     for wrong in (
         ["sample"],
-        ["sample", "--prompts", "x"],
         ["sample", "--prompt", "x", "--output", "y"],
         ["sample", "--prompt", "x", "--num-processes", "2"],
         [*words, "--num-processes", "0"],

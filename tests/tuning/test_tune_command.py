@@ -96,13 +96,14 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         ([tmp_path / "bad.jsonl", "--steps", 4], "bad.jsonl, line 2: no JSON"),
         ([tmp_path / "other.jsonl", "--steps", 4], 'line 1: must be {"prompt"'),
         ([tmp_path / "empty.jsonl", "--steps", 4], "at least one prompt"),
-        (["--model", "sudoku", "--steps", 0, "--limit", 4], "steps must be an integer"),
+        (["--model", "sudoku", "--steps", 4, "--limit", 0], "--limit must be an integer"),
         ([tmp_path / "bad.jsonl", "--steps", 4, "--lm-eval-task", "x"], "give either a file"),
     ):
         status, out, err = run(capsys, *words)
         assert (status, out) == (1, "")
         assert message in err
         assert err.count("\n") == 1
-    with pytest.raises(SystemExit) as caught:
-        main(["tune", "--model", "sudoku"])
-    assert caught.value.code == 2
+    for words in (["--model", "sudoku"], ["--model", "sudoku", "--steps", "0"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["tune", *words])
+        assert caught.value.code == 2
