@@ -25,6 +25,7 @@ from mdm_schedules.integrations.lm_eval.options import (
     task_options,
 )
 from mdm_schedules.integrations.lm_eval.processes import SharedLM
+from mdm_schedules.integrations.lm_eval.stops import cut, stop_tokens
 from mdm_schedules.integrations.transformers.auto import AutoModelForMaskedDiffusion
 from mdm_schedules.models import get_adapter
 from mdm_schedules.sampling.prompt import check_mask_token
@@ -132,7 +133,6 @@ class MaskedDiffusionLM(SharedLM):
                 "add_bos_token: the tokenizer has no beginning-of-sequence token"
             )
         self.passes: list[int] = []  # forward passes of each answer written so far
-        self._padding: bool | None = None
 
     @classmethod
     def create_from_arg_string(
@@ -200,39 +200,37 @@ class MaskedDiffusionLM(SharedLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """One text per request, without its stop string."""
-        special = dict(
-            zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
-        )
-        special.pop(self.tokenizer.mask_token, None)  # never written, so it ends nothing
         jobs: list[Job] = []
         stops, copies = [], Counter[str]()
         for context, settings in (request.args for request in requests):
             said, until = task_options(settings)
             options = {**said, **self.options}
             if options["max_new_tokens"]:
-                ends = options.get("eos_token_id", self.eot_token_id)
-                ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-                options["eos_token_id"] = [
-                    *ends,
-                    *(special[stop] for stop in until if stop in special),
-                ] or None
+                tokens = stop_tokens(self.tokenizer, until, self.adapter.vocab_size)
+                ends = self._ends(options)
+                options["eos_token_id"] = [*ends, *tokens] or None
             else:
+                ends = []
                 options.pop("eos_token_id", None)
             key = json.dumps([context, settings], sort_keys=True, default=str)
             jobs.append(
                 Job(self._fit(self.tok_encode(context), options), self.seed + copies[key], options)
             )
             copies[key] += 1  # a task that asks the same several times wants several answers
-            stops.append(until)
+            stops.append((until, ends))
         answers = [""] * len(jobs)
         for i, ids, passes in self._write(jobs, disable_tqdm):
             self.passes.append(passes)
-            text = self.tokenizer.decode(ids, skip_special_tokens=not jobs[i].whole)
-            for stop in filter(None, stops[i]):
-                text = text.split(stop)[0]
-            answers[i] = text
-            self.cache_hook.add_partial("generate_until", requests[i].args, text)
+            until, ends = stops[i]
+            ids = ids[:-1] if ids and ids[-1] in ends else ids
+            answers[i] = cut(self.tokenizer, ids, until, special=jobs[i].whole)
+            self.cache_hook.add_partial("generate_until", requests[i].args, answers[i])
         return answers
+
+    def _ends(self, options: dict[str, Any]) -> list[int]:
+        """The ids of what ends every answer."""
+        ends = options.get("eos_token_id", self.eot_token_id)
+        return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
     def _fit(self, prompt: list[int], options: dict[str, Any]) -> list[int]:
         """The prompt, or its end if it is too long; what `generate` would refuse hours later is
@@ -265,17 +263,14 @@ class MaskedDiffusionLM(SharedLM):
         )
 
     def _takes_padding(self, lengths: Iterable[int]) -> bool:
-        """Whether sequences of these lengths may share a batch; the model is tried once, where it
-        matters.
-        """
-        if self._padding is None and self.batch_size > 1 and len(set(lengths)) > 1:
+        """Whether sequences of these lengths may share a batch; tried where it matters."""
+        if self.batch_size > 1 and len(set(lengths)) > 1:
             try:
                 with torch.no_grad():
                     self.adapter.check_padding()
-                self._padding = True
             except InvalidValueError:
-                self._padding = False
-        return self._padding is not False
+                return False
+        return True
 
     @property
     def _pad_token_id(self) -> int:

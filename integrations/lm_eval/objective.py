@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +47,7 @@ class LMEvalObjective(Objective):
         num_fewshot: int | None,
         **settings: Any,
     ) -> None:
+        self._lock = threading.Lock()
         self._lm, self._limit, self._settings = lm, settings.pop("limit", None), settings
         lm.work_alone()  # processes that tune together try different schedules
         self._loaded = TaskManager(include_defaults=False).load(tasks)
@@ -133,27 +136,24 @@ class LMEvalObjective(Objective):
             instances: numbers of the documents to score, by default all.
             **options: of `generate`, for this call only.
         """
-        from mdm_schedules.tuning import Scores
-
-        kept, before = self._lm.options, len(self._lm.passes)
         given = {"schedule": schedule, **options} | ({} if steps is None else {"steps": steps})
-        self._lm.options = {**kept, **check_options(given)}
+        lm = copy.copy(self._lm)  # of this call alone: threads may score several schedules
+        lm.options, lm.passes = {**self._lm.options, **check_options(given)}, []
         chosen = range(len(self._documents)) if instances is None else instances
         wanted = [self._documents[i] for i in chosen]
-        try:
-            found = self._run(wanted)
-        finally:
-            self._lm.options = kept
+        with self._lock:  # lm-eval keeps requests and answers in the tasks
+            found = self._run(lm, wanted)
         if not self.per_document:
             return found[wanted[0]]
-        spent = self._lm.passes[before:]
         return Scores(
             [found[document] for document in wanted],
-            {"nfe": sum(spent) / max(1, len(spent))},
-            sum(spent),
+            {"nfe": sum(lm.passes) / max(1, len(lm.passes))},
+            sum(lm.passes),
         )
 
-    def _run(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], float]:
+    def _run(
+        self, lm: MaskedDiffusionLM, wanted: list[tuple[str, int]]
+    ) -> dict[tuple[str, int], float]:
         """The score of each document; of all together, under the first, if the metric is none of
         single ones.
         """
@@ -161,7 +161,7 @@ class LMEvalObjective(Objective):
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # the same examples for every schedule
         samples = {name: sorted(i for task, i in wanted if task == name) for name in self._tasks}
         self.results = evaluate(
-            lm=self._lm,
+            lm=lm,
             task_dict=self._loaded,
             samples=samples,
             bootstrap_iters=0,

@@ -14,6 +14,7 @@ from mdm_schedules.checks import check_int, check_real
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import ModelAdapter, ModelDenoiser, evaluating, get_adapter
+from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.sampling.commits import choose_commit
 from mdm_schedules.sampling.constraints import token_ids
 from mdm_schedules.sampling.draw import DrawOptions
@@ -72,7 +73,7 @@ def generate(
     check_rest({name: value for name, value in options.items() if name not in OPTIONS})
     config = options.get("generation_config")
     input_ids, attention_mask = unexpanded(input_ids, attention_mask, config, options)
-    chosen = merge_options(options, config, getattr(model, "generation_config", None))
+    chosen = merge_options(options, config, getattr(unwrap(model), "generation_config", None))
     adapter = get_adapter(model, options.get("adapter"))
     prompt = _prepare(adapter, input_ids, attention_mask, chosen)
     steps = _share_steps(chosen["steps"], prompt)
@@ -248,5 +249,5 @@ def _both(
 
 def own_schedule(model: Any) -> Schedule:
     """The schedule that the model carries, else linear."""
-    schedule = getattr(model, "schedule", None)
+    schedule = getattr(unwrap(model), "schedule", None)
     return schedule if isinstance(schedule, Schedule) else Linear()
