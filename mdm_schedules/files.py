@@ -75,11 +75,77 @@ def inside(folder: Path, name: str) -> Path:
     return file
 
 
+def check_output(path: str | os.PathLike[str], *, make: bool = False, plain: bool = False) -> Path:
+    """Where a result goes, found out before the work: `path` with ~ expanded and links followed.
+
+    A pipe or a terminal is written to (`write_output`); a plain file is replaced as a whole. With
+    `make` the folder may be missing, since it will be made; with `plain` pipes are refused, too.
+
+    Raises:
+        StorageError: a folder, a disk or a socket; or nothing can be written there.
+    """
+    file = local_path(path)
+    try:
+        try:
+            mode: int | None = os.stat(file).st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is not None and stat.S_ISDIR(mode):
+            trouble = "it is a folder; name a file in it"
+        elif mode is not None and not stat.S_ISREG(mode):
+            streams = stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+            trouble = "" if streams and not plain and os.access(file, os.W_OK) else "it is no file"
+        else:
+            file = file.resolve() if file.is_symlink() else file
+            folder = check_output_folder(file.parent) if make else file.parent
+            usable = make or (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK))
+            trouble = "" if usable else f"{folder} is no folder that can be written to"
+    except StorageError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        trouble = str(getattr(error, "strerror", None) or error)
+    if trouble:
+        raise StorageError(f"cannot write {shown(str(file))}: {trouble}")
+    return file
+
+
+def check_output_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder for results, made later if missing, found out before the work; ~ is expanded.
+
+    Raises:
+        StorageError: something else is there, or nothing can be written there.
+    """
+    folder = local_path(path)
+    try:
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    except (OSError, ValueError):
+        usable, existing = False, folder
+    if not usable:
+        raise StorageError(
+            f"cannot write into {shown(str(folder))}: {existing} is no folder to write to"
+        )
+    return folder
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a whole result to what `check_output` returned."""
+    if path.is_file() or not path.exists():
+        write_atomically(path, lambda name: Path(name).write_bytes(data))
+        return
+    try:
+        path.write_bytes(data)  # a pipe or a terminal, which nothing may replace
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     """Call `write` with a temporary name in the same folder, then rename: readers see the old file
-    or the new one.
+    or the new one. What is there and no plain file is left as it is.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise StorageError(f"cannot write {path}: it is no file, and is not replaced by one")
         handle, temporary = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
         )
@@ -95,6 +161,8 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
+    except StorageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise StorageError(
             f"cannot write {path}: {getattr(error, 'strerror', None) or error}"

@@ -92,7 +92,7 @@ def imports(name: str, inside_functions: bool = False) -> set[str]:
 FLOORS = (
     ("_version", "errors"),
     ("checks",),
-    ("files", "plan", "plotting", "registry"),
+    ("files", "plan", "plotting", "prompt_files", "registry"),
     ("hub",),
     ("schedules",),
     ("models", "presets"),

@@ -71,6 +71,8 @@ class Worker:
                         mine = self.tickets.take()
                     number += 1
         if not count:
+            if output is not None and self.job.rank == 0:
+                output.discard()
             raise InvalidValueError("there are no prompts: the file or list is empty")
         return count
 
@@ -84,7 +86,7 @@ class Worker:
             raise InvalidValueError(
                 f"the finished output is that of {self.finished.prompts} prompts, but now there "
                 f"are {count}; "
-                "overwrite=True starts anew"
+                "extend=True does prompts appended at the end, overwrite=True starts anew"
             )
         return count
 

@@ -13,6 +13,7 @@ from lm_eval.tasks import TaskManager
 
 from mdm_schedules.checks import check_int
 from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.files import local_path
 from mdm_schedules.integrations.lm_eval.model import MaskedDiffusionLM
 from mdm_schedules.integrations.lm_eval.options import check_options
 from mdm_schedules.integrations.lm_eval.tasks import load_tasks
@@ -227,7 +228,8 @@ def lm_eval_objective(
         limit = check_int("limit", limit, 1, example="limit=100")
     if num_fewshot is not None:
         num_fewshot = check_int("num_fewshot", num_fewshot, 0)
-    manager = task_manager or TaskManager(include_path=include_path)
+    folder = None if include_path is None else str(local_path(include_path))
+    manager = task_manager or TaskManager(include_path=folder)
     tasks = load_tasks([task], manager, allow_code_execution=allow_code_execution)
     lm = MaskedDiffusionLM(model, tokenizer, steps=steps, **options)
     return LMEvalObjective(

@@ -233,7 +233,7 @@ def _saved_options(
     # transformers reads the file as it comes
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise FormatError(
-            f"generation_config.json of {path} cannot be used: {shown(str(error))}; mend or delete it"
+            f"generation_config.json of {path} cannot be used: {shown(str(error))}"
         ) from error
     try:
         return None if stored is None else as_masked_config(stored)

@@ -18,11 +18,15 @@ from mdm_schedules.cli.common import (
     show_result,
 )
 from mdm_schedules.errors import DistributedError, MDMError
+from mdm_schedules.files import check_output
+from mdm_schedules.prompt_files import check_prompt_file
 
 
 def _sample(args: argparse.Namespace) -> None:
     _check_usage(args)
     if args.prompts is not None:
+        check_prompt_file(args.prompts)
+        check_output(args.output, plain=True)
         _launch(args) if args.num_processes > 1 else _sample_file(args)
         return
     model, tokenizer = load_model(args)
@@ -77,6 +81,7 @@ def _sample_file(args: argparse.Namespace) -> None:
             on_error=args.on_error,
             overwrite=args.overwrite,
             force_resume=args.force_resume,
+            extend=args.extend,
             add_special_tokens=args.special_tokens,
             progress=sys.stderr.isatty(),
             **_options(args, tokenizer),
@@ -169,6 +174,9 @@ def add(command: Command) -> None:
     )
     sample.add_argument(
         "--force-resume", action="store_true", help="go on from results of other settings"
+    )
+    sample.add_argument(
+        "--extend", action="store_true", help="do prompts appended to those of a finished output"
     )
     add_sampling_arguments(sample, "num_return_sequences")
     sample.add_argument("--seed", type=int)

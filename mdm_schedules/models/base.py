@@ -183,9 +183,7 @@ class ModelAdapter(ABC):
     def _try_once(self, what: str, attempt: Callable[[], bool]) -> bool:
         """What `attempt` found in the state that the model is in."""
         known = _found_out.setdefault(self.model, {})
-        attention = getattr(
-            getattr(self.plain_model, "config", None), "_attn_implementation", None
-        )
+        attention = getattr(getattr(self.plain_model, "config", None), "_attn_implementation", None)
         state = (what, type(self), type(self.head), attention, compiled(self.model))
         if state not in known:
             known[state] = attempt()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.checks import missing_extra, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError
+from mdm_schedules.files import local_path
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -58,7 +59,7 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
     try:
         if "://" in text:
             return optuna.storages.RDBStorage(text), True
-        path = Path(text)
+        path = local_path(text)
         if path.suffix not in (*JOURNALS, *DATABASES):
             raise InvalidValueError(
                 f"storage must end in {', '.join((*DATABASES, *JOURNALS))}, or be a URL, got "

@@ -77,7 +77,8 @@ def test_a_stop_string_that_is_one_token_ends_the_passes(tokenizer, stop):
     options = {"steps": 40, "block_length": 10}
     assert answer(tokenizer, text, [], **options)[1] == 40
     short, passes = answer(tokenizer, text, [stop], **options)
-    assert (short, passes) == ("42", 10)
+    assert short == "42"
+    assert passes <= 10  # of 40: not beyond the first block
 
 
 def test_an_end_of_sequence_token_in_the_settings_of_a_task_is_no_part_of_the_answer(tokenizer):
