@@ -168,6 +168,16 @@ def beat(storage: BaseStorage, trial_id: int) -> None:
     storage.set_trial_user_attr(trial_id, _SEEN, time.time())
 
 
+def taken_away(error: BaseException) -> bool:
+    """Whether `error` says that another worker gave a trial up that this one works on.
+
+    Optuna raises other classes for it by version and storage.
+    """
+    return "UpdateFinishedTrialError" in [base.__name__ for base in type(error).__mro__] or (
+        isinstance(error, RuntimeError | ValueError) and "has already finished" in str(error)
+    )
+
+
 def unsigned(trial: FrozenTrial) -> bool:
     """Whether a running trial may have lost its worker before that signed it, or be signed in a
     moment.
