@@ -17,12 +17,14 @@ from mdm_schedules.cli.common import (
     sampling_options,
     show_result,
 )
+from mdm_schedules.cli.parent import LAUNCHER, end_with_parent
 from mdm_schedules.errors import DistributedError, MDMError
 from mdm_schedules.files import check_output
 from mdm_schedules.prompt_files import check_prompt_file
 
 
 def _sample(args: argparse.Namespace) -> None:
+    end_with_parent()
     _check_usage(args)
     if args.prompts is not None:
         check_prompt_file(args.prompts)
@@ -122,6 +124,7 @@ def _launch(args: argparse.Namespace) -> None:
     os.environ.setdefault(
         "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.num_processes))
     )
+    os.environ[LAUNCHER] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
