@@ -23,7 +23,6 @@ import time
 import zlib
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from glob import escape
 from itertools import groupby
@@ -35,6 +34,7 @@ import numpy as np
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
 from mdm_schedules.files import check_output, write_atomically
+from mdm_schedules.integrations.accelerate.locked import lock_file
 from mdm_schedules.integrations.accelerate.prompts import WINDOW, windows
 
 FORMAT = 1
@@ -201,7 +201,7 @@ class Output:
 
     def _lock_folder(self) -> None:
         self.lock = open(self.folder / "lock", "ab")  # noqa: SIM115 - held until the end
-        if not _lock(self.lock.fileno()):
+        if not lock_file(self.lock.fileno()):
             raise StorageError(
                 f"another run is writing to {self.folder}; wait for it, or end its processes"
             )
@@ -234,7 +234,7 @@ class Output:
         digests: dict[int, str] = {}
         for number, shard in enumerate(self._shards()):
             with open(shard, "rb+") as file:
-                if mend and not _lock(file.fileno()):
+                if mend and not lock_file(file.fileno()):
                     raise StorageError(
                         f"a process of an earlier run still writes to {shard}; wait "
                         "for it, or end it"
@@ -347,60 +347,6 @@ def _batches(file: IO[bytes]) -> Iterator[tuple[int, str, list[tuple[int, int]],
 
 def _index(record: bytes) -> int:
     return int(record[len(_RECORD) : record.index(b",")])
-
-
-class Shard:
-    """The file that one process appends its finished batches to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {path}: {error.strerror or error}; on several machines output_path "
-                "must lie on a shared "
-                "disk"
-            ) from error
-        if not _lock(self.handle):
-            os.close(self.handle)
-            raise StorageError(f"another process writes to {path}; wait for it, or end it")
-
-    def append(self, window: int, digest: str, records: list[dict[str, Any]]) -> None:
-        """Write one batch, and see it to the disk."""
-        closing = {"batch": {"window": window, "digest": digest, "records": len(records)}}
-        data = "".join(json.dumps(line) + "\n" for line in (*records, closing)).encode()
-        good = os.fstat(self.handle).st_size
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self.handle, rest) :]
-            os.fsync(self.handle)
-        except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self.handle, good)
-            raise StorageError(
-                f"cannot write {self.path}: {error.strerror or error}; finished batches are kept, "
-                "so make room and "
-                "call again"
-            ) from error
-
-    def close(self) -> None:
-        """Give the file free."""
-        os.close(self.handle)
-
-
-def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed or its process ends; False if another process has it."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        return True  # not every system locks files
-    return True
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

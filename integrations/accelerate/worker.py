@@ -9,8 +9,9 @@ from typing import Any
 
 from mdm_schedules.errors import DistributedError, InvalidValueError, MDMError
 from mdm_schedules.integrations.accelerate.job import Job, Tickets
+from mdm_schedules.integrations.accelerate.locked import Shard
 from mdm_schedules.integrations.accelerate.prompts import Encoder, Prompt, Window, cut, windows
-from mdm_schedules.integrations.accelerate.shards import Finished, Output, Shard
+from mdm_schedules.integrations.accelerate.shards import Finished, Output
 from mdm_schedules.models import ModelAdapter
 from mdm_schedules.sampling.generation import generate
 from mdm_schedules.sampling.noise import derive_seeds
