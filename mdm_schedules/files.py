@@ -6,11 +6,13 @@ is read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
 import stat
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +31,7 @@ from mdm_schedules.errors import (
 FORMAT_VERSION = "1.0"  # of every JSON file that the library writes
 MAX_JSON_BYTES = 1 << 20
 MAX_TENSOR_BYTES = 1 << 26
+_DIGEST = re.compile(r"\.([0-9a-f]{16})\Z")
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
@@ -72,11 +75,77 @@ def inside(folder: Path, name: str) -> Path:
     return file
 
 
+def check_output(path: str | os.PathLike[str], *, make: bool = False, plain: bool = False) -> Path:
+    """Where a result goes, found out before the work: `path` with ~ expanded and links followed.
+
+    A pipe or a terminal is written to (`write_output`); a plain file is replaced as a whole. With
+    `make` the folder may be missing, since it will be made; with `plain` pipes are refused, too.
+
+    Raises:
+        StorageError: a folder, a disk or a socket; or nothing can be written there.
+    """
+    file = local_path(path)
+    try:
+        try:
+            mode: int | None = os.stat(file).st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is not None and stat.S_ISDIR(mode):
+            trouble = "it is a folder; name a file in it"
+        elif mode is not None and not stat.S_ISREG(mode):
+            streams = stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+            trouble = "" if streams and not plain and os.access(file, os.W_OK) else "it is no file"
+        else:
+            file = file.resolve() if file.is_symlink() else file
+            folder = check_output_folder(file.parent) if make else file.parent
+            usable = make or (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK))
+            trouble = "" if usable else f"{folder} is no folder that can be written to"
+    except StorageError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        trouble = str(getattr(error, "strerror", None) or error)
+    if trouble:
+        raise StorageError(f"cannot write {shown(str(file))}: {trouble}")
+    return file
+
+
+def check_output_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder for results, made later if missing, found out before the work; ~ is expanded.
+
+    Raises:
+        StorageError: something else is there, or nothing can be written there.
+    """
+    folder = local_path(path)
+    try:
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    except (OSError, ValueError):
+        usable, existing = False, folder
+    if not usable:
+        raise StorageError(
+            f"cannot write into {shown(str(folder))}: {existing} is no folder to write to"
+        )
+    return folder
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a whole result to what `check_output` returned."""
+    if path.is_file() or not path.exists():
+        write_atomically(path, lambda name: Path(name).write_bytes(data))
+        return
+    try:
+        path.write_bytes(data)  # a pipe or a terminal, which nothing may replace
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     """Call `write` with a temporary name in the same folder, then rename: readers see the old file
-    or the new one.
+    or the new one. What is there and no plain file is left as it is.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise StorageError(f"cannot write {path}: it is no file, and is not replaced by one")
         handle, temporary = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
         )
@@ -92,6 +161,8 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
+    except StorageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise StorageError(
             f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
@@ -134,18 +205,9 @@ def read_json(file: Path) -> dict[str, Any]:
         FormatError: it is not one JSON object, strictly, of at most MAX_JSON_BYTES.
     """
     try:
-        check_size(file, MAX_JSON_BYTES)
-        text = file.read_text(encoding="utf-8")
-    except MDMError:
-        raise
-    except FileNotFoundError:
-        raise MissingFileError(f"there is no file {file}") from None
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
+        text = read_bytes(file, MAX_JSON_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(f"{file} is not UTF-8 text: {error.reason}") from None
-    except ValueError as error:  # a path with a null character or a lone surrogate
-        raise StorageError(f"cannot read {shown(str(file))}: {error}") from None
     try:
         document = json.loads(
             text,
@@ -162,12 +224,30 @@ def read_json(file: Path) -> dict[str, Any]:
     return document
 
 
-def check_size(file: Path, limit: int) -> None:
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
-        raise StorageError(f"{file} is not a file")
-    if status.st_size > limit:
+def read_bytes(file: Path, limit: int) -> bytes:
+    """The content of a plain file, from one opening: what is renamed over it meanwhile is not seen.
+
+    Raises:
+        MissingFileError: no such file.
+        StorageError: it cannot be read, or is a pipe, a device or a folder.
+        FormatError: it has more than `limit` bytes.
+    """
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe or a device may never end
+            raise StorageError(f"{file} is not a file")
+        with open(file, "rb") as opened:
+            data = opened.read(limit + 1)
+    except FileNotFoundError:
+        raise MissingFileError(f"there is no file {file}") from None
+    except MDMError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
+    except ValueError as error:  # a path with a null character or a lone surrogate
+        raise StorageError(f"cannot read {shown(str(file))}: {error}") from None
+    if len(data) > limit:
         raise FormatError(f"{file} has more than {limit} bytes")
+    return data
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -186,45 +266,66 @@ def _finite(text: str) -> float:
 
 
 class TensorFile:
-    """A safetensors file, found and opened when a tensor is asked for by its name; each is read
-    once.
+    """A safetensors file, found and read whole when a tensor is first asked for by its name.
 
-    Raises FormatError for anything but float64 vectors in a whole file of bounded size,
-    StorageError if unreadable.
+    Attributes:
+        data: the bytes, from one reading, so that all tensors are of one file; b"" before it.
+
+    Raises FormatError for anything but float64 vectors in a whole file of bounded size, and for a
+    tensor whose name ends in another digest than its own; StorageError if unreadable.
     """
 
     def __init__(self, find: Callable[[], Path]) -> None:
         self.find = find
-        self.read: dict[str, tuple[float, ...]] = {}
+        self.data = b""
+        self._file = Path()
+        self._tensors: dict[str, Mapping[str, Any]] = {}
 
     def __getitem__(self, key: str) -> tuple[float, ...]:
-        if key not in self.read:
-            self.read[key] = self._read(key)
-        return self.read[key]
+        self._open()
+        if key not in self._tensors:
+            raise FormatError(f"{self._file} has no tensor {shown(key)}")
+        tensor = self._tensors[key]
+        kind, shape = tensor["dtype"], list(tensor["shape"])
+        if kind != "F64" or len(shape) != 1:
+            raise FormatError(
+                f"{self._file}: tensor {shown(key)} must be float64 [n], got {kind} {shape}"
+            )
+        named = _DIGEST.search(key)
+        if named and named[1] != digest(tensor["data"]):
+            raise FormatError(
+                f"{self._file}: tensor {shown(key)} does not hold what its name says; save the "
+                "schedule again"
+            )
+        return struct.unpack(f"<{shape[0]}d", tensor["data"])
 
-    def _read(self, key: str) -> tuple[float, ...]:
-        from safetensors import SafetensorError, safe_open
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The text in the header, by name."""
+        self._open()
+        end = 8 + int.from_bytes(self.data[:8], "little")
+        return json.loads(self.data[8:end]).get("__metadata__") or {}  # type: ignore[no-any-return]
 
-        file = self.find()
+    def _open(self) -> None:
+        if self.data:
+            return
+        from safetensors import SafetensorError, deserialize
+
+        self._file = self.find()
         try:
-            check_size(file, MAX_TENSOR_BYTES)
-            with safe_open(file, framework="pt") as tensors:
-                if key not in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                    raise FormatError(f"{file} has no tensor {shown(key)}")
-                kind, shape = tensors.get_slice(key).get_dtype(), tensors.get_slice(key).get_shape()
-                if kind != "F64" or len(shape) != 1:
-                    raise FormatError(
-                        f"{file}: tensor {shown(key)} must be float64 [n], got {kind} {shape}"
-                    )
-                return tuple(tensors.get_tensor(key).tolist())
-        except MDMError:
-            raise
-        except FileNotFoundError:
-            raise MissingFileError(f"there is no file {file}, whose tensors are needed") from None
-        except OSError as error:
-            raise StorageError(f"cannot read {file}: {error}") from error
+            self.data = read_bytes(self._file, MAX_TENSOR_BYTES)
+            self._tensors = dict(deserialize(self.data))
+        except MissingFileError:
+            raise MissingFileError(
+                f"{self._file} is missing, which schedule.json refers to"
+            ) from None
         except SafetensorError as error:
-            raise FormatError(f"{file} is not a whole safetensors file: {error}") from None
+            raise FormatError(f"{self._file} is not a whole safetensors file: {error}") from None
+
+
+def digest(values: bytes | bytearray) -> str:
+    """What a tensor's name in schedule.safetensors ends with."""
+    return hashlib.sha256(values).hexdigest()[:16]
 
 
 @contextmanager

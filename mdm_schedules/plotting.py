@@ -6,12 +6,14 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mdm_schedules.checks import missing_extra
-from mdm_schedules.errors import InvalidValueError, StorageError
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.files import check_output, local_path, write_output
 
 
 def _canvas() -> Any:
@@ -23,8 +25,8 @@ def _canvas() -> Any:
     return FigureCanvasAgg
 
 
-def check_picture(path: str | os.PathLike[str]) -> None:
-    """Whether a picture can be saved at `path`, before the work that it shows.
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """Where a picture is saved, by the rule of `check_output`, before the work that it shows.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -32,17 +34,20 @@ def check_picture(path: str | os.PathLike[str]) -> None:
         StorageError: the folder does not exist or cannot be written, or `path` is a folder.
     """
     kinds = sorted(_canvas().get_supported_filetypes())
-    name, folder = os.fspath(path), os.path.dirname(os.path.abspath(path))
-    if os.path.splitext(name)[1].removeprefix(".").lower() not in kinds:
+    name = local_path(path)
+    if name.suffix.removeprefix(".").lower() not in kinds:
         raise InvalidValueError(
             f"the name of a picture must end in one of .{', .'.join(kinds)}, got {name}"
         )
-    trouble = f"{folder} is no folder" if not os.path.isdir(folder) else ""
-    trouble = f"{name} is a folder" if os.path.isdir(name) else trouble
-    if not trouble and not os.access(name if os.path.exists(name) else folder, os.W_OK):
-        trouble = "permission denied"
-    if trouble:
-        raise StorageError(f"cannot save a picture as {name}: {trouble}")
+    return check_output(name)
+
+
+def save_picture(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a matplotlib figure whole, by the rule of `check_picture`."""
+    picture = io.BytesIO()
+    kind = local_path(path).suffix.removeprefix(".").lower()
+    figure.savefig(picture, format=kind, dpi=130)
+    write_output(check_picture(path), picture.getvalue())
 
 
 def new_figure(columns: int) -> tuple[Any, Any]:
@@ -103,7 +108,7 @@ def save_curves(
 ) -> None:
     """`draw_curves` into the file `path`, whose ending gives the format, if `check_picture`."""
     check_picture(path)
-    _draw_curves(times, curves, num_tokens).savefig(path, dpi=130)
+    save_picture(_draw_curves(times, curves, num_tokens), path)
 
 
 def _draw_curves(times: torch.Tensor, curves: Sequence[PlottedCurve], num_tokens: int) -> Any:
@@ -146,4 +151,4 @@ def plot_quality(
         right.errorbar(steps, values, errors, marker="o", markersize=4, capsize=3, label=label)
     right.set(xlabel="steps (forward passes)", ylabel=ylabel)
     right.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    save_picture(figure, path)

@@ -94,7 +94,8 @@ def imports(name: str, inside_functions: bool = False) -> set[str]:
 FLOORS = (
     ("_version", "errors"),
     ("checks",),
-    ("files", "plan", "plotting", "registry"),
+    ("files", "plan", "registry"),
+    ("plotting", "prompt_files"),
     ("hub",),
     ("schedules",),
     ("models", "presets"),

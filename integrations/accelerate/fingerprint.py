@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mdm_schedules._version import __version__
+from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.schedules import Schedule
 
 _TENSORS = 32  # of the weights that are looked at
@@ -78,7 +79,7 @@ def _plain(value: Any) -> Any:
 
 
 def _model(model: Any, sharded: bool) -> dict[str, Any]:
-    model = getattr(model, "_orig_mod", model)
+    model = unwrap(model)
     told = {"class": _name(model)}
     if hasattr(model, "config"):
         config = model.config.to_dict() if hasattr(model.config, "to_dict") else vars(model.config)

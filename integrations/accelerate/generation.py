@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from mdm_schedules.checks import check_int, check_real
-from mdm_schedules.errors import DistributedError, InvalidValueError
+from mdm_schedules.errors import DistributedError, InvalidTypeError, InvalidValueError
 from mdm_schedules.files import local_path
 from mdm_schedules.integrations.accelerate.fingerprint import fingerprint
 from mdm_schedules.integrations.accelerate.job import Job, Tickets, lane_of
@@ -74,6 +74,7 @@ def generate_distributed(
     on_error: str = "stop",
     overwrite: bool = False,
     force_resume: bool = False,
+    extend: bool = False,
     split: str = "dynamic",
     add_special_tokens: bool = False,
     progress: bool = False,
@@ -112,6 +113,8 @@ def generate_distributed(
             the error.
         overwrite: discard an existing output, or what there is of one.
         force_resume: go on from results of another model, schedule or options.
+        extend: where prompts were appended to those of a finished output, keep its records and do
+            the new ones. Takes a path or a list, which can be read twice.
         split: "dynamic" gives a batch to whichever process is free, "even" every so many-th batch
             to each.
         add_special_tokens: let the tokenizer add its special tokens to prompts.
@@ -168,6 +171,12 @@ def generate_distributed(
         _compare_processes(
             job, {**told, "batch_size": batch_size, "on_error": on_error, "split": split}
         )
+        if extend and output is not None and job.rank == 0 and not overwrite:
+            if path is None and iter(prompts) is prompts:
+                raise InvalidTypeError(
+                    "extend=True needs prompts that can be read twice, as a list"
+                )
+            output.extend(told, prompts)
         finished = _start(job, output, told, overwrite, force_resume)
         bar.initial = bar.n = finished.count
         job.tick = partial(_tick, bar, start) if shows else None

@@ -20,6 +20,7 @@ import torch
 
 from mdm_schedules import errors
 from mdm_schedules.errors import DistributedError, MDMError
+from mdm_schedules.models.wrappers import unwrap
 
 POLL = 0.02  # seconds between two looks at the store
 BEAT = 1.0  # seconds between two signs of life
@@ -277,7 +278,7 @@ def lane_of(model: Any, rank: int, world: int) -> list[int]:
     """The ranks that must run each pass of `model` together: those over which its weights are
     spread.
     """
-    module = getattr(model, "_orig_mod", model)
+    module = unwrap(model)
     if world == 1 or not isinstance(module, torch.nn.Module):
         return [rank]
     from torch.distributed.fsdp import FullyShardedDataParallel

@@ -9,7 +9,6 @@ them, even one that is not batch-invariant.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,9 +21,10 @@ import numpy as np
 import torch
 
 from mdm_schedules.checks import shown
-from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, StorageError
-from mdm_schedules.files import local_path
+from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError
+from mdm_schedules.prompt_files import check_prompt_file, is_jsonl, parse_line, prompt_lines
 
+_ID_BITS = 1024  # of an id; Python prints no integer of more than 4300 digits
 WINDOW = 2048  # prompts that are sorted by length together, and at most held at once
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
@@ -59,18 +59,20 @@ class Window:
     """Up to `WINDOW` prompts in a row.
 
     `digest` sums up all prompts up to the end of the window, so that one changed before shows in
-    every later window.
+    every later window; `marked` sums up the first `mark` prompts, in the window that they end in.
     """
 
     number: int
     prompts: list[Prompt]
     digest: str
+    marked: str | None = None
 
 
-def windows(source: Any) -> Iterator[Window]:
+def windows(source: Any, mark: int | None = None) -> Iterator[Window]:
     """All prompts of a path, or of an iterable of text, ids, or mappings with "prompt" and perhaps
     "id".
     """
+    marked: str | None = None
     digest, number, prompts = hashlib.blake2b(digest_size=8), 0, []
     for prompt in _prompts(source):
         content = (
@@ -79,23 +81,19 @@ def windows(source: Any) -> Iterator[Window]:
         entry = repr((prompt.id, content, prompt.error)).encode("utf-8", "backslashreplace")
         digest.update(len(entry).to_bytes(8, "little") + entry)
         prompts.append(prompt)
+        if prompt.index + 1 == mark:
+            marked = digest.hexdigest()
         if len(prompts) == WINDOW:
-            yield Window(number, prompts, digest.hexdigest())
-            number, prompts = number + 1, []
+            yield Window(number, prompts, digest.hexdigest(), marked)
+            number, prompts, marked = number + 1, [], None
     if prompts:
-        yield Window(number, prompts, digest.hexdigest())
+        yield Window(number, prompts, digest.hexdigest(), marked)
 
 
 def check_source(source: Any) -> Path | None:
     """The path that `source` is, or None for an iterable; anything else is refused."""
     if isinstance(source, str | os.PathLike):
-        path = local_path(source)
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise StorageError(
-                f"the prompt file {shown(str(path))} {what}; for a single prompt give a list of one"
-            )
-        return path
+        return check_prompt_file(source)
     if isinstance(source, Mapping | torch.Tensor | bytes) or not isinstance(source, Iterable):
         raise InvalidTypeError(
             "prompts must be a list of texts or of token-id lists, an iterable of those, or the "
@@ -110,7 +108,7 @@ def count_prompts(source: Any) -> int | None:
     """How many prompts there are, if that is cheap to know."""
     path = check_source(source)
     if path is not None:
-        return sum(1 for _ in _lines(path))
+        return sum(1 for _ in prompt_lines(path))
     return len(source) if hasattr(source, "__len__") else None
 
 
@@ -120,23 +118,10 @@ def _prompts(source: Any) -> Iterator[Prompt]:
         for index, item in enumerate(source):
             yield _prompt(index, f"prompt {index}", lambda item=item: item)  # type: ignore[misc]
         return
-    parse: Callable[[bytes], Any] = (
-        json.loads if path.suffix in (".jsonl", ".json", ".ndjson") else bytes.decode
-    )
-    for index, (number, line) in enumerate(_lines(path)):
-        yield _prompt(index, f"line {number} of {path.name}", lambda line=line: parse(line))  # type: ignore[misc]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers from 1."""
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if line.strip():
-                    yield number, line.rstrip(b"\r\n")
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    jsonl = is_jsonl(path)
+    for index, (number, line) in enumerate(prompt_lines(path)):
+        where = f"line {number} of {path.name}"
+        yield _prompt(index, where, lambda line=line: parse_line(line, jsonl))  # type: ignore[misc]
 
 
 def _prompt(index: int, where: str, read: Callable[[], Any]) -> Prompt:
@@ -145,8 +130,10 @@ def _prompt(index: int, where: str, read: Callable[[], Any]) -> Prompt:
         item, name = read(), None
         if isinstance(item, Mapping):
             name = item.get("id")
-            if not isinstance(name, str | int | float | None) or (
-                isinstance(name, float) and not math.isfinite(name)
+            if (
+                not isinstance(name, str | int | float | None)
+                or (isinstance(name, float) and not math.isfinite(name))
+                or (isinstance(name, int) and name.bit_length() > _ID_BITS)
             ):
                 raise InvalidTypeError(f'"id" must be text or a number, got {shown(name)}')
             if "prompt" not in item:
@@ -155,13 +142,7 @@ def _prompt(index: int, where: str, read: Callable[[], Any]) -> Prompt:
                 )
             item = item["prompt"]
         return Prompt(index, where, item if isinstance(item, str) else _token_ids(item), name)
-    except UnicodeDecodeError as error:
-        text = f"not UTF-8 text ({error.reason} at byte {error.start})"
-    except json.JSONDecodeError as error:
-        text = f"not JSON ({error.msg} at column {error.colno})"
-    except RecursionError:
-        text = "not JSON of a bearable depth"
-    except InvalidTypeError as error:
+    except (InvalidTypeError, FormatError) as error:
         text = str(error)
     return Prompt(index, where, None, error=text)
 

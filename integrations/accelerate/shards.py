@@ -23,9 +23,9 @@ import time
 import zlib
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from glob import escape
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +33,9 @@ import numpy as np
 
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
-from mdm_schedules.files import write_atomically
+from mdm_schedules.files import check_output, write_atomically
+from mdm_schedules.integrations.accelerate.locked import lock_file
+from mdm_schedules.integrations.accelerate.prompts import WINDOW, windows
 
 FORMAT = 1
 PATIENCE = 60.0  # seconds that a network file system may take to show a new file
@@ -101,13 +103,7 @@ class Output:
         """Make the folder, or take up what is there. `fingerprint["seed"]` None becomes the seed
         that was used.
         """
-        # a folder, or a device, which overwrite would remove
-        other = self.path.exists() and not self.path.is_file()
-        if other or not self.path.parent.is_dir():
-            what = "is no file" if other else f"lies in {self.path.parent}, which does not exist"
-            raise StorageError(
-                f"output_path {self.path} {what}; name a file in a folder that exists"
-            )
+        check_output(self.path, plain=True)
         if self.path.exists() and not overwrite:
             return self._complete(fingerprint)
         try:
@@ -151,9 +147,61 @@ class Output:
             digests={int(k): v for k, v in stored["digests"].items()}, prompts=stored["prompts"]
         )
 
+    def extend(self, fingerprint: dict[str, Any], source: Any) -> None:
+        """Make an unfinished run of a finished output, if prompts were appended to its own.
+
+        Raises:
+            InvalidValueError: the prompts that it was made from are not the first of `source`.
+        """
+        check_output(self.path, plain=True)
+        if not (self.path.exists() and self.note.exists()):
+            return
+        before = self._complete(fingerprint)
+        assert before.prompts is not None
+        digests, count = dict(before.digests), 0
+        for window in windows(source, before.prompts):
+            count += len(window.prompts)
+            known = before.digests.get(window.number)
+            if known is None:
+                break
+            if known != (window.marked or window.digest):
+                first = window.prompts[0].index
+                raise InvalidValueError(
+                    f"the prompts from {first} on are others than those of the finished output "
+                    f"{self.path}; extend=True takes prompts appended at the end"
+                )
+            digests[window.number] = window.digest
+        if count <= before.prompts:
+            return  # as many, or fewer, of which the check of a finished output speaks
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock_folder()
+            write_atomically(
+                self.folder / "rank-kept.jsonl", lambda name: self._keep(Path(name), digests)
+            )
+            self._write(self.run, fingerprint)
+            for file in (self.path, self.note):
+                file.unlink()
+        except OSError as error:
+            raise StorageError(f"cannot write {self.folder}: {error.strerror or error}") from error
+        finally:
+            self.close()
+            self.lock = None
+
+    def _keep(self, shard: Path, digests: dict[int, str]) -> None:
+        """The records of the output as a shard."""
+        with open(self.path, "rb") as finished, open(shard, "wb") as out:
+            for number, lines in groupby(finished, lambda line: _index(line) // WINDOW):
+                count = 0
+                for line in lines:
+                    out.write(line)
+                    count += 1
+                closing = {"window": number, "digest": digests[number], "records": count}
+                out.write(json.dumps({"batch": closing}).encode() + b"\n")
+
     def _lock_folder(self) -> None:
         self.lock = open(self.folder / "lock", "ab")  # noqa: SIM115 - held until the end
-        if not _lock(self.lock.fileno()):
+        if not lock_file(self.lock.fileno()):
             raise StorageError(
                 f"another run is writing to {self.folder}; wait for it, or end its processes"
             )
@@ -186,7 +234,7 @@ class Output:
         digests: dict[int, str] = {}
         for number, shard in enumerate(self._shards()):
             with open(shard, "rb+") as file:
-                if mend and not _lock(file.fileno()):
+                if mend and not lock_file(file.fileno()):
                     raise StorageError(
                         f"a process of an earlier run still writes to {shard}; wait "
                         "for it, or end it"
@@ -261,6 +309,11 @@ class Output:
         write_atomically(self.path, merge)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def discard(self) -> None:
+        """Remove the folder if there is no record in it."""
+        if not any(shard.stat().st_size for shard in self._shards()):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def close(self) -> None:
         """Give the folder free."""
         if self.lock is not None:
@@ -278,7 +331,7 @@ def _batches(file: IO[bytes]) -> Iterator[tuple[int, str, list[tuple[int, int]],
             return
         try:
             if line.startswith(_RECORD):
-                records.append((int(line[len(_RECORD) : line.index(b",")]), offset))
+                records.append((_index(line), offset))
             elif line.startswith(_BATCH) and records:
                 batch = json.loads(line)["batch"]
                 if batch["records"] != len(records):
@@ -292,58 +345,8 @@ def _batches(file: IO[bytes]) -> Iterator[tuple[int, str, list[tuple[int, int]],
         offset += len(line)
 
 
-class Shard:
-    """The file that one process appends its finished batches to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {path}: {error.strerror or error}; on several machines output_path "
-                "must lie on a shared "
-                "disk"
-            ) from error
-        if not _lock(self.handle):
-            os.close(self.handle)
-            raise StorageError(f"another process writes to {path}; wait for it, or end it")
-
-    def append(self, window: int, digest: str, records: list[dict[str, Any]]) -> None:
-        """Write one batch, and see it to the disk."""
-        closing = {"batch": {"window": window, "digest": digest, "records": len(records)}}
-        data = "".join(json.dumps(line) + "\n" for line in (*records, closing)).encode()
-        good = os.fstat(self.handle).st_size
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self.handle, rest) :]
-            os.fsync(self.handle)
-        except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self.handle, good)
-            raise StorageError(
-                f"cannot write {self.path}: {error.strerror or error}; finished batches are kept, "
-                "so make room and "
-                "call again"
-            ) from error
-
-    def close(self) -> None:
-        """Give the file free."""
-        os.close(self.handle)
-
-
-def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed or its process ends; False if another process has it."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        return True  # not every system locks files
-    return True
+def _index(record: bytes) -> int:
+    return int(record[len(_RECORD) : record.index(b",")])
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from mdm_schedules.errors import DistributedError, InvalidValueError, MDMError
 from mdm_schedules.integrations.accelerate.job import Job, Tickets
+from mdm_schedules.integrations.accelerate.locked import Shard
 from mdm_schedules.integrations.accelerate.prompts import Encoder, Prompt, Window, cut, windows
-from mdm_schedules.integrations.accelerate.shards import Finished, Output, Shard
+from mdm_schedules.integrations.accelerate.shards import Finished, Output
 from mdm_schedules.models import ModelAdapter
 from mdm_schedules.sampling.generation import generate
 from mdm_schedules.sampling.noise import derive_seeds
@@ -71,6 +72,8 @@ class Worker:
                         mine = self.tickets.take()
                     number += 1
         if not count:
+            if output is not None and self.job.rank == 0:
+                output.discard()
             raise InvalidValueError("there are no prompts: the file or list is empty")
         return count
 
@@ -84,7 +87,7 @@ class Worker:
             raise InvalidValueError(
                 f"the finished output is that of {self.finished.prompts} prompts, but now there "
                 f"are {count}; "
-                "overwrite=True starts anew"
+                "extend=True does prompts appended at the end, overwrite=True starts anew"
             )
         return count
 

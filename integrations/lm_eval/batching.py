@@ -29,8 +29,9 @@ class Job:
 def write(
     adapter: ModelAdapter, jobs: Sequence[Job], batch_size: int, tokenizer: Any, padding: bool
 ) -> Iterator[tuple[int, list[int], int]]:
-    """Each job's number, the ids of its answer up to its end, and the forward passes spent, as they
-    are written.
+    """Each job's number, the ids of its answer, and the forward passes spent, as they are written.
+
+    An answer goes up to the first of its `eos_token_id`, which is its last id.
 
     `padding` says whether prompts of different length may share a batch, the shorter ones padded on
     the left.
@@ -65,6 +66,6 @@ def _write_batch(
         ends = job.options.get("eos_token_id") or ()
         yield (
             i,
-            answer[: next((k for k, token in enumerate(answer) if token in ends), len(answer))],
+            answer[: next((k for k, token in enumerate(answer, 1) if token in ends), len(answer))],
             out.nfe,
         )

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,8 @@ from tqdm import tqdm
 from mdm_schedules.checks import check_int, check_real, shown
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.integrations.lm_eval.batching import Job, write
+from mdm_schedules.integrations.lm_eval.cuts import Cuts
+from mdm_schedules.integrations.lm_eval.info import model_info
 from mdm_schedules.integrations.lm_eval.likelihood import Bound, Piece, bounds, pieces
 from mdm_schedules.integrations.lm_eval.options import (
     check_options,
@@ -26,11 +27,10 @@ from mdm_schedules.integrations.lm_eval.options import (
     task_options,
 )
 from mdm_schedules.integrations.lm_eval.processes import SharedLM
+from mdm_schedules.integrations.lm_eval.stops import cut, stop_tokens
 from mdm_schedules.integrations.transformers.auto import AutoModelForMaskedDiffusion
 from mdm_schedules.models import get_adapter
-from mdm_schedules.sampling.generation import own_schedule
 from mdm_schedules.sampling.prompt import check_mask_token
-from mdm_schedules.schedules import Schedule
 
 
 class MaskedDiffusionLM(SharedLM):
@@ -137,11 +137,8 @@ class MaskedDiffusionLM(SharedLM):
                 "add_bos_token: the tokenizer has no beginning-of-sequence token"
             )
         self.passes: list[int] = []  # forward passes of each answer written so far
-        # of texts that were too long: prompts to write after, contexts of likelihoods, and the
-        # most tokens that one of them lost
-        self.truncated = {"prompts": 0, "contexts": 0, "most_tokens": 0}
-        self._said: dict[str, int] = {}  # cuts that the log was told of
-        self._padding: bool | None = None
+        self.cuts = Cuts(self.max_length, self.tokenizer.bos_token_id)
+        self.truncated = self.cuts.counts
 
     @classmethod
     def create_from_arg_string(
@@ -209,40 +206,38 @@ class MaskedDiffusionLM(SharedLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """One text per request, without its stop string."""
-        special = dict(
-            zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
-        )
-        special.pop(self.tokenizer.mask_token, None)  # never written, so it ends nothing
         jobs: list[Job] = []
         stops, copies = [], Counter[str]()
         for context, settings in (request.args for request in requests):
             said, until = task_options(settings)
             options = {**said, **self.options}
             if options["max_new_tokens"]:
-                ends = options.get("eos_token_id", self.eot_token_id)
-                ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-                options["eos_token_id"] = [
-                    *ends,
-                    *(special[stop] for stop in until if stop in special),
-                ] or None
+                tokens = stop_tokens(self.tokenizer, until, self.adapter.vocab_size)
+                ends = self._ends(options)
+                options["eos_token_id"] = [*ends, *tokens] or None
             else:
+                ends = []
                 options.pop("eos_token_id", None)
             key = json.dumps([context, settings], sort_keys=True, default=str)
             jobs.append(
                 Job(self._fit(self.tok_encode(context), options), self.seed + copies[key], options)
             )
             copies[key] += 1  # a task that asks the same several times wants several answers
-            stops.append(until)
-        self._warn_of_cuts("prompts", len(jobs))
+            stops.append((until, ends))
+        self.cuts.warn("prompts", len(jobs))
         answers = [""] * len(jobs)
         for i, ids, passes in self._write(jobs, disable_tqdm):
             self.passes.append(passes)
-            text = self.tokenizer.decode(ids, skip_special_tokens=not jobs[i].whole)
-            for stop in filter(None, stops[i]):
-                text = text.split(stop)[0]
-            answers[i] = text
-            self.cache_hook.add_partial("generate_until", requests[i].args, text)
+            until, ends = stops[i]
+            ids = ids[:-1] if ids and ids[-1] in ends else ids
+            answers[i] = cut(self.tokenizer, ids, until, special=jobs[i].whole)
+            self.cache_hook.add_partial("generate_until", requests[i].args, answers[i])
         return answers
+
+    def _ends(self, options: dict[str, Any]) -> list[int]:
+        """The ids of what ends every answer."""
+        ends = options.get("eos_token_id", self.eot_token_id)
+        return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
     def _fit(self, prompt: list[int], options: dict[str, Any]) -> list[int]:
         """The prompt, or its end if it is too long; what `generate` would refuse hours later is
@@ -265,29 +260,7 @@ class MaskedDiffusionLM(SharedLM):
                 f"{self.max_length}; "
                 f"give max_new_tokens={self.max_length // 2}, or less"
             )
-        return self._end(prompt, self.max_length - new, "prompts")
-
-    def _end(self, ids: list[int], room: int, kind: str) -> list[int]:
-        """The last `room` tokens, after the beginning-of-sequence token where there was one."""
-        if len(ids) <= room:
-            return ids
-        self.truncated[kind] += 1
-        self.truncated["most_tokens"] = max(self.truncated["most_tokens"], len(ids) - room)
-        bos = self.tokenizer.bos_token_id
-        first = ids[:1] if bos is not None and ids[:1] == [bos] and room > 1 else []
-        return [*first, *ids[len(ids) - room + len(first) :]]
-
-    def _warn_of_cuts(self, kind: str, total: int) -> None:
-        """Say how many were cut since the last word of it."""
-        number = self.truncated[kind] - self._said.get(kind, 0)
-        if number:
-            self._said[kind] = self.truncated[kind]
-            logging.getLogger("mdm_schedules").warning(
-                f"{number} of {total} {kind} did not fit into the {self.max_length} tokens that "
-                f"the model reads (max_length), and lost up to {self.truncated['most_tokens']} "
-                "tokens at their beginning; scores may be lower for it. Use fewer few-shot "
-                "examples, or a smaller max_new_tokens"
-            )
+        return self.cuts.end(prompt, self.max_length - new, "prompts")
 
     def _write(self, jobs: list[Job], disable_tqdm: bool) -> Iterator[tuple[int, list[int], int]]:
         padding = self._takes_padding(len(job.prompt) for job in jobs)
@@ -297,17 +270,14 @@ class MaskedDiffusionLM(SharedLM):
         )
 
     def _takes_padding(self, lengths: Iterable[int]) -> bool:
-        """Whether sequences of these lengths may share a batch; the model is tried once, where it
-        matters.
-        """
-        if self._padding is None and self.batch_size > 1 and len(set(lengths)) > 1:
+        """Whether sequences of these lengths may share a batch; tried where it matters."""
+        if self.batch_size > 1 and len(set(lengths)) > 1:
             try:
                 with torch.no_grad():
                     self.adapter.check_padding()
-                self._padding = True
             except InvalidValueError:
-                self._padding = False
-        return self._padding is not False
+                return False
+        return True
 
     @property
     def _pad_token_id(self) -> int:
@@ -368,11 +338,11 @@ class MaskedDiffusionLM(SharedLM):
                     f"the text {shown(asked[i][-1])} holds the mask token, which has no likelihood"
                 )
             if self.max_length is not None and context not in ([], [self.tokenizer.bos_token_id]):
-                context = self._end(context, max(0, self.max_length - len(target)), "contexts")
+                context = self.cuts.end(context, max(0, self.max_length - len(target)), "contexts")
             parts = pieces(context, target, self.max_length)
             work += parts
             owner += [i] * len(parts)
-        self._warn_of_cuts("contexts", len(pairs))
+        self.cuts.warn("contexts", len(pairs))
         same = [True] * len(pairs)
         look = self.check_greedy and kind == "loglikelihood"
         for i, yes in zip(
@@ -422,28 +392,6 @@ class MaskedDiffusionLM(SharedLM):
             same[i] = answer == work[i].target
         return same
 
-    # --- for lm-eval's report
-
     def get_model_info(self) -> dict[str, Any]:
-        """All settings, for the results' `config`, with the mean number of forward passes per
-        answer.
-        """
-        from mdm_schedules._version import __version__
-
-        schedule = self.options.get("schedule")
-        schedule = own_schedule(self.model) if schedule is None else schedule
-        own = ("batch_size", "max_length", "seed", "mc_num", "check_greedy", "add_bos_token")
-        return {
-            "model_args": {
-                "pretrained": str(getattr(self.model, "name_or_path", type(self.model).__name__)),
-                **self.options,
-                "schedule": schedule.spec if isinstance(schedule, Schedule) else str(schedule),
-                **{name: getattr(self, name) for name in own},
-            },
-            "model_dtype": str(getattr(self.model, "dtype", None)),
-            "mdm_schedules_version": __version__,
-            "forward_passes_per_answer": sum(self.passes) / len(self.passes)
-            if self.passes
-            else None,
-            "truncated": dict(self.truncated),
-        }
+        """All settings, for the `config` in lm-eval's results."""
+        return model_info(self)

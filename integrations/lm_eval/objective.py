@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from lm_eval.tasks import TaskManager
 
 from mdm_schedules.checks import check_int
 from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.files import local_path
 from mdm_schedules.integrations.lm_eval.model import MaskedDiffusionLM
 from mdm_schedules.integrations.lm_eval.options import check_options
 from mdm_schedules.integrations.lm_eval.tasks import load_tasks
@@ -45,6 +48,7 @@ class LMEvalObjective(Objective):
         num_fewshot: int | None,
         **settings: Any,
     ) -> None:
+        self._lock = threading.Lock()
         self._lm, self._limit, self._settings = lm, settings.pop("limit", None), settings
         lm.work_alone()  # processes that tune together try different schedules
         self._loaded = TaskManager(include_defaults=False).load(tasks)
@@ -128,27 +132,24 @@ class LMEvalObjective(Objective):
             instances: numbers of the documents to score, by default all.
             **options: of `generate`, for this call only.
         """
-        from mdm_schedules.tuning import Scores
-
-        kept, before = self._lm.options, len(self._lm.passes)
         given = {"schedule": schedule, **options} | ({} if steps is None else {"steps": steps})
-        self._lm.options = {**kept, **check_options(given)}
+        lm = copy.copy(self._lm)  # of this call alone: threads may score several schedules
+        lm.options, lm.passes = {**self._lm.options, **check_options(given)}, []
         chosen = range(len(self._documents)) if instances is None else instances
         wanted = [self._documents[i] for i in chosen]
-        try:
-            found = self._run(wanted)
-        finally:
-            self._lm.options = kept
+        with self._lock:  # lm-eval keeps requests and answers in the tasks
+            found = self._run(lm, wanted)
         if not self.per_document:
             return found[wanted[0]]
-        spent = self._lm.passes[before:]
         return Scores(
             [found[document] for document in wanted],
-            {"nfe": sum(spent) / max(1, len(spent))},
-            sum(spent),
+            {"nfe": sum(lm.passes) / max(1, len(lm.passes))},
+            sum(lm.passes),
         )
 
-    def _run(self, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], float]:
+    def _run(
+        self, lm: MaskedDiffusionLM, wanted: list[tuple[str, int]]
+    ) -> dict[tuple[str, int], float]:
         """The score of each document; of all together, under the first, if the metric is none of
         single ones.
         """
@@ -156,7 +157,7 @@ class LMEvalObjective(Objective):
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # the same examples for every schedule
         samples = {name: sorted(i for task, i in wanted if task == name) for name in self._tasks}
         self.results = evaluate(
-            lm=self._lm,
+            lm=lm,
             task_dict=self._loaded,
             samples=samples,
             bootstrap_iters=0,
@@ -222,7 +223,8 @@ def lm_eval_objective(
         limit = check_int("limit", limit, 1, example="limit=100")
     if num_fewshot is not None:
         num_fewshot = check_int("num_fewshot", num_fewshot, 0)
-    manager = task_manager or TaskManager(include_path=include_path)
+    folder = None if include_path is None else str(local_path(include_path))
+    manager = task_manager or TaskManager(include_path=folder)
     tasks = load_tasks([task], manager, allow_code_execution=allow_code_execution)
     lm = MaskedDiffusionLM(model, tokenizer, steps=steps, **options)
     return LMEvalObjective(

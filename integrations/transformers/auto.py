@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 
 from mdm_schedules.checks import say_once, shown
 from mdm_schedules.errors import (
+    FormatError,
     InvalidTypeError,
     InvalidValueError,
     MDMError,
@@ -24,6 +25,7 @@ from mdm_schedules.errors import (
 from mdm_schedules.hub.evaluation import MODEL_ID
 from mdm_schedules.integrations.transformers.generation_config import (
     MaskedDiffusionGenerationConfig,
+    as_masked_config,
 )
 from mdm_schedules.lookup import find_schedule, get_schedule
 from mdm_schedules.models import ModelDenoiser, get_adapter
@@ -323,4 +325,12 @@ def _saved_options(
         stored = getattr(GenerationConfig.from_pretrained(path, **given), "masked_diffusion", None)
     except OSError:
         return None
-    return None if stored is None else MaskedDiffusionGenerationConfig(**stored)
+    # transformers reads the file as it comes
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise FormatError(
+            f"generation_config.json of {path} cannot be used: {shown(str(error))}"
+        ) from error
+    try:
+        return None if stored is None else as_masked_config(stored)
+    except MDMError as error:
+        raise FormatError(f"generation_config.json of {path}: {error}") from error

@@ -19,7 +19,7 @@ from mdm_schedules.cli.common import (
     sampling_options,
 )
 from mdm_schedules.errors import InvalidValueError, StorageError
-from mdm_schedules.files import write_atomically
+from mdm_schedules.files import check_output, local_path, write_output
 
 _LEFT_OUT = ("num_return_sequences",)
 _OF_THE_MODEL = ("batch_size", "seed", "mc_num", "check_greedy", "add_bos_token", "max_length")
@@ -32,8 +32,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         check_int("--limit", args.limit, 1)
     if args.num_fewshot is not None:
         check_int("--num-fewshot", args.num_fewshot, 0)
-    if args.include_path is not None and not args.include_path.is_dir():
-        raise StorageError(f"--include-path must be a folder, got {args.include_path}")
+    include = None if args.include_path is None else local_path(args.include_path)
+    if include is not None and not include.is_dir():
+        raise StorageError(f"--include-path must be a folder, got {include}")
     output = _output_file(args.output)
     if args.allow_code_execution:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # asked by the metric of these tasks
@@ -41,9 +42,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import handle_non_serializable, make_table
 
-    manager = TaskManager(
-        include_path=None if args.include_path is None else str(args.include_path)
-    )
+    manager = TaskManager(include_path=None if include is None else str(include))
     names = [name for name in args.tasks.split(",") if name]
     tasks = load_tasks(names, manager, allow_code_execution=args.allow_code_execution)
     joined_processes()  # so that "cuda" is this process's own GPU
@@ -70,7 +69,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
     if output is not None:
-        write_atomically(output, lambda name: Path(name).write_text(text + "\n", encoding="utf-8"))
+        write_output(output, f"{text}\n".encode())
     if args.json:
         print(text)
     else:
@@ -84,12 +83,8 @@ def _output_file(path: Path | None) -> Path | None:
     """Where to write the results; found out before hours are spent on them."""
     if path is None:
         return None
-    file = path / "results.json" if path.is_dir() else path
-    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
-        raise StorageError(
-            f"cannot write {file}: {file.parent} is no folder that can be written to"
-        )
-    return file
+    place = local_path(path)
+    return check_output(place / "results.json" if place.is_dir() else place)
 
 
 def add(command: Command) -> None:

@@ -26,6 +26,8 @@ from mdm_schedules.cli.common import (
 from mdm_schedules.cli.launch import end_with_parent, launch
 from mdm_schedules.cli.signals import same_command
 from mdm_schedules.errors import MDMError
+from mdm_schedules.files import check_output
+from mdm_schedules.prompt_files import check_prompt_file
 
 _ALSO = ("plan", "adapter")  # options of one call that text can give
 
@@ -36,6 +38,10 @@ def _sample(args: argparse.Namespace) -> None:
         _sample_one(args)
         return
     end_with_parent()
+    if args.prompts != "-":
+        check_prompt_file(args.prompts)
+    if args.output not in (None, "-"):
+        check_output(args.output, plain=True)
     with ExitStack() as stack:
         path = stack.enter_context(prompt_file(args.prompts))
         if args.num_processes > 1:
@@ -49,7 +55,8 @@ def _sample_one(args: argparse.Namespace) -> None:
     prompt = as_turn(tokenizer, args.prompt) if args.chat else args.prompt
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=args.special_tokens).input_ids
     start = time.monotonic()
-    out = model.generate(ids, **_options(args, tokenizer), progress=True)
+    options = _options(args, tokenizer)
+    out = model.generate(ids, tokenizer=tokenizer, progress=True, **options)
     seconds = time.monotonic() - start
     begin = ids.shape[1] if args.chat else 0
     answers = [
@@ -112,6 +119,7 @@ def _sample_file(args: argparse.Namespace, path: Path, stack: ExitStack) -> None
             on_error=args.on_error,
             overwrite=args.overwrite,
             force_resume=args.force_resume,
+            extend=args.extend,
             add_special_tokens=args.special_tokens,
             progress=True,
             **_options(args, tokenizer),
@@ -211,6 +219,9 @@ def add(command: Command) -> None:
     )
     files.add_argument(
         "--force-resume", action="store_true", help="go on from results of other settings"
+    )
+    files.add_argument(
+        "--extend", action="store_true", help="do prompts appended to those of a finished output"
     )
     add_sampling_arguments(sample, also=_ALSO)
     sample.set_defaults(kept=_kept)

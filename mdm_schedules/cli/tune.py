@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from mdm_schedules.cli.common import (
 )
 from mdm_schedules.cli.signals import same_command
 from mdm_schedules.cli.verdict import sentence
-from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
+from mdm_schedules.errors import FormatError, InvalidValueError
+from mdm_schedules.files import check_output, check_output_folder
+from mdm_schedules.prompt_files import check_prompt_file, parse_line, prompt_lines
 
 _DECIDED = ("steps", "num_return_sequences")  # by tuning itself, or by what it counts on
 
@@ -29,6 +30,8 @@ def _tune(args: argparse.Namespace) -> None:
 
     if args.limit is not None:
         check_int("--limit", args.limit, 1)
+    output = None if args.output is None else check_output_folder(args.output)
+    report = None if args.report is None else check_output(args.report, make=True)
     objective = _objective(args)
     found = tune(
         objective,
@@ -45,13 +48,13 @@ def _tune(args: argparse.Namespace) -> None:
     ]
     lines += [found.verdict(steps) for steps in found.choices]
     task, model = args.task or objective.name, None if objective.model_name else args.model
-    if args.output:
+    if output is not None:
         for steps in args.steps:
-            folder = args.output / f"{steps}-steps" if len(args.steps) > 1 else args.output
+            folder = output / f"{steps}-steps" if len(args.steps) > 1 else output
             found.save_pretrained(folder, steps, model=model, task=task)
-        lines.append(f"Saved in {args.output}")
-    if args.report:
-        lines.append(f"Report: {found.report(args.report)}")
+        lines.append(f"Saved in {output}")
+    if report is not None:
+        lines.append(f"Report: {found.report(report)}")
     if args.push:
         for steps in args.steps:
             done = found.push_to_hub(args.push, steps, model=model, task=task)
@@ -121,28 +124,25 @@ def _lm_eval_objective(args: argparse.Namespace) -> Any:
 
 def read_instances(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file, each with a "prompt"; an error names the line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise FormatError(f"{path}, line {number}: no JSON ({error})") from None
-            if (
-                not isinstance(row, dict)
-                or not isinstance(row.get("prompt"), str)
-                or "answer" not in row
-            ):
-                raise FormatError(
-                    f'{path}, line {number}: must be {{"prompt": "...", "answer": "..."}}'
-                )
-            found.append(row)
+    path, found = check_prompt_file(path), []
+    for number, line in prompt_lines(path):
+        try:
+            row = parse_line(line, jsonl=True)
+        except FormatError as error:
+            raise FormatError(f"{path}, line {number}: {error}") from None
+        if (
+            not isinstance(row, dict)
+            or not isinstance(row.get("prompt"), str)
+            or "answer" not in row
+        ):
+            raise FormatError(
+                f'{path}, line {number}: must be {{"prompt": "...", "answer": "..."}}'
+            )
+        found.append(row)
+    if not found:
+        raise FormatError(
+            f'{path} is empty; it needs lines like {{"prompt": "...", "answer": "..."}}'
+        )
     return found
 
 

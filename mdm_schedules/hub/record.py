@@ -6,7 +6,6 @@ and `Schedule.from_record` reads it back.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,10 +25,9 @@ from mdm_schedules.errors import (
 )
 from mdm_schedules.files import (
     FORMAT_VERSION,
-    MAX_TENSOR_BYTES,
     TensorFile,
-    check_size,
     check_version,
+    digest,
     dump_json,
     inside,
     local_path,
@@ -46,7 +44,7 @@ SCHEDULE_FILE = "schedule.json"
 TENSOR_FILE = "schedule.safetensors"
 LONG_TUPLE = 16  # longer parameters go to the tensor file
 MAX_DEPTH = 16
-ATTEMPTS = 8  # readings of a folder that is saved into meanwhile
+ATTEMPTS = 32  # readings of a folder that is saved into meanwhile
 _KNOWN = ("format_version", "time", "name", "params", "evaluation")
 
 
@@ -93,9 +91,9 @@ class Record:
                 and len(value) > LONG_TUPLE
                 and all(type(x) is float for x in value)
             ):
-                digest = hashlib.sha256(np.array(value, "<f8").tobytes()).hexdigest()[:16]
-                tensors[f"{prefix}{key}.{digest}"] = value
-                params[key] = {"tensor": f"{prefix}{key}.{digest}"}
+                name = f"{prefix}{key}.{digest(np.array(value, '<f8').tobytes())}"
+                tensors[name] = value
+                params[key] = {"tensor": name}
             else:
                 params[key] = value
         about = {} if self.evaluation is None else {"evaluation": self.evaluation.to_json()}
@@ -148,7 +146,7 @@ def save_record(record: Record, path: str | os.PathLike[str]) -> None:
 
 def _tensors_in_use(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors that the schedule now in `folder` refers to; {} if it is not whole."""
-    from safetensors.torch import load_file
+    import torch
 
     try:
         found, stack = [], [read_json(inside(folder, SCHEDULE_FILE))["params"]]
@@ -159,10 +157,8 @@ def _tensors_in_use(folder: Path) -> dict[str, torch.Tensor]:
                 stack += node.values()
         if not found:
             return {}
-        file = inside(folder, TENSOR_FILE)
-        check_size(file, MAX_TENSOR_BYTES)
-        tensors = load_file(file)
-        return {name: tensors[name] for name in found}
+        tensors = TensorFile(lambda: inside(folder, TENSOR_FILE))
+        return {name: torch.tensor(tensors[name], dtype=torch.float64) for name in found}
     except Exception:  # whatever is wrong there, it is about to be replaced
         return {}
 
@@ -183,17 +179,16 @@ def load_record(
     file = local_path(path)
     if os.path.isdir(file):
         file = inside(file, SCHEDULE_FILE)
-    document = _read(file)
+    before: tuple[dict[str, Any], bytes] | None = None
     for _ in range(ATTEMPTS):
+        document = _read(file)
+        tensors = TensorFile(tensor_file or (lambda: inside(file.parent, TENSOR_FILE)))
         try:
-            return _from_document(
-                document, file, tensor_file or (lambda: inside(file.parent, TENSOR_FILE))
-            )
-        except MDMError:
-            again = _read(file)
-            if again == document:
+            return _from_document(document, file, tensors)
+        except MDMError:  # perhaps it was saved between our reading of its two files
+            if (document, tensors.data) == before:
                 raise
-            document = again  # saved between our reading of its two files
+            before = document, tensors.data
     raise StorageError(f"{file} is saved again and again while it is read; try later")
 
 
@@ -206,12 +201,12 @@ def _read(file: Path) -> dict[str, Any]:
         ) from None
 
 
-def _from_document(document: dict[str, Any], file: Path, tensor_file: Callable[[], Path]) -> Record:
+def _from_document(document: dict[str, Any], file: Path, tensors: TensorFile) -> Record:
     check_version(document, file)
     if document.get("time") != "generation":
         raise FormatError(f"{file}: time must be 'generation', got {shown(document.get('time'))}")
     try:
-        return _from_json(document, TensorFile(tensor_file), str(file), 0)
+        return _from_json(document, tensors, str(file), 0)
     except StorageError:
         raise
     except MDMError as error:

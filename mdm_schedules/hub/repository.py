@@ -20,6 +20,7 @@ from mdm_schedules.hub.record import SCHEDULE_FILE, TENSOR_FILE, Record, load_re
 
 HUB_PREFIX = "hub:"  # says that a name is a Hub id, whatever folders there are
 logger = logging.getLogger("mdm_schedules")
+_FILE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}")
 _REVISION = re.compile(r"(?!.*\.\.)[^\s/~^:?*\[\\\x00-\x1f]+(/[^\s/~^:?*\[\\\x00-\x1f]+)*")
 
 
@@ -74,6 +75,7 @@ class HubRepo:
         self.local_files_only, self.force_download = local_files_only, force_download
         self.files: dict[str, Path] = {}
         self.commit: str | None = None
+        self.refused = False  # a file was refused before it was downloaded
 
     def file(self, name: str) -> Path:
         if name not in self.files:
@@ -123,11 +125,20 @@ class HubRepo:
             url = hf_hub_url(
                 self.name, name, revision=self.commit or self.revision, endpoint=self.api.endpoint
             )
-            size = get_hf_file_metadata(url, token=self.token).size
+            told = get_hf_file_metadata(url, token=self.token)
         # a refusal comes again from hf_hub_download, which remembers what is missing
         except Exception as error:
             return error if passing(error) else None
+        size = told.size
+        for kind, text in (("ETag", told.etag), ("commit", told.commit_hash)):
+            if text is not None and not _FILE_NAME.fullmatch(text):  # the cache makes paths of them
+                self.refused = True
+                raise FormatError(
+                    f"{name} of {self.name} comes with the {kind} {shown(text)}, which is no name "
+                    "of a file; is HF_ENDPOINT a mirror that you trust?"
+                )
         if size is not None and size > limit:
+            self.refused = True
             raise FormatError(f"{name} of {self.name} has {size} bytes; at most {limit} are read")
         return None
 
@@ -183,9 +194,17 @@ def _load_from(
 ) -> Record:
     folder = locate(source, subfolder, task, steps)
     prefix = f"{folder}/" if folder else ""
-    return load_record(
-        source.file(prefix + SCHEDULE_FILE), lambda: source.file(prefix + TENSOR_FILE)
-    )
+    try:
+        return load_record(
+            source.file(prefix + SCHEDULE_FILE), lambda: source.file(prefix + TENSOR_FILE)
+        )
+    except FormatError as error:
+        if not isinstance(source, HubRepo) or source.refused or source.force_download:
+            raise
+        raise FormatError(
+            f"{error}; if the copy in the cache is damaged, force_download=True "
+            "(pull --force-download) fetches it again"
+        ) from error
 
 
 def find_record(
@@ -205,7 +224,7 @@ def find_record(
             inside(folder, f"{subfolder}/{SCHEDULE_FILE}" if subfolder else SCHEDULE_FILE),
             lambda: inside(folder, f"{subfolder}/{TENSOR_FILE}" if subfolder else TENSOR_FILE),
         )
-    if not isinstance(text, str) or not MODEL_ID.fullmatch(text):
+    if not isinstance(text, str) or not MODEL_ID.fullmatch(text) or ".." in text or "--" in text:
         return None
     try:
         return _load_from(HubRepo(text, **options), check_subfolder(subfolder), None, None)

@@ -56,17 +56,13 @@ def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measu
     """Read it back; StorageError where nothing can be read, FormatError for anything but a
     profile.
     """
-    from safetensors import safe_open
-
     file = local_path(path) / PROFILE_FILE
     if not os.path.exists(file):
         raise StorageError(f"no profile at {file}; save one with profile.save_pretrained(folder)")
     tensors = TensorFile(lambda: file)
     h = tensors["h"]  # refuses what is no whole safetensors file
-    with safe_open(file, framework="pt") as opened:
-        header = (opened.metadata() or {}).get(_KEY, "")
     try:
-        return h, _parse(json.loads(header), h, tensors)
+        return h, _parse(json.loads(tensors.metadata.get(_KEY, "")), h, tensors)
     except StorageError:
         raise
     except (MDMError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

@@ -9,19 +9,18 @@ from __future__ import annotations
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, PluginError
-from mdm_schedules.models.wrappers import unwrap
+from mdm_schedules.models.wrappers import compiled, copies, unwrap
 from mdm_schedules.registry import Entry, Registry
 
-# what was found out by trying a model once
-_takes_rows: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-_obeys_padding: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+# what was found out by trying a model, for each state in which it was tried
+_found_out: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()
 
 
 class ModelAdapter(ABC):
@@ -173,23 +172,24 @@ class ModelAdapter(ABC):
 
     @property
     def head_takes_rows(self) -> bool:
-        """Whether logits of gathered hidden states equal the gathered logits; tried once per model
-        on four tokens.
+        """Whether logits of gathered hidden states equal the gathered logits; tried on four tokens.
+
+        Compiled code does not see the hook, and a wrapper that copies the model has no use of it.
         """
-        if self.head is None:
+        if self.head is None or compiled(self.model) or copies(self.model):
             return False
-        if self.model not in _takes_rows:
-            _takes_rows[self.model] = self._try_rows()
-        return _takes_rows[self.model]
+        return self._try_once("rows", self._try_rows)
+
+    def _try_once(self, what: str, attempt: Callable[[], bool]) -> bool:
+        """What `attempt` found in the state that the model is in."""
+        known = _found_out.setdefault(self.model, {})
+        attention = getattr(getattr(self.plain_model, "config", None), "_attn_implementation", None)
+        state = (what, type(self), type(self.head), attention, compiled(self.model))
+        if state not in known:
+            known[state] = attempt()
+        return known[state]
 
     def _try_rows(self) -> bool:
-        # a compiled model does not see hooks
-        plain = self.plain_model
-        compiled = (
-            plain is not self.model or getattr(plain, "_compiled_call_impl", None) is not None
-        )
-        if compiled:
-            return False
         tokens, rows = self._four_tokens(), torch.tensor([3, 1], device=self.device)
         full = self.forward(tokens, None)
         try:
@@ -205,28 +205,28 @@ class ModelAdapter(ABC):
         return (torch.arange(4, device=self.device) + size // 2).remainder(size)[None]
 
     def check_padding(self) -> None:
-        """Raise if padding on the left changes what the model says, by one try with four tokens per
-        model.
+        """Raise if padding on the left changes what the model says, by a try with four tokens.
 
         Raises:
             InvalidValueError: the model ignores the attention mask, or shifts positions with the
                 padding.
         """
-        if self.model not in _obeys_padding:
-            tokens = self._four_tokens()
-            padded = torch.nn.functional.pad(tokens, (2, 0), value=int(tokens[0, -1]))
-            attention_mask = torch.nn.functional.pad(
-                torch.ones_like(tokens, dtype=torch.bool), (2, 0), value=False
-            )
-            alone, beside = self.forward(tokens, None), self.forward(padded, attention_mask)[:, 2:]
-            _obeys_padding[self.model] = alone.shape == beside.shape and _close(beside, alone)
-        if not _obeys_padding[self.model]:
+        if not self._try_once("padding", self._try_padding):
             raise InvalidValueError(
                 f"{type(self.plain_model).__name__} gives other logits behind padding (it takes no "
                 "attention_mask or "
                 "no position_ids), so a padded batch would be wrong; generate for prompts of equal "
                 "length at a time"
             )
+
+    def _try_padding(self) -> bool:
+        tokens = self._four_tokens()
+        padded = torch.nn.functional.pad(tokens, (2, 0), value=int(tokens[0, -1]))
+        attention_mask = torch.nn.functional.pad(
+            torch.ones_like(tokens, dtype=torch.bool), (2, 0), value=False
+        )
+        alone, beside = self.forward(tokens, None), self.forward(padded, attention_mask)[:, 2:]
+        return alone.shape == beside.shape and _close(beside, alone)
 
 
 def _close(some: torch.Tensor, full: torch.Tensor) -> bool:

@@ -37,3 +37,27 @@ def _inside(model: Any) -> torch.nn.Module | None:
         inner = model.get_base_model()
         return inner if isinstance(inner, torch.nn.Module) else None
     return None
+
+
+def compiled(model: Any) -> bool:
+    """Whether torch.compile runs `model` or a part of it, by a wrapper or in place.
+
+    Compiled code does not see hooks that come later, and instances of one class share it.
+    """
+    if hasattr(model, "_orig_mod"):
+        return True
+    plain = unwrap(model)
+    parts = (model, *plain.modules()) if isinstance(plain, torch.nn.Module) else ()
+    return any(
+        getattr(part, "_compiled_call_impl", None) is not None or "_orig_mod" in part._modules
+        for part in parts
+    )
+
+
+def copies(model: Any) -> bool:
+    """Whether `model` computes on copies of itself (DataParallel), one in each of its threads."""
+    while model is not None:
+        if isinstance(model, torch.nn.DataParallel):
+            return True
+        model = _inside(model)
+    return False

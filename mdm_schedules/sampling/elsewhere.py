@@ -110,3 +110,6 @@ POLICY_NAMES: dict[str, tuple[str, str]] = {
     "autoregressive": ("AR models", "left_to_right"),
     "uniform": ("MDLM", "random"),
 }
+
+#: what other samplers call the prompt
+PROMPT_NAMES = ("inputs", "prompt", "prompts", "text", "texts", "x", "idx", "tokens", "messages")

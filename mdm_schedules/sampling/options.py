@@ -29,7 +29,7 @@ from mdm_schedules.sampling.constraints import (
     schedule_text,
 )
 from mdm_schedules.sampling.draw import LogitsProcessor
-from mdm_schedules.sampling.elsewhere import NO_MEANING
+from mdm_schedules.sampling.elsewhere import NO_MEANING, PROMPT_NAMES
 from mdm_schedules.sampling.output import StepInfo
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy, PolicyName
 from mdm_schedules.schedules import Schedule
@@ -350,13 +350,12 @@ OPTIONS: dict[str, Option] = {
     for name, hint in get_type_hints(GenerateOptions, include_extras=True).items()
 }
 BY_POSITION = 8  # options that may be given without their names
-#: what other samplers call an option of ours -> the option, and where
+# what other samplers call it -> our option, and where
 _OTHER_NAMES = {
     alias: (name, where)
     for name, option in OPTIONS.items()
     for alias, where in option.other_names.items()
 }
-PROMPT_NAMES = ("inputs", "prompt", "prompts", "text", "texts", "x", "idx", "tokens", "messages")
 STORED = tuple(name for name, option in OPTIONS.items() if option.stored)
 DEFAULTS: GenerateOptions = cast(
     GenerateOptions, {name: option.default for name, option in OPTIONS.items() if option.stored}

@@ -120,7 +120,13 @@ def check_prompt(
         )
     if input_ids.shape[0] == 0:
         raise InvalidValueError("input_ids must hold at least one sequence, got an empty batch")
-    prompt = input_ids.to(adapter.device or input_ids.device, torch.long)
+    place = torch.device(adapter.device or input_ids.device)
+    if place.type == "meta" or input_ids.is_meta:
+        raise InvalidValueError(
+            "the model or the prompt is on the meta device, without values; load it on a real one, "
+            "such as model.to_empty(device='cpu') and load_state_dict, or from_pretrained(...)"
+        )
+    prompt = input_ids.to(place, torch.long)
     if prompt.numel() and adapter.vocab_size is not None:
         low, high = int(prompt.min()), int(prompt.max())
         if low < 0 or high >= adapter.vocab_size:

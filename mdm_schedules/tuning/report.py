@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdm_schedules.files import write_atomically
+from mdm_schedules.files import check_output, write_output
 
 _STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
    margin: 2rem auto; padding: 0 1rem }
@@ -56,8 +56,9 @@ def write_report(
         f"<style>{_STYLE}</style>"
     )
     text = f"{page}<body>{''.join(parts)}</body></html>\n"
+    path = check_output(path, make=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+    write_output(path, text.encode())
     return path
 
 

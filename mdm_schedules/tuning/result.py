@@ -15,8 +15,9 @@ import numpy as np
 
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import InvalidValueError
-from mdm_schedules.files import dump_json, write_atomically
+from mdm_schedules.files import dump_json, local_path, write_atomically
 from mdm_schedules.hub import Evaluation
+from mdm_schedules.plotting import save_picture
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning.plots import CURVES, Map, MapPoint, ScoreCurve, draw_result
 from mdm_schedules.tuning.proposals import as_beta
@@ -235,7 +236,7 @@ class TuningResult:
         curves = self._curves(counts) if len(counts) > 1 else []
         figure = draw_result(self._map(steps), curves, self.objective.metric)
         if path is not None:
-            figure.savefig(path, dpi=130)
+            save_picture(figure, path)
         return figure
 
     def _map(self, steps: int | None) -> Map:
@@ -283,7 +284,7 @@ class TuningResult:
         counts: list[int | None] = [steps for steps in self.choices if steps is not None]
         used = f"{self.passes:,} forward passes of a sequence" if self.passes else ""
         return write_report(
-            Path(path),
+            local_path(path),
             title=f"Schedule for {self.objective.name}",
             summary=f"Method {self.method}; {len(self.trials)} schedules; "
             f"{used or 'passes not counted'}.",
@@ -342,7 +343,8 @@ class TuningResult:
         self.best(steps).save_pretrained(path, evaluation=record)
         text = dump_json(self.to_json(), "the result")
         write_atomically(
-            Path(path, "tuning.json"), lambda name: Path(name).write_text(text, encoding="utf-8")
+            local_path(path) / "tuning.json",
+            lambda name: Path(name).write_text(text, encoding="utf-8"),
         )
 
     def push_to_hub(

@@ -158,7 +158,7 @@ class CheckedObjective:
         if isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0:
             try:
                 number = float(value)  # type: ignore[arg-type]
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 number = math.nan
             if math.isfinite(number) or number == -self.sign * math.inf:
                 return number

@@ -28,6 +28,7 @@ from mdm_schedules.tuning.storage import (
     optuna_module,
     sign_trial,
     signed_here,
+    taken_away,
     unsigned,
 )
 
@@ -88,6 +89,10 @@ def make_sampler(method: str, seed: int, trial: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=number, n_startup_trials=10)  # type: ignore[no-any-return]
 
 
+# by the study's name, the numbers of the trials that this process works on, in all its searches
+_at_work: dict[str, set[int]] = {}
+
+
 @dataclass
 class Search:
     """One search on one study.
@@ -112,11 +117,13 @@ class Search:
     race: bool
     on_trial: Callable[[], None]
     _lock: Any = field(default_factory=threading.Lock)
-    # numbers of the trials that this process works on
-    _active: set[int] = field(default_factory=set)
+    _active: set[int] = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
     # by steps; under None by their mean
     _leaders: dict[int | None, Beta] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._active = _at_work.setdefault(self.study.study_name, set())
 
     def run(self, n_jobs: int) -> None:
         """Until `n_trials` have finished, those of earlier runs and of other workers among them."""
@@ -149,9 +156,20 @@ class Search:
         """
         running = self.study.get_trials(deepcopy=False, states=(states.RUNNING,))
         for trial in running:
-            if abandoned(trial):
-                self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+            if abandoned(trial) or self._lost_here(trial):
+                self._give_up(trial, states)
         return any(unsigned(trial) for trial in running)
+
+    def _lost_here(self, trial: FrozenTrial) -> bool:
+        """Whether this process began a trial and no longer works on it, as after a full disk."""
+        return signed_here(trial) and trial.number not in self._active
+
+    def _give_up(self, trial: FrozenTrial, states: Any) -> None:
+        try:
+            self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+        except Exception as error:
+            if not taken_away(error):
+                raise
 
     def _work(self, states: Any) -> None:
         while not self._stop.is_set() and (trial := self._next(states)) is not None:
@@ -165,16 +183,22 @@ class Search:
         try:
             values = self._score(trial)
         except BaseException as error:
-            if isinstance(error, RuntimeError) and "has already finished" in str(error):
+            if taken_away(error):
                 return  # another worker took this one for dead; its scores are in the book
             with suppress(Exception):  # the storage itself may be what failed
                 self.study.tell(trial, state=states.FAIL)
             raise
-        trial.set_user_attr("seconds", time.monotonic() - begun)
-        if values is None:
-            self.study.tell(trial, state=states.PRUNED)
-        else:
-            self.study.tell(trial, values)
+        try:
+            trial.set_user_attr("seconds", time.monotonic() - begun)
+            if values is None:
+                self.study.tell(trial, state=states.PRUNED)
+            else:
+                self.study.tell(trial, values)
+        except Exception as error:
+            if taken_away(error):
+                return
+            raise
+        if values is not None:
             self._lead(schedule_of(trial))
         self.on_trial()
 
@@ -220,20 +244,35 @@ class Search:
                         : 0 if queued else 1
                     ]:
                         self.study.enqueue_trial({"a": a, "b": b})
-                    trial = self.study.ask()
-                    # another worker was quicker, with the same sampler
-                    if trial.number > len(trials):
-                        self.study.sampler = make_sampler(
-                            self.method, self.seed, trial.number + self.n_trials
-                        )
-                    sign_trial(self.study._storage, trial._trial_id)
-                    self._active.add(trial.number)
-                    for name in ("a", "b"):
-                        trial.suggest_float(name, *self._range(), log=True)
-                    return trial
+                    trial = self._ask(len(trials))
+                    if trial is not None:
+                        return trial
+                    continue
                 self._release(states)
                 self._check_storage(running, states)
             time.sleep(0.1)
+
+    def _ask(self, known: int) -> Trial | None:
+        """A new trial, signed; None if another worker has given it up meanwhile."""
+        trial = self.study.ask()
+        try:
+            # another worker was quicker, with the same sampler
+            if trial.number > known:
+                self.study.sampler = make_sampler(
+                    self.method, self.seed, trial.number + self.n_trials
+                )
+            self._active.add(trial.number)
+            sign_trial(self.study._storage, trial._trial_id)
+            for name in ("a", "b"):
+                trial.suggest_float(name, *self._range(), log=True)
+            return trial
+        except Exception as error:
+            self._active.discard(trial.number)
+            if taken_away(error):
+                return None
+            with suppress(Exception):  # the storage itself may be what failed
+                self.study.tell(trial, state=optuna_module().trial.TrialState.FAIL)
+            raise
 
     def _points(self) -> list[tuple[float, float]]:
         """What is tried before the sampler proposes anything."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.checks import missing_extra, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError
+from mdm_schedules.files import local_path
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -58,7 +59,7 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
     try:
         if "://" in text:
             return optuna.storages.RDBStorage(text), True
-        path = Path(text)
+        path = local_path(text)
         if path.suffix not in (*JOURNALS, *DATABASES):
             raise InvalidValueError(
                 f"storage must end in {', '.join((*DATABASES, *JOURNALS))}, or be a URL, got "
@@ -165,6 +166,16 @@ def sign_trial(storage: BaseStorage, trial_id: int) -> None:
 def beat(storage: BaseStorage, trial_id: int) -> None:
     """Say that the worker still works."""
     storage.set_trial_user_attr(trial_id, _SEEN, time.time())
+
+
+def taken_away(error: BaseException) -> bool:
+    """Whether `error` says that another worker gave a trial up that this one works on.
+
+    Optuna raises other classes for it by version and storage.
+    """
+    return "UpdateFinishedTrialError" in [base.__name__ for base in type(error).__mro__] or (
+        isinstance(error, RuntimeError | ValueError) and "has already finished" in str(error)
+    )
 
 
 def unsigned(trial: FrozenTrial) -> bool:

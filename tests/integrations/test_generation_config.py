@@ -3,7 +3,9 @@ its own generate.
 """
 
 import copy
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from test_generation import OPTIONS, bert, prompts
 from transformers import GenerationConfig
 
 import mdm_schedules as mdm
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
+from mdm_schedules.demo import models as demo_models
+from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError, MDMError
 
 Config = mdm.MaskedDiffusionGenerationConfig
 
@@ -166,3 +169,11 @@ def test_beam_search_is_refused(model):
         )
     with pytest.raises(InvalidTypeError, match="GenerationConfig"):
         mdm.generate(model, prompts(), generation_config={"num_beams": 4})
+
+
+@pytest.mark.parametrize("stored", [5, [["steps", 4]], "steps", {"steps": 0}, {"stepps": 4}])
+def test_stored_options_that_are_none_are_refused_with_their_file(stored, tmp_path):
+    folder = shutil.copytree(demo_models.path("code"), tmp_path / "code")
+    (folder / "generation_config.json").write_text(json.dumps({"masked_diffusion": stored}))
+    with pytest.raises(FormatError, match=r"generation_config\.json"):
+        mdm.AutoModelForMaskedDiffusion.from_pretrained(folder)

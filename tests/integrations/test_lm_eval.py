@@ -12,6 +12,7 @@ import runpy
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import families
@@ -608,6 +609,19 @@ def test_objective_gives_one_score_per_document(tasks, code):
     assert (rate.metric, rate.higher_is_better, rate.per_document) == ("ter,none", False, False)
     assert mdm.tune(rate, n_trials=1).choice.baseline == score
     assert score == -rate.results["results"]["misses"]["ter,none"] < 0
+
+
+def test_threads_that_share_an_objective_score_what_they_were_asked_for(tasks, code):
+    options = {"task_manager": tasks.manager, "remasking": "random", "temperature": 0.7}
+    options |= {"metric": "exact_match", "steps": 6, "max_new_tokens": 8}
+    objective = lm_eval_objective(*code, "misses", **options)
+    asked = [("linear", 1), ("sine", 2), ("sine", 8), ("beta(a=0.9, b=0.3)", 4)]
+    alone = [objective(schedule, steps=steps) for schedule, steps in asked]
+    assert [scores.extras["nfe"] for scores in alone] == [1, 2, 8, 4]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda ask: objective(ask[0], steps=ask[1]), asked * 2))
+    assert together == alone * 2
+    assert objective("linear").extras["nfe"] == 6
 
 
 def test_objectives_that_make_no_sense(tasks, code, monkeypatch):

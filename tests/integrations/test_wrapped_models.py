@@ -1,0 +1,66 @@
+"""Models under torch.compile, peft, and data parallel: they write what they write without."""
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+import mdm_schedules as mdm
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.models import get_adapter
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+OPTIONS = {"max_new_tokens": 12, "steps": 5, "seed": 3, "mask_token_id": 3}
+PROMPT = torch.tensor([[5, 6, 7, 8]])
+PADDED = torch.tensor([[5, 6, 7, 8], [1, 1, 9, 10]]), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+
+
+def bert() -> BertForMaskedLM:
+    torch.manual_seed(0)
+    return BertForMaskedLM(BertConfig(**SIZES)).eval()
+
+
+def roberta() -> RobertaForMaskedLM:
+    torch.manual_seed(0)
+    config = RobertaConfig(**SIZES, max_position_embeddings=18, pad_token_id=1)
+    return RobertaForMaskedLM(config).eval()
+
+
+@pytest.mark.parametrize("part", ["model", "body", "head"])
+def test_a_model_that_is_compiled_in_place_after_it_was_used_writes_the_same(part):
+    mdm.generate(torch.compile(bert(), backend="eager"), PROMPT, **OPTIONS)
+    model = bert()
+    expected = mdm.generate(model, PROMPT, **OPTIONS).sequences
+    {"model": model, "body": model.bert, "head": model.cls}[part].compile(backend="eager")
+    assert not get_adapter(model).head_takes_rows
+    assert torch.equal(mdm.generate(model, PROMPT, **OPTIONS).sequences, expected)
+
+
+def test_a_part_that_is_replaced_by_a_compiled_one_is_noticed():
+    model = bert()
+    expected = mdm.generate(model, PROMPT, **OPTIONS).sequences
+    model.cls = torch.compile(model.cls, backend="eager")
+    assert not get_adapter(model).head_takes_rows
+    assert torch.equal(mdm.generate(model, PROMPT, **OPTIONS).sequences, expected)
+
+
+@pytest.mark.parametrize("make", [bert, roberta])
+def test_a_model_with_lora_weights_takes_padding_and_knows_its_length(make):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["query", "value"], r=2)
+    model, plain = peft.get_peft_model(make(), config).eval(), make()
+    assert get_adapter(model).max_length == get_adapter(plain).max_length
+    assert get_adapter(model).head_takes_rows
+    for inputs in ((PROMPT,), PADDED):  # lora starts as no change at all
+        expected = mdm.generate(plain, *inputs, **OPTIONS).sequences
+        assert torch.equal(mdm.generate(model, *inputs, **OPTIONS).sequences, expected)
+    wrapped = torch.nn.DataParallel(model)
+    assert get_adapter(wrapped).max_length == get_adapter(plain).max_length
+    if make is roberta:
+        with pytest.raises(InvalidValueError, match="16"):
+            mdm.generate(model, PROMPT, **{**OPTIONS, "max_new_tokens": 13})
