@@ -97,8 +97,8 @@ def race_noise(
 ) -> torch.Tensor:
     """Return the exponential numbers [B * L, V] that torch.multinomial would draw.
 
-    They decide one token per row of `logits` [B, L, V]. The numbers of all rows are drawn in one call, which
-    leaves the generator in the state in which diffusers' schedulers would.
+    They decide one token per row of `logits` [B, L, V]. The numbers of all rows are drawn in one
+    call, which leaves the generator in the state in which diffusers' schedulers would.
     """
     device = logits.device if generator is None else generator.device
     noise = torch.empty(
