@@ -1,9 +1,9 @@
-"""Schedules that the paper tuned, by task and number of steps, with their figures (arXiv
-2509.13866, Tables 2-7).
+"""Schedules that the paper tuned by task and number of steps, with their scores.
 
     mdm_schedules.get_schedule("preset:llada-8b/mbpp", steps=16)  # Beta(1, 0.2)
 
-One JSON file per task beside this module; every schedule of its table is kept, not only the best.
+The source is arXiv 2509.13866, Tables 2-7. Beside this module lies one JSON file per task, with
+every schedule of the task's table and not only the best.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ PREFIX = "preset:"
 
 @dataclass(frozen=True)
 class Row:
-    """What one schedule scored: `mean` and one `standard_error`, in percent, for each of the
-    preset's step counts.
+    """The scores of one schedule, in percent.
+
+    `mean` and `standard_error` (one) have an entry for each of the preset's step counts.
     """
 
     schedule: str
@@ -36,8 +37,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Preset:
-    """One table: a model on a task. `rows` go from the simplest schedule, linear, to others;
-    `steps` increase.
+    """One table: the scores of a model on a task.
+
+    `rows` run from the simplest schedule, linear, to others; `steps` increase.
 
     Attributes:
         name: model/task, as `get_preset` takes it.
@@ -54,12 +56,11 @@ class Preset:
     rows: tuple[Row, ...]
 
     def best(self, steps: int) -> Row:
-        """The row with the best mean at the tabulated step count nearest to `steps` by ratio (of
-        two, the smaller).
+        """Return the row with the best mean at the tabulated step count nearest to `steps`.
 
-        Of equal rows the first, so linear before any other. Neighbours are often within their
-        standard errors of each
-        other: see `rows`.
+        The nearest step count is the one with the smallest ratio to `steps`; ties go to the
+        smaller. Equal rows go to the first, so linear wins before any other. Neighbouring means are
+        often within their standard errors of each other; see `rows`.
         """
         wanted = check_int(
             "steps",
@@ -73,15 +74,15 @@ class Preset:
 
 
 def list_presets() -> list[Preset]:
-    """All presets, by name."""
+    """Return all presets, by name."""
     return list(_presets().values())
 
 
 def get_preset(name: str) -> Preset:
-    """The preset called `name`, for example "llada-8b/mbpp", with or without "preset:" before it.
+    """Return the preset called `name`, for example "llada-8b/mbpp", with or without "preset:".
 
-    Raises InvalidTypeError if `name` is not text, and UnknownNameError, with the nearest names, if
-    nothing has it.
+    Raises InvalidTypeError if `name` is not text, and UnknownNameError, which lists the nearest
+    names, if there is no such preset.
     """
     if not isinstance(name, str):
         raise InvalidTypeError(
@@ -94,11 +95,12 @@ def get_preset(name: str) -> Preset:
 
 
 def preset_schedule(spec: str, steps: int | None = None) -> Schedule:
-    """The schedule that scored best on a task, at the tabulated number of steps nearest to `steps`.
+    """Return a task's best schedule at the tabulated step count nearest to `steps`.
 
     Args:
         spec: "preset:llada-8b/mbpp", or with the steps inside it: "preset:llada-8b/mbpp(steps=16)".
-        steps: the forward passes you will spend, >= 1; needed, for the best schedule depends on it.
+        steps: the forward passes you will spend, >= 1; required, because the best schedule depends
+            on it.
 
     Raises:
         UnknownNameError: no such preset; the message lists the nearest names.
