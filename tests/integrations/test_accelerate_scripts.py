@@ -1,6 +1,4 @@
-"""The command line on several processes, the example, and the benchmark scripts at sizes that take
-a moment.
-"""
+"""The command line on several processes, the example, and the benchmark scripts at small sizes."""
 
 import json
 import os
