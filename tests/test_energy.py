@@ -1,4 +1,4 @@
-"""The energies against theory: brute force, each other, closed forms, and the edge of divergence."""
+"""The energies against theory: brute force, each other, closed forms, the edge of divergence."""
 
 from __future__ import annotations
 
@@ -297,7 +297,8 @@ def test_no_random_table_beats_the_optimum(table, gamma):
 def test_a_change_of_the_optimum_costs_the_square_of_its_size(gamma, wave, size):
     """The excess of a slightly changed optimum is 1 + size^2 / 2.
 
-    The changed schedule is alpha = sin^2(pi/2 h(gamma)) with h(u) = u + size * sin(pi wave u) / (pi wave).
+    The changed schedule is alpha = sin^2(pi/2 h(gamma)), where
+    h(u) = u + size * sin(pi wave u) / (pi wave).
     """
 
     @dataclass(frozen=True, repr=False)
@@ -375,7 +376,7 @@ def test_beta_energy_is_finite_exactly_above_the_threshold(a, c, room, swap):
 
 @dataclass(frozen=True, repr=False)
 class Foreign(Schedule):
-    """alpha and its slope of another schedule, without the methods that keep digits near the ends."""
+    """Another schedule's alpha and slope, without the methods that keep digits near the ends."""
 
     inner: Schedule
     name: ClassVar[str] = "foreign"

@@ -1,4 +1,4 @@
-"""Each error is an MDMError and the builtin that one would catch; checks name value, range, remedy."""
+"""Each error is an MDMError and the expected builtin; checks name value, range and remedy."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ a_schedule = st.sampled_from([mdm.get_schedule(name) for name in NAMES])
 def by_hand(schedule: Schedule, tokens: int, steps: int, allow_empty: bool) -> list[int]:
     """Apply the rule step by step.
 
-    Rounding is cumulative; a step takes at least one token and leaves one for each later pass."""
+    Rounding is cumulative; a step takes at least one token and leaves one for each later pass.
+    """
     done, plan = 0, []
     for step in range(1, steps + 1):
         target = math.floor(tokens * schedule.alpha(step / steps) + 0.5 + 1e-9)
@@ -194,7 +195,7 @@ def test_astronomic_counts_still_sum(name: str) -> None:
 
 
 def test_an_alpha_that_wavers_gives_no_negative_step() -> None:
-    """A curve that is flat up to float error may fall by an ulp between steps, here across a half."""
+    """A curve that is flat up to float error may fall by an ulp, here across a half."""
     wavering = {0.25: 0.5, 0.5: 0.5 - 1e-6, 0.75: 0.5}
     parts = {
         "name": "wavering",

@@ -1,4 +1,4 @@
-"""Names, spec strings and plugins: found by name, loaded on demand, never able to break each other."""
+"""Names, spec strings and plugins: found by name, loaded on demand, unable to break each other."""
 
 from __future__ import annotations
 

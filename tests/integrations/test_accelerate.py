@@ -1,4 +1,4 @@
-"""generate_distributed on any number of real processes: equal tokens, prompt errors, kept results."""
+"""generate_distributed on any number of processes: equal tokens, prompt errors, kept results."""
 
 import json
 import os

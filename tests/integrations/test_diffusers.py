@@ -327,7 +327,7 @@ def test_uniform_corruption_is_left_to_diffusers():
 
 
 def test_the_proposed_contract_of_discrete_schedulers():
-    """Timesteps are times and outputs share a class, in a process where diffusers has that class."""
+    """Timesteps are times and outputs share a class, where diffusers has that class."""
     code = """
         from dataclasses import dataclass
         import torch

@@ -1,4 +1,4 @@
-"""Our schedulers in diffusers' pipelines and ours, with the models of examples/diffusers_swap.py."""
+"""Our schedulers in diffusers' pipelines and ours, on the models of diffusers_swap.py."""
 
 import copy
 import http.server

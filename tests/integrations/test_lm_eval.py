@@ -57,7 +57,7 @@ def request(*args):
 def inconsistent(tokens):
     """Conditionals that belong to no joint law, so that each order gives another likelihood."""
     table = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 9, MASK + 1, MASK + 1)))
-    table[:, :, MASK] = 0  # a mask tells nothing
+    table[:, :, MASK] = 0  # a mask holds no information
     place = torch.arange(tokens.shape[1])
     away = (place[None] - place[:, None]).clamp(-4, 4) + 4
     return table[1, 4, 0] + table[0][away[None], tokens[:, None, :]].sum(2) * 1.5
@@ -110,7 +110,7 @@ def test_with_enough_passes_the_bound_is_exact(context, target):
 
 
 def test_the_estimate_is_unbiased():
-    """Two passes where 31 are needed: the mean of 600 seeds against the exact value, at p > 1e-3."""
+    """Two passes of 31: the mean of 600 seeds against the exact value, at p > 1e-3."""
     lm, values = tiny(mc_num=2, batch_size=1), []
     for lm.seed in range(600):
         values.append(lm.loglikelihood([request("0", " 2 1 0 0 2")], disable_tqdm=True)[0][0])
@@ -691,7 +691,7 @@ def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_p
 
 @pytest.fixture
 def run(capsys, tasks, monkeypatch):
-    """Run `mdm-schedules eval` with the tasks above only, since indexing lm-eval's takes seconds."""
+    """Run `mdm-schedules eval` with the tasks above only; indexing lm-eval's takes seconds."""
     monkeypatch.setattr(
         "lm_eval.tasks.TaskManager", functools.partial(TaskManager, include_defaults=False)
     )

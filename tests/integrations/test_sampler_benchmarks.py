@@ -1,4 +1,4 @@
-"""The sampler benchmarks with `--quick`: they run, count, and write the tokens of the timed loops."""
+"""The sampler benchmarks with `--quick`: they run, count, and write the timed loops' tokens."""
 
 import json
 import subprocess

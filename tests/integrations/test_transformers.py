@@ -132,7 +132,7 @@ def test_left_padded_prompts_write_what_they_write_alone(model):
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
 def test_a_compiled_model_is_looked_into_as_it_is(kind):
-    """OptimizedModule.forward takes (*args, **kwargs), which shows neither positions nor padding."""
+    """OptimizedModule.forward takes (*args, **kwargs): neither positions nor padding show."""
     model = build(kind)
     compiled = torch.compile(model, backend="eager")
     long, short = prompts(1, 7), prompts(1, 4)

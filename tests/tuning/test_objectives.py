@@ -1,4 +1,4 @@
-"""Objectives on real models: generation, teacher forcing, judged likelihood, prediction, profiles."""
+"""Objectives on real models: generation, teacher forcing, judgement, prediction, profiles."""
 
 import math
 from itertools import permutations
