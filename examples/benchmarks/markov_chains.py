@@ -95,6 +95,7 @@ class Chain:
                 joint = self.start[:, None, None] * power[left][:, :, None] * power[right]
                 ways = (TOKENS - left - right) * choose(TOKENS - 1 - left - right, n - 2)
                 h += (-xlogy(joint, joint).sum() - pair[left + right]) * ways
+        # with nothing revealed, every token has the entropy of the stationary law
         h[0] += TOKENS * one
         return mdm.InformationProfile(np.minimum.accumulate(h / TOKENS / choose(TOKENS - 1, n)))
 

@@ -102,6 +102,7 @@ def dream_generate(
     for count in dream_plan(new_tokens, steps):
         masked = x == mask_id
         logits = model(x)
+        # the logits at a position predict the next token; the first token has only its own
         logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)
         probs = logits[masked].softmax(-1)
         best, tokens = probs.max(-1)

@@ -50,6 +50,7 @@ class Teacher:
         seen = tokens[row][:, None]
         agree = ((seen == self.support) | (seen == self.mask)).all(2) * self.weights
         wanted = self.sentences[row, column]
+        # the posterior of the wanted letter: its share of the sentences that agree with those seen
         hit = agree * (wanted[:, None] == self.support[:, column].T)
         self.logp.index_add_(0, row, (hit.sum(1) / agree.sum(1)).log())
         return torch.nn.functional.one_hot(wanted, self.mask).double().log()
@@ -131,6 +132,7 @@ def ancestral(p: torch.Tensor, schedule: Schedule, steps: int) -> tuple[float, f
     """Return both divergences of a schedule under remasking="ancestral"."""
     ways, weights = step_laws(schedule, p.ndim, steps)
     grid = schedule.alpha(torch.arange(steps + 1, dtype=torch.float64) / steps)
+    # any number between two grid values falls into that step; take the middle
     uniform = ((grid[1:] + grid[:-1]) / 2)[ways]
     policy = Timed(uniform.repeat_interleave(int((p > 0).sum()), 0))
     return divergences(

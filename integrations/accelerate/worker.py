@@ -59,6 +59,7 @@ class Worker:
                 self._check_stream(window)
                 if all(prompt.index in self.finished for prompt in window.prompts):
                     continue
+                # all processes count the same batches, so a ticket names the same batch on each
                 for batch in cut(self.encoder(window.prompts), self.batch_size, self.group):
                     left = [prompt for prompt in batch if prompt.index not in self.finished]
                     if not left:
@@ -109,6 +110,7 @@ class Worker:
             yield lambda window, records: self.records.extend(records)
             return
         with closing(Shard(output.shard(self.job.rank))) as shard:
+            # all shards must exist before the main process looks for them on its disk
             self.job.share("opened", True)
             if self.job.rank == 0:
                 output.check_shared(self.job.world)

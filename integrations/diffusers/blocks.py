@@ -289,6 +289,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         confidence = torch.zeros(sample.shape, device=sample.device).masked_scatter(wanted, probs)
         transfer = torch.zeros_like(masked)
         if index < len(self._quotas):
+            # a block may be narrower than planned, and topk takes no more than its width
             quota = min(self._quotas[index], sample.shape[1])
             ranked = torch.where(masked, confidence, -torch.inf)
             # topk, because it breaks ties as diffusers does

@@ -197,6 +197,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             left = self._left(
                 index, tokens.shape[1], starting_mask_ratio, unknown.sum(1, keepdim=True)
             )
+            # revealed tokens rank above every mask, so they are never hidden again
             known = torch.finfo(logits.dtype).max
             confidence = torch.full_like(tokens, known, dtype=logits.dtype).masked_scatter(
                 unknown, probs.to(logits.dtype)

@@ -117,6 +117,7 @@ class ModelDenoiser(Denoiser):
         if self.prompt is None:
             return self.adapter.logits(tokens, rows, mask)
         blind = tokens.masked_fill(self.prompt[:, : tokens.shape[1]], self.mask_token_id)
+        # one pass for both: the sequences without their prompt follow those with it
         rows = torch.cat([rows, rows + tokens.numel()])
         mask = None if mask is None else torch.cat([mask, mask])
         answer = self.adapter.logits(torch.cat([tokens, blind]), rows, mask)

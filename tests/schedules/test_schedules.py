@@ -340,7 +340,7 @@ def test_small_shapes_do_not_lose_the_times_that_one_minus_t_cannot_tell() -> No
     ("a", "b"), [(1.0000010000005, 1.0000010000005), (1.1852228316555249,) * 2, (0.296,) * 2]
 )
 def test_the_inverse_of_beta_near_the_middle(a: float, b: float) -> None:
-    """There scipy's betaincinv and betainccinv are off by up to 1e-8 when a is about b."""
+    """scipy's betaincinv and betainccinv are off by up to 1e-8 in the middle when a is about b."""
     schedule = Beta(a, b)
     assert schedule.inverse(0.5) == pytest.approx(0.5, rel=0, abs=1e-15)
     x = torch.cat([grid(2001), 0.5 + torch.logspace(-16, -1, 61, dtype=torch.float64)])
@@ -624,7 +624,7 @@ def test_gamma_keeps_its_digits_where_alpha_underflows(schedule, gamma) -> None:
 
 
 def test_the_inverse_of_beta_near_zero() -> None:
-    """There scipy's betaincinv is NaN or wrong for some shapes."""
+    """Near zero scipy's betaincinv is NaN or wrong for some shapes."""
     assert Beta(1.0277162986057, 0.8741149231878376).inverse(6.90551352016226e-33) < 1e-15
     random = np.random.default_rng(0)
     alpha = torch.logspace(-320, -1, 200, dtype=torch.float64)
