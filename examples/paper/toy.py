@@ -50,7 +50,7 @@ class Teacher:
         seen = tokens[row][:, None]
         agree = ((seen == self.support) | (seen == self.mask)).all(2) * self.weights
         wanted = self.sentences[row, column]
-        # the posterior of the wanted letter: its share of the sentences that agree with those seen
+        # posterior of the wanted letter: its share of the sentences that agree with letters seen
         hit = agree * (wanted[:, None] == self.support[:, column].T)
         self.logp.index_add_(0, row, (hit.sum(1) / agree.sum(1)).log())
         return torch.nn.functional.one_hot(wanted, self.mask).double().log()
