@@ -1,11 +1,10 @@
-"""Swap the schedule in diffusers' own pipelines, and in the pipeline for every other masked
-diffusion model.
+"""Swaps the schedule in diffusers' own pipelines, and shows ours for other masked diffusion models.
 
     python examples/diffusers_swap.py --output swapped
 
-Every model here is tiny and random, built on the spot, so the script shows what to write, not what
-comes out. With a trained model only the lines that build it change. The folders it leaves in
---output are what save_pretrained writes.
+Every model here is tiny, random and built on the spot, so the script shows the code to write and
+not results to expect. With a trained model only the lines that build it change. save_pretrained
+writes the folders that are left in --output.
 """
 
 import argparse
@@ -33,12 +32,13 @@ from transformers import (
 
 import mdm_schedules as mdm
 
-CODES = 24  # of the image codebook; the mask token comes after them
+CODES = 24  # size of the image codebook; the mask token follows its codes
 
 
 def tiny_amused(folder: Path) -> AmusedPipeline:
-    """An aMUSEd pipeline with its real VQ model, transformer, text encoder and tokenizer; 8 x 8
-    image tokens.
+    """Build an aMUSEd pipeline with real but tiny parts and 8 x 8 image tokens.
+
+    The parts are its VQ model, transformer, text encoder and tokenizer.
     """
     torch.manual_seed(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -100,7 +100,7 @@ def tiny_amused(folder: Path) -> AmusedPipeline:
 
 
 def tiny_text_model() -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
-    """A bidirectional transformer of masked tokens and its tokenizer, of 46 words."""
+    """Build a bidirectional transformer of masked tokens and its tokenizer of 46 words."""
     torch.manual_seed(0)
     special = {
         "pad_token": "[PAD]",
@@ -128,8 +128,8 @@ def tiny_text_model() -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
         pad_token_id=0,
     )
     model = BertForMaskedLM(config).eval()
-    # as if trained: no model of masked tokens predicts the mask (where one does, diffusers returns
-    # masks)
+    # Like a trained model, never predict the mask token: diffusers would return predicted masks in
+    # its answer.
     model.cls.predictions.decoder.bias.data[words.index("[MASK]")] = -1e4
     return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
@@ -149,7 +149,7 @@ def images(folder: Path) -> None:
 
     theirs = tokens()
     for schedule in ("cosine", "linear", "beta(a=0.9, b=0.3)"):
-        # the whole change:
+        # the only change
         pipe.scheduler = mdm.MaskedDiffusionScheduler.from_config(
             pipe.scheduler.config, schedule=schedule
         )

@@ -1,11 +1,9 @@
-"""Answers to a file of prompts, on every GPU there is; run the same command again after an
-interruption.
+"""Answers a file of prompts on every available GPU; repeat the command after an interruption.
 
-    accelerate launch examples/distributed_sampling.py --prompts prompts.jsonl --output
-    answers.jsonl
+    accelerate launch examples/distributed_sampling.py --prompts prompts.jsonl --output out.jsonl
 
-or with python, torchrun, or accelerate launch on several machines. A line of the prompts is
-{"prompt": ..., "id": ...}.
+python, torchrun, and accelerate launch on several machines work as well. Each line of the prompts
+is {"prompt": ..., "id": ...}.
 """
 
 import argparse

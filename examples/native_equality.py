@@ -1,12 +1,12 @@
-"""Proof that a native model answers as the released code: a tiny random model, loaded both ways.
+"""Proves that a native model answers as the released code, on a tiny random model loaded both ways.
 
     python examples/native_equality.py llada FOLDER_WITH_THE_RELEASED_CODE
 
-The folder holds the family's configuration_*.py and modeling_*.py, as in its repository. Its code
-is executed, so use a copy that you trust, and a version of transformers on which it runs (4.57 for
-most). A tiny model with random weights is made by that code and saved in its own format; it is
-then loaded natively, from the files alone, and both are asked for the same tokens. The largest
-differences of logits and of hidden states, and the answers at temperature 0, are printed.
+The folder holds the family's configuration_*.py and modeling_*.py, as in its repository. Their code
+is executed, so use a copy that you trust and a version of transformers that runs it (4.57 for
+most). The released code makes a tiny model with random weights and saves it in the released format.
+The script then loads that model natively, from the files alone, and gives both the same tokens. It
+prints the largest differences of logits and of hidden states, and the answers at temperature 0.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def released_model(name: str, code: Path, folder: Path, implementation: str) -> Any:
-    """A tiny random model made by the code in `code`, and saved to `folder` in its own format."""
+    """Make a tiny random model with the code in `code`, and save it to `folder` in its format."""
     class_name, values = TINY[name]
     package = folder / "released_code"
     package.mkdir()
@@ -121,10 +121,10 @@ def released_model(name: str, code: Path, folder: Path, implementation: str) -> 
     model_class = getattr(module, class_name)
     config_class = model_class.config_class
     config = config_class(**values, architectures=[class_name])
-    # LLaDA's code knows no attention interface: it is torch's attention, whatever is asked
+    # LLaDA's code always uses torch's attention, whatever implementation the config names
     config._attn_implementation = "eager" if name == "llada" else implementation
     torch.manual_seed(0)
-    if name == "llada":  # its class asks for a GPU, unless it is given its inner model
+    if name == "llada":  # the class insists on a GPU unless it is given its inner model
         inner = module.create_model_config_from_pretrained_config(config)
         inner.init_device = "cpu"
         model = model_class(config, model=module.LLaDAModel(inner, init_params=False))
@@ -145,8 +145,9 @@ def released_model(name: str, code: Path, folder: Path, implementation: str) -> 
 
 
 def block_mask(length: int, block: int, ones: bool) -> torch.Tensor:
-    """What the code of block models is given: 0 where a token is seen and -inf elsewhere, or 1 and
-    0.
+    """Return the attention mask that the code of block models expects.
+
+    It is 0 where a token is seen and -inf elsewhere, or 1 and 0.
     """
     of = torch.arange(length) // block
     seen = (of[:, None] >= of[None, :]).expand(2, 1, length, length).float()
@@ -154,7 +155,7 @@ def block_mask(length: int, block: int, ones: bool) -> torch.Tensor:
 
 
 def compare(name: str, code: Path, implementation: str) -> dict[str, Any]:
-    """Largest differences of one family."""
+    """Return the largest differences of one family."""
     with tempfile.TemporaryDirectory() as place, torch.no_grad():
         folder = Path(place)
         theirs = released_model(name, code, folder, implementation)
@@ -195,7 +196,7 @@ def compare(name: str, code: Path, implementation: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the comparison that the module describes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("family", choices=sorted(TINY))
     parser.add_argument("code", type=Path, help="folder with the released code")

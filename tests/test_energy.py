@@ -1,6 +1,4 @@
-"""The energies against theory: each by brute force, by each other, by closed forms, and at the
-edge of divergence.
-"""
+"""The energies against theory: brute force, each other, closed forms, the edge of divergence."""
 
 from __future__ import annotations
 
@@ -67,8 +65,9 @@ def random_distribution(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 
 def beta_excess(alpha: Beta, gamma: Beta) -> float:
-    """pi^2 f^2 / g integrates to B(2a - c, 2b - d) B(c, d) / B(a, b)^2 for two Beta densities f
-    and g.
+    """Return the integral of f^2 / g for two Beta densities f and g: the energy over pi^2.
+
+    It is B(2a - c, 2b - d) B(c, d) / B(a, b)^2.
     """
     p, q = 2 * alpha.a - gamma.a, 2 * alpha.b - gamma.b
     if p <= 0 or q <= 0:
@@ -81,8 +80,9 @@ def beta_excess(alpha: Beta, gamma: Beta) -> float:
 
 
 def brute_path(p: np.ndarray, alpha: float, slope: float) -> tuple[np.ndarray, np.ndarray]:
-    """p_t over all partly masked sequences, and the generator Q_t: every clean sequence masked
-    letter by letter.
+    """Return p_t over all partly masked sequences, and the generator Q_t.
+
+    Every clean sequence is masked letter by letter.
     """
     n, d = p.ndim, p.shape[0]
     states = list(itertools.product([MASK, *range(d)], repeat=n))
@@ -121,7 +121,7 @@ def brute_kinetic(p: np.ndarray, schedule: Schedule, gamma: Schedule) -> float:
 
 @pytest.mark.parametrize("p", [random_distribution(2, 3), torch.tensor([[0.5, 0.0], [0.2, 0.3]])])
 def test_brute_force_path_solves_the_kolmogorov_equation(p):
-    """The reference itself: p_t and Q_t belong together."""
+    """The reference itself is checked: p_t and Q_t belong together."""
     schedule, step = Beta(1.5, 0.8), 1e-5
     for t in (0.2, 0.7):
         path, rates = brute_path(p.double().numpy(), schedule.alpha(t), schedule.alpha_dot(t))
@@ -208,8 +208,9 @@ def test_energies_agree_up_to_their_constants(n, d):
 
 
 def test_without_full_support_only_reachable_states_count():
-    """aaa and bbb: a state with k letters shown is one of C(3, k) * (1 if k == 0 else 2), with 3 -
-    k masked.
+    """The target is aaa and bbb.
+
+    A state with k letters shown is one of C(3, k) * (1 if k == 0 else 2), with 3 - k masked.
     """
     p = np.zeros((2, 2, 2))
     p[0, 0, 0], p[1, 1, 1] = 0.25, 0.75
@@ -294,8 +295,10 @@ def test_no_random_table_beats_the_optimum(table, gamma):
 @settings(deadline=None, max_examples=15)
 @given(st.builds(Beta, *[st.floats(0.5, 3.0)] * 2), st.integers(1, 5), st.sampled_from([-0.1, 0.1]))
 def test_a_change_of_the_optimum_costs_the_square_of_its_size(gamma, wave, size):
-    """alpha = sin^2(pi/2 h(gamma)) with h(u) = u + size * sin(pi wave u) / (pi wave) has excess 1
-    + size^2 / 2.
+    """The excess of a slightly changed optimum is 1 + size^2 / 2.
+
+    The changed schedule is alpha = sin^2(pi/2 h(gamma)), where
+    h(u) = u + size * sin(pi wave u) / (pi wave).
     """
 
     @dataclass(frozen=True, repr=False)
@@ -373,9 +376,7 @@ def test_beta_energy_is_finite_exactly_above_the_threshold(a, c, room, swap):
 
 @dataclass(frozen=True, repr=False)
 class Foreign(Schedule):
-    """alpha and its slope of another schedule, without the methods that keep digits near the
-    ends.
-    """
+    """Another schedule's alpha and slope, without the methods that keep digits near the ends."""
 
     inner: Schedule
     name: ClassVar[str] = "foreign"
@@ -443,8 +444,9 @@ def test_no_plan_beats_the_optimum_on_the_same_steps(plan):
 
 
 def test_on_uneven_gamma_the_chords_have_a_slightly_lower_minimum():
-    """sum 8 (1 - cos theta) / dgamma is stationary at sin theta ~ dgamma, not at theta ~ dgamma as
-    alpha* has it.
+    """sum 8 (1 - cos theta) / dgamma is stationary at sin theta ~ dgamma.
+
+    On alpha*, by contrast, theta ~ dgamma.
     """
     gamma = Beta(2.0, 0.7)
     gaps = []
@@ -613,7 +615,7 @@ def test_ends_that_floats_do_not_reach_are_extrapolated_within_the_error():
 
 
 def random_betas(count: int) -> list[tuple[Beta, Beta]]:
-    """Pairs of finite energy: half of shapes 0.05 to 5, half of 0.02 to 100."""
+    """Draw pairs of finite energy: half with shapes of 0.05 to 5, half of 0.02 to 100."""
     random, pairs = np.random.default_rng(2), []
     while len(pairs) < count:
         low, high = ((0.05, 5), (0.02, 100))[len(pairs) % 2]
@@ -625,9 +627,11 @@ def random_betas(count: int) -> list[tuple[Beta, Beta]]:
 
 @pytest.mark.filterwarnings("ignore:the energy of")
 def test_the_error_is_a_bound_on_a_random_sweep():
-    """Of 100 pairs. For 10,000 (ten minutes or more):
+    """The error bounds the difference for 100 pairs.
 
-    MDM_ENERGY_SWEEP=10000 python -m pytest tests/test_energy.py -k random_sweep
+    For 10,000 pairs (some ten minutes):
+
+        MDM_ENERGY_SWEEP=10000 python -m pytest tests/test_energy.py -k random_sweep
     """
     wrong = []
     for alpha, gamma in random_betas(int(os.environ.get("MDM_ENERGY_SWEEP", "100"))):

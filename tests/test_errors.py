@@ -1,6 +1,4 @@
-"""The errors: each is an MDMError and the builtin that one would catch; the checks name value,
-range and remedy.
-"""
+"""Each error is an MDMError and the expected builtin; checks name value, range and remedy."""
 
 from __future__ import annotations
 

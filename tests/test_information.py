@@ -1,6 +1,4 @@
-"""Profiles, the exact cost of a plan against the sampler's enumerated law, the best plan, the best
-Beta, files.
-"""
+"""Profiles: the exact cost of a plan against the enumerated law, the best plan and Beta, files."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def example(path):
-    """A script of examples/ as a module."""
+    """Import a script of examples/ as a module."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "examples" / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -46,7 +44,7 @@ def entropy(p):
 
 
 def brute_profile(p):
-    """h(n) from its words: one more token, given every set of n others."""
+    """Compute h(n) from its definition: one more token, given every set of n others."""
     n, h = p.ndim, []
     for known in range(n):
         terms = []
@@ -106,8 +104,9 @@ def test_the_toys_of_the_paper(name, best, cost, linear):
 @pytest.mark.parametrize("name", ["A", "B"])
 @pytest.mark.parametrize("spec", ["linear", "beta(a=0.9, b=0.3)"])
 def test_ancestral_costs_the_mean_over_the_plans_that_come_out(name, spec):
-    """Counts are then multinomial; given them the positions are in random order, so the same
-    formula holds for each.
+    """The counts are then multinomial.
+
+    Given the counts the positions are in random order, so the same formula holds for each.
     """
     schedule, profile = mdm.get_schedule(spec), InformationProfile.from_distribution(TARGETS[name])
     widths = np.diff([schedule.alpha(i / 3) for i in range(4)])
@@ -139,7 +138,7 @@ def test_both_divergences_of_ancestral_sampling_are_those_of_the_enumerated_loop
 
 
 def test_the_cost_is_an_upper_bound_that_the_samplers_law_may_stay_well_below():
-    """Toy B, and six tokens of a chain of two sticky states."""
+    """The targets are toy B, and six tokens of a sticky chain with two states."""
     given_order, marginal = plan_divergence(TARGETS["B"], [3, 1, 1])
     assert (given_order, marginal) == pytest.approx((0.07246, 0), abs=5e-6)
     stay = np.array([[0.9, 0.1], [0.1, 0.9]])
@@ -153,9 +152,7 @@ def test_the_cost_is_an_upper_bound_that_the_samplers_law_may_stay_well_below():
 
 @pytest.mark.parametrize("plan", [[2, 1, 2], [3, 1, 1]])
 def test_random_draws_of_the_loop_follow_the_enumerated_law(plan):
-    """The law of `remasking="random"` at temperature 1 is the mean over orders that the
-    enumeration takes.
-    """
+    """At temperature 1 the law of `remasking="random"` is the enumeration's mean over orders."""
     p, number = TARGETS["B"], 8_000
     support, sentences = p.nonzero(), torch.cartesian_prod(*[torch.arange(2)] * 5)
     ranks = torch.tensor(list(itertools.permutations(range(5))))

@@ -1,6 +1,4 @@
-"""Profiles estimated from a model: against worlds whose posteriors are known, in every form that a
-model may have.
-"""
+"""Profiles estimated from models of every form, against worlds whose posteriors are known."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "markov_chains.
 
 @pytest.fixture
 def chains():
-    """The benchmark's worlds."""
+    """Provide the benchmark's worlds."""
     spec = importlib.util.spec_from_file_location("markov_chains", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -313,7 +311,7 @@ def test_every_kind_of_curve_is_monotone_and_finds_what_it_can_express(name):
 
 
 def test_another_curve_is_taken_where_the_default_costs_more():
-    """A staircase, which no smooth curve follows."""
+    """The profile is a staircase, which no smooth curve follows."""
     n = 64
     h = np.repeat([3.0, 2.0, 1.0, 0.2], 16)
     values = h + np.random.default_rng(0).normal(0, 0.01, (16, n))

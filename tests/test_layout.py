@@ -1,6 +1,4 @@
-"""The rooms of the project: which may import which, what an import costs, and what the wheel
-holds.
-"""
+"""The rooms of the project: allowed imports, the cost of importing, and the wheel's contents."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ in_the_tree = pytest.mark.skipif(
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Every module of the package by the name it is installed under."""
+    """Return every module of the package by its installed name."""
     for folder, prefix in (
         (PACKAGE, "mdm_schedules"),
         (ROOT / "integrations", "mdm_schedules.integrations"),
@@ -54,8 +52,9 @@ def is_type_checking(test: ast.expr) -> bool:
 
 
 def statements(body: list[ast.stmt], inside_functions: bool) -> Iterator[ast.stmt]:
-    """The statements that run when the module is imported, and, if asked, when its functions are
-    called.
+    """Yield the statements that run when the module is imported.
+
+    If requested, also yield those that run when its functions are called.
     """
     for node in body:
         yield node
@@ -69,7 +68,7 @@ def statements(body: list[ast.stmt], inside_functions: bool) -> Iterator[ast.stm
 
 
 def imports(name: str, inside_functions: bool = False) -> set[str]:
-    """The modules of ours that a module imports, by full name."""
+    """Return the full names of our modules that a module imports."""
     file = MODULES[name]
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
@@ -112,12 +111,12 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room(name: str) -> str:
-    """The room of a module; "" for the package itself, which looks up names of all."""
+    """Return the room of a module; "" for the package itself, which looks up names of all."""
     return ".".join(name.split(".")[1:2])
 
 
 def allowed(name: str, target: str) -> bool:
-    """The rule, for imports at module level and inside functions alike."""
+    """The rule for imports, at module level and inside functions alike."""
     if not room(name):
         return True
     if not room(target):
@@ -126,7 +125,7 @@ def allowed(name: str, target: str) -> bool:
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Strongly connected components of more than one module."""
+    """Return strongly connected components of more than one module."""
     found, index, low, stack = [], {}, {}, []
 
     def visit(node: str) -> None:
@@ -200,7 +199,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 @in_the_tree
 def test_files_are_short() -> None:
-    """STYLE.md: about 150 lines, 400 at the most."""
+    """The limits of STYLE.md are about 150 lines, and 400 at the most."""
     long = {
         name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in MODULES.items()
     }
@@ -386,9 +385,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_the_installed_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) -> None:
-    """A clean target folder that Python sees before the source tree, in a foreign working
-    directory.
-    """
+    """Python sees a clean target folder before the source tree, in a foreign working directory."""
     target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
     elsewhere.mkdir()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]

@@ -1,6 +1,4 @@
-"""Plans: integers with the right sum, no wasted pass, halves up, the same for one row and for
-many.
-"""
+"""Plans: integers with the right sum, no wasted pass, halves up, the same for one row or many."""
 
 from __future__ import annotations
 
@@ -45,8 +43,9 @@ a_schedule = st.sampled_from([mdm.get_schedule(name) for name in NAMES])
 
 
 def by_hand(schedule: Schedule, tokens: int, steps: int, allow_empty: bool) -> list[int]:
-    """The rule, one step after another: cumulative rounding, at least one token, one left for each
-    later pass.
+    """Apply the rule step by step.
+
+    Rounding is cumulative; a step takes at least one token and leaves one for each later pass.
     """
     done, plan = 0, []
     for step in range(1, steps + 1):
@@ -197,9 +196,7 @@ def test_astronomic_counts_still_sum(name: str) -> None:
 
 
 def test_an_alpha_that_wavers_gives_no_negative_step() -> None:
-    """A curve that is flat up to float error may fall by an ulp between two steps, here across a
-    half.
-    """
+    """A curve that is flat up to float error may fall by an ulp, here across a half."""
     wavering = {0.25: 0.5, 0.5: 0.5 - 1e-6, 0.75: 0.5}
     parts = {
         "name": "wavering",
@@ -215,7 +212,7 @@ def test_an_alpha_that_wavers_gives_no_negative_step() -> None:
 
 
 def test_share_out() -> None:
-    """What `plan` is made of: any increasing fractions that end at 1."""
+    """`plan` is made of this: it takes any increasing fractions that end at 1."""
     thirds = torch.tensor([1 / 3, 2 / 3, 1.0], dtype=torch.float64)
     assert share_out(thirds, torch.tensor([4, 0, 2])).tolist() == [[1, 2, 1], [0, 0, 0], [1, 1, 0]]
     assert share_out(thirds, torch.tensor([2]), allow_empty=True).tolist() == [[1, 0, 1]]

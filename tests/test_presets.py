@@ -1,6 +1,4 @@
-"""The paper's tables: every number against a second transcription of them, and the names that
-reach them.
-"""
+"""The paper's tables against a second transcription of them, and the names that reach them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Names, spec strings and plugins: found by name, loaded only when asked for, never able to break
-one another.
-"""
+"""Names, spec strings and plugins: found by name, loaded on demand, unable to break each other."""
 
 from __future__ import annotations
 
@@ -293,7 +291,7 @@ def test_a_folder_does_not_hide_a_schedule_of_its_name(
 
 
 def test_a_nested_spec_reads_no_file(tmp_path: Path) -> None:
-    """Text inside a schedule file must not make us read another file, nor the same one for ever."""
+    """Text in a schedule file must not make us read another file, nor the same one forever."""
     Linear().save_pretrained(tmp_path)
     for read in (
         EnergyOptimal,
@@ -315,7 +313,7 @@ def test_a_nested_spec_reads_no_file(tmp_path: Path) -> None:
 def distribution(
     folder: Path, name: str, entries: str, modules: dict[str, str] | None = None
 ) -> None:
-    """A distribution as pip leaves it, with entry points and modules."""
+    """Write a distribution as pip leaves it, with entry points and modules."""
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -508,7 +506,7 @@ def test_errors_of_other_peoples_constructors(
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """The schedules registry, without what the test registers afterwards."""
+    """Provide the schedules registry, and undo the test's registrations afterwards."""
     monkeypatch.setattr(schedules, "_local", {})
     return schedules
 
@@ -556,8 +554,9 @@ def test_a_class_without_a_name() -> None:
 
 
 def test_an_installed_third_party_schedule(tmp_path: Path) -> None:
-    """Build and install a distribution with pip; in another process its schedule passes the
-    conformance suite.
+    """Build and install a distribution with pip.
+
+    In another process its schedule passes the conformance suite.
     """
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()

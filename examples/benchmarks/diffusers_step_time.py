@@ -1,12 +1,11 @@
-"""Time of one scheduler step, ours against diffusers' own, on the same logits, generator and
-machine.
+"""Compares the time of one step of our schedulers with that of diffusers' own.
 
     python examples/benchmarks/diffusers_step_time.py
 
-Both schedulers run all steps, taking turns; a cell is the median over runs of a run's median step,
-the ratio is ours / theirs. On a CPU it is the time of the process, so that other programs do not
-matter. The tokens are compared, too: the script fails if they differ. Logits are random and made
-before the clock starts.
+Both schedulers get the same logits and generator on the same machine, run all steps and take turns.
+A cell is the median, over runs, of the median step of a run; the ratio is ours / theirs. On a CPU
+the script measures process time, which other programs affect little. It fails if the tokens differ.
+The random logits are made before the clock starts.
 """
 
 import argparse
@@ -24,7 +23,7 @@ import mdm_schedules as mdm
 
 
 def run(scheduler, timesteps, step, tokens, device):
-    """Seconds of each step, and the tokens at the end."""
+    """Return the seconds of each step and the final tokens."""
     seconds = []
     for number, t in enumerate(timesteps):
         start = now(device)

@@ -1,19 +1,19 @@
-"""Images by schedule and steps, where the distribution is known: digits as a small grid of codes.
+"""Samples images by schedule and steps from a known distribution: digits on a small grid of codes.
 
     python examples/benchmarks/digits.py --output digits
 
-The world is every digit of Pillow's built-in font at every even shift that fits on 12 x 12 pixels,
-all equally likely, and nothing else. A token is the code of 2 x 2 pixels, one of 16. A small
-transformer learns to fill masked tokens, in minutes. MaskedDiffusionScheduler then draws images
-under each schedule, in AmusedScheduler's order: by confidence, with noise that cools down. The
-table gives
+The distribution ("the world") is uniform over every digit of Pillow's built-in font at every even
+shift that fits on 12 x 12 pixels. A token is one of 16 codes and stands for 2 x 2 pixels. A small
+transformer learns within minutes to fill masked tokens. MaskedDiffusionScheduler then draws images
+under each schedule in AmusedScheduler's order: by confidence, with noise that cools down. The table
+gives
 
     valid: percent of samples that are pictures of the world, exactly
     wrong: mean number of tokens that differ from the nearest picture of the world
     digits: entropy of the digits among the samples, as percent of that of the world
 
-with one standard error. Samples and seeds are the same in every cell. Writes digits.json and
-digits.png into --output.
+with one standard error. The number of samples and the seeds are the same in every cell. Writes
+digits.json and digits.png into --output.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from torch import nn
 import mdm_schedules as mdm
 
 SIDE, GRID = 12, 6  # pixels and tokens
-MASK = 16  # after the codes of 2 x 2 binary pixels
+MASK = 16  # the mask follows the 16 codes of 2 x 2 binary pixels
 SCHEDULES = ("linear", "cosine", "sine", "squared_sine", "beta(a=0.9, b=0.3)", "beta(a=0.8, b=0.3)")
 
 
 def draw_world() -> tuple[torch.Tensor, torch.Tensor]:
-    """All pictures as codes [N, GRID, GRID], and their digits [N]."""
+    """Return all pictures as codes [N, GRID, GRID], and their digits [N]."""
     font = ImageFont.load_default(size=11)
     pictures, digits = [], []
     for digit in range(10):
@@ -56,13 +56,13 @@ def draw_world() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def to_pixels(codes: torch.Tensor) -> torch.Tensor:
-    """Codes [GRID, GRID] -> pixels [SIDE, SIDE] of 0 and 1."""
+    """Turn codes [GRID, GRID] into pixels [SIDE, SIDE] of 0 and 1."""
     bits = (codes[..., None] >> torch.arange(4)) & 1
     return bits.view(GRID, GRID, 2, 2).transpose(1, 2).reshape(SIDE, SIDE)
 
 
 class Painter(nn.Module):
-    """Codes [B, GRID, GRID] with masks -> logits [B, 16, GRID, GRID]."""
+    """Maps codes [B, GRID, GRID] with masks to logits [B, 16, GRID, GRID]."""
 
     def __init__(self, width: int = 64, layers: int = 2) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Painter(nn.Module):
 
 
 def train(world: torch.Tensor, seconds: float, batch: int = 16) -> tuple[Painter, int]:
-    """Fit by the masked cross-entropy with the number of masks uniform, for so many seconds."""
+    """Fit for so many seconds by masked cross-entropy, with a uniform number of masks."""
     torch.manual_seed(0)
     model, start, step = Painter(), time.process_time(), 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -108,7 +108,7 @@ def train(world: torch.Tensor, seconds: float, batch: int = 16) -> tuple[Painter
 def paint(
     model: Painter, schedule: str, steps: int, samples: int, temperature: float
 ) -> torch.Tensor:
-    """Images [samples, GRID, GRID] by the loop that AmusedPipeline runs."""
+    """Sample images [samples, GRID, GRID] with the loop that AmusedPipeline runs."""
     scheduler = mdm.MaskedDiffusionScheduler(mask_token_id=MASK, schedule=schedule)
     scheduler.set_timesteps(steps, (temperature, 0))
     generator = torch.Generator().manual_seed(1)
@@ -137,7 +137,7 @@ def score(codes: torch.Tensor, world: torch.Tensor, digits: torch.Tensor) -> dic
 def save_picture(
     gallery: dict[str, list[torch.Tensor]], steps: list[int], path: Path, shown: int = 8
 ) -> None:
-    """A row per schedule, a block of samples per number of steps."""
+    """Draw one row per schedule, with a block of samples for each number of steps."""
     label, zoom, gap = 150, 2, 10
     tile = SIDE * zoom + 2
     width, height = label + len(steps) * (shown * tile + gap), (len(gallery) + 1) * (tile + 2)

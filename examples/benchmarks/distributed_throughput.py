@@ -1,11 +1,10 @@
-"""Distributed sampling: throughput of several processes over one, padding, and peak memory by
-number of prompts.
+"""Measures distributed sampling: throughput, padding, and peak memory by number of prompts.
 
     OMP_NUM_THREADS=1 python examples/benchmarks/distributed_throughput.py
 
-Each process has one thread. The ratio is told twice: by the clock, which on a busy machine also
-measures the rest of it, and by CPU time, the time of one process alone over the time of the busiest
-of several.
+Each process has one thread. The throughput of several processes over that of one is reported twice.
+The ratio of wall times also measures whatever else runs on the machine. The ratio of CPU times
+divides the time of one process alone by that of the busiest of several.
 """
 
 from __future__ import annotations
@@ -38,8 +37,9 @@ from mdm_schedules.integrations.accelerate.prompts import WINDOW, Prompt, cut
 
 
 def start(world: int, work: Callable[..., Any], *args: Any) -> tuple[list[int], list[int]]:
-    """Fork the processes of one job; returns their ids, and file descriptors that give what `work`
-    returns, pickled.
+    """Fork the processes of one job.
+
+    Returns their ids, and file descriptors from which the pickled results of `work` can be read.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -60,7 +60,7 @@ def start(world: int, work: Callable[..., Any], *args: Any) -> tuple[list[int], 
                 while answer:
                     answer = answer[os.write(write, answer) :]
                 os._exit(0)
-            except Exception as error:  # a process that another one leaves alone
+            except Exception as error:  # a surviving process, abandoned by one that failed
                 print(f"process {rank}: {error}", file=sys.stderr)
             finally:
                 os._exit(1)
@@ -71,7 +71,7 @@ def start(world: int, work: Callable[..., Any], *args: Any) -> tuple[list[int], 
 
 
 def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
-    """What `work` returns in each process."""
+    """Return the result of `work` in each process."""
     ids, pipes = start(world, work, *args)
     answers = []
     for pipe in pipes:
@@ -85,10 +85,10 @@ def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
 def write_code(
     prompts: list[str], path: str | None, new_tokens: int = 32
 ) -> tuple[float, float, int]:
-    """Wall seconds, CPU seconds of this process and tokens of the job, with the shipped model of
-    code.
+    """Run the job with the shipped code model; return wall seconds, CPU seconds and tokens.
 
-    With a path, a file beside it says that this process has begun.
+    The CPU seconds are those of this process. With a path, a file beside it marks that this process
+    has begun.
     """
     transformers.utils.logging.disable_progress_bar()
     folder = demo_models.path("code")
@@ -118,7 +118,7 @@ def write_code(
 
 
 def some_code(count: int, seed: int = 0) -> list[str]:
-    """Pieces of 1 to 80 characters of this script."""
+    """Cut this script into pieces of 1 to 80 characters."""
     text, source = Path(__file__).read_text(encoding="utf-8"), random.Random(seed)
     begins = [source.randrange(len(text) - 80) for _ in range(count)]
     return [text[begin : begin + source.randrange(1, 80)] for begin in begins]
@@ -155,7 +155,7 @@ def throughput(worlds: list[int], count: int, runs: int) -> None:
 
 
 def padding(count: int, batch_size: int) -> None:
-    """Padding tokens per token of the prompts, in the order of arrival and in ours."""
+    """Return padding tokens per prompt token, in the order of arrival and in our order."""
     lengths = np.random.default_rng(0).lognormal(4.5, 0.8, count).astype(int).clip(1, 4096)
 
     def waste(batches: list[list[int]]) -> float:
@@ -180,7 +180,10 @@ def padding(count: int, batch_size: int) -> None:
 
 
 def peak(path: str, count: int) -> float:
-    """MiB of this process at most, with a trivial model, so that what else takes memory shows."""
+    """Return the peak memory of this process in MiB.
+
+    The model is trivial, so that memory used by anything else shows.
+    """
 
     def model(tokens: torch.Tensor) -> torch.Tensor:
         return torch.ones(1).expand(*tokens.shape, 16)

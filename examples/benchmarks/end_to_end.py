@@ -1,12 +1,11 @@
-"""Tokens per second of whole generations with a real (random) transformer: ours against LLaDA's
-loop.
+"""Compares tokens per second of whole generations: our loop against LLaDA's on a real transformer.
 
     python examples/benchmarks/end_to_end.py --output end_to_end.json
 
-The model is a ModernBERT with random weights: hidden size 512, 8 layers and a vocabulary of 126,464
-unless told otherwise (for a GPU: --hidden 4096 --layers 32 --dtype bfloat16 --device cuda). "Full
-logits" is our loop with the head on all positions, so the rest of the gain comes from asking the
-head for the wanted positions only. On a small model the head is most of the work; at 8B parameters
+The model is a ModernBERT with random weights, by default with hidden size 512, 8 layers and a
+vocabulary of 126,464 (for a GPU: --hidden 4096 --layers 32 --dtype bfloat16 --device cuda). "Full
+logits" is our loop with the head run on all positions; the remaining gain comes from running the
+head on the wanted positions only. In a small model the head is most of the work; at 8B parameters
 it is a few percent.
 """
 
@@ -30,8 +29,9 @@ import mdm_schedules as mdm
 
 
 def build(args: argparse.Namespace) -> ModernBertForMaskedLM:
-    """The model, random but for the mask token, which it never predicts (LLaDA's loop would return
-    it).
+    """Build the model with random weights, except that it never predicts the mask token.
+
+    LLaDA's loop would return a predicted mask as part of the answer.
     """
     torch.manual_seed(0)
     config = ModernBertConfig(

@@ -1,20 +1,22 @@
-"""Quality by schedule, position policy and steps on the two shipped models; tuned on other
-instances than are shown.
+"""Measures quality by schedule, position policy and steps on the two shipped models.
 
     python examples/benchmarks/few_step_quality.py --world sudoku --output sudoku.json
     python examples/benchmarks/few_step_quality.py --world code --output code.json
 
-sudoku: percent of held-out 6x6 puzzles (12 clues, 24 cells to fill) completed to a valid grid.
-code: log-likelihood in nats per byte of the second halves of windows of held-out files, revealed in
-    the plan's steps
-and the policy's order; and, at 16 steps, what an n-gram model of the training files thinks of
-generated text, with its diversity, since collapse raises likelihood.
+    sudoku: percent of held-out 6x6 puzzles (12 clues, 24 cells to fill) completed to a valid grid
+    code: log-likelihood in nats per byte of the second halves of windows of held-out files,
+        revealed in the plan's steps and the policy's order
 
-"tuned" is what `tune` finds for that policy and number of steps (40 trials for sudoku, 24 for
-code); "best plan" is the optimal plan of an information profile of 16 sequences, which holds for
-random order only. Both come from instances of their own. One standard error.
-About half an hour for each policy of sudoku on one core; --policy, --steps and --instances make it
-shorter.
+For code, text generated in 16 steps is also scored by an n-gram model of the training files. Its
+diversity is reported as well, since collapsed text has a high likelihood.
+
+"tuned" is the schedule that `tune` finds for that policy and number of steps (40 trials for sudoku,
+24 for code); "best plan" is the optimal plan of an information profile of 16 sequences, which is
+optimal in random order only. Tuning and profiling use instances of their own, never those scored.
+Errors are one standard error.
+
+Each policy of sudoku takes about half an hour on one core; --policy, --steps and --instances
+shorten the run.
 """
 
 import argparse
@@ -37,7 +39,7 @@ from mdm_schedules.tuning import LikelihoodObjective, TeacherForcedObjective, co
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 
 SCHEDULES = ("linear", "sine", "squared_sine", "cosine")
-# of the paper
+# the shape parameters of the paper
 PRESETS = ("beta(a=0.9, b=0.3)", "beta(a=1.0, b=0.2)", "beta(a=0.3, b=0.3)", "beta(a=0.9, b=0.9)")
 POLICIES = {
     "sudoku": {"low_confidence": 0.0, "random": 0.5},
@@ -48,7 +50,7 @@ WINDOW, PROMPT = 128, 64
 
 
 def windows(number, seed):
-    """Token ids [number, 128] of windows of the held-out files of the standard library."""
+    """Return token ids [number, 128]: windows of the standard library's held-out files."""
     from train_code import read_library
 
     tokenizer, rng = demo.load("code")[1], np.random.default_rng(seed)
@@ -63,7 +65,7 @@ def windows(number, seed):
 
 
 class Ngrams:
-    """The judge: a Witten-Bell model of bytes, from a part of the training files."""
+    """Judges text: a Witten-Bell model of bytes, fitted to a part of the training files."""
 
     def __init__(self, order=5, characters=1_500_000):
         from train_code import read_library
@@ -89,7 +91,7 @@ class Ngrams:
         return chance
 
     def __call__(self, sequences, prompt_length):
-        """Log-likelihood of what follows the prompt."""
+        """Return the log-likelihood of the text that follows the prompt."""
         rows = sequences.tolist()
         return [
             sum(
@@ -101,7 +103,7 @@ class Ngrams:
 
 
 def objective(world, policy, temperature, number, seed, clues):
-    """What is maximised, on `number` instances that belong to the seed."""
+    """Return the objective to maximise, on `number` instances chosen by the seed."""
     if world == "sudoku":
         options = {"remasking": policy, "temperature": temperature, "seed": 10_000 * seed}
         return demo.sudoku_objective(number, clues=clues, puzzle_seed=seed, **options)
@@ -113,7 +115,7 @@ def objective(world, policy, temperature, number, seed, clues):
 
 
 def profile_of(world, clues, number):
-    """From instances that nothing else uses."""
+    """Estimate the profile from instances that nothing else uses."""
     if world == "sudoku":
         return demo.sudoku_objective(number, clues=clues, puzzle_seed=3).estimate_profile()
     maskable = (torch.arange(WINDOW) >= PROMPT).expand(number, -1)
@@ -123,13 +125,13 @@ def profile_of(world, clues, number):
 
 
 def candidates(profile, tuned, steps):
-    """label -> schedule."""
+    """Map labels to schedules."""
     named = {name: mdm.get_schedule(name) for name in (*SCHEDULES, *PRESETS)}
     return named | {"tuned": tuned, "best plan": profile.schedule(min(steps, profile.num_tokens))}
 
 
 def measure(world, policy, temperature, args, profile):
-    """steps -> label -> scores, and the tuned schedules."""
+    """Return scores as steps -> label -> scores, and the tuned schedules."""
     select = objective(world, policy, temperature, args.select, 1, args.clues)
     judge = objective(world, policy, temperature, args.instances, 2, args.clues)
     scores, tuned, known = {}, {}, {}
@@ -152,7 +154,7 @@ def cell(values, scale):
 
 
 def show(world, policy, temperature, scores, tuned):
-    """The table, and the comparisons that matter."""
+    """Print the table and the comparisons that matter."""
     scale, counts = (100 if world == "sudoku" else 1), list(scores)
     print(
         f"\n| {policy}, temperature {temperature:g} | "
@@ -201,7 +203,7 @@ def show(world, policy, temperature, scores, tuned):
 
 
 def judged(policy, temperature, tuned, profile, judge, instances):
-    """Generated text under the judge, at 16 steps, with its diversity."""
+    """Judge text generated in 16 steps, and measure its diversity."""
     model, _ = demo.load("code")
     prompts = windows(instances, 2)[:, :PROMPT].tolist()
     options = {

@@ -1,11 +1,10 @@
-"""Kill a random process of a sampling job at a random moment, run it again, and compare with an
-undisturbed run.
+"""Kills random processes of sampling jobs at random moments, resumes, and checks the results.
 
     OMP_NUM_THREADS=1 python examples/benchmarks/killed_sampling.py --kills 50
 
-Jobs have 1 to 3 processes, another number each time. A process that dies before the job has begun
-leaves the others in torch's rendezvous, from which a launcher ends them, and here this script.
-Later they must end by themselves.
+The results must equal those of an undisturbed run. Jobs have 1 to 3 processes; the number changes
+with each run. If a process dies before the job has begun, the others hang in torch's rendezvous; a
+launcher would end them, so this script does. Once the job has begun, they must end by themselves.
 """
 
 from __future__ import annotations
@@ -26,14 +25,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_throughput import run, some_code, start, write_code
 
-PATIENCE = 30.0  # seconds; jobs take a process for dead after 5
+PATIENCE = 30.0  # seconds; a job gives up on a silent process after 5
 
 
 def kill_one(
     world: int, prompts: list[str], path: Path, victim: int, moment: float
 ) -> tuple[bool, bool, float]:
-    """Whether all processes had begun, whether the others had to be ended, and the seconds until
-    all were gone.
+    """Kill one process of a job.
+
+    Returns whether all processes had begun, whether the others had to be ended, and the seconds
+    until all were gone.
     """
     processes, pipes = start(world, write_code, prompts, str(path))
     time.sleep(moment)
@@ -85,7 +86,7 @@ def main() -> None:
                 max(slowest, seconds * working),
             )
             caught += any(Path(f"{path}.shards").glob("rank-*"))
-            # else the next run is killed again on the same output
+            # otherwise the next run is killed on the same output
             if path.exists() or source.random() < 0.25:
                 run(source.choice([1, 2, 3]), write_code, prompts, str(path))
                 assert path.read_bytes() == expected

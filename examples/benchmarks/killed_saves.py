@@ -1,7 +1,8 @@
-"""Kill a process at random moments while it saves schedules, and check that the folder holds the
-old one or the new.
+"""Kills a process at random moments while it saves schedules, and checks the folder it leaves.
 
-python examples/benchmarks/killed_saves.py --kills 200
+    python examples/benchmarks/killed_saves.py --kills 200
+
+The folder must hold either the old schedule or the new one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from mdm_schedules import Schedule
 
 
 def numbered(k: int) -> Schedule:
-    """The k-th schedule saved: small and large tables under the same names, nested ones, and some
-    without a table.
+    """Return the k-th schedule to save.
+
+    Small and large tables share their names; some schedules are nested, and some have no table.
     """
     if k % 4 == 0:
         return mdm.Beta(1.0, 1.0 + k)
@@ -41,8 +43,9 @@ def save_for_ever(folder: Path, first: int, report: int) -> None:
 
 
 def kill_once(folder: Path, first: int, seconds: float) -> tuple[int, bool]:
-    """Save numbers `first`, `first` + 1, ... until killed. Returns how many were done, and if one
-    was on its way.
+    """Save schedules number `first`, `first` + 1, ... until killed.
+
+    Returns how many saves were finished, and whether one was under way.
     """
     read, write = os.pipe()
     child = os.fork()

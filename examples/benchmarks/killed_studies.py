@@ -1,10 +1,10 @@
-"""Kill a study of `tune` at random moments (SIGKILL), resume it each time, and count what was lost.
+"""Kills a `tune` study at random moments (SIGKILL), resumes it each time, and counts losses.
 
     python examples/benchmarks/killed_studies.py --kills 20
 
-Each worker goes on with the study in one file until it is killed. After each kill every trial that
-was known to have finished must still be there with its value; at the end the study must equal one
-that nobody disturbed.
+Each worker resumes the study from the same file and works until it is killed. After each kill,
+every trial known to have finished must still be there with its value. At the end the study must
+equal an undisturbed one.
 """
 
 import argparse
@@ -23,7 +23,7 @@ TRIALS = 60
 
 
 def objective(schedule, instances):
-    """Cheap, deterministic, and slow enough to be killed in."""
+    """Score cheaply and deterministically, yet slowly enough to be killed meanwhile."""
     time.sleep(0.004)
     return [-abs(schedule.alpha(0.3) - 0.1) - 0.01 * index for index in instances]
 
@@ -36,12 +36,12 @@ def work(storage):
 
 
 def finished(storage):
-    """number -> (state, values) of the trials that are done."""
+    """Return number -> (state, values) for the finished trials."""
     import optuna
 
     try:
         study = optuna.load_study(study_name="mdm-schedules", storage=open_storage(storage)[0])
-    except KeyError:  # killed before there was a study
+    except KeyError:  # killed before the study existed
         return {}
     return {
         trial.number: (trial.state.name, trial.values)
@@ -51,8 +51,9 @@ def finished(storage):
 
 
 def disturb(storage, rng, kills):
-    """Start and kill workers until so many were killed, or the study is done: kills, trials
-    finished, trials lost.
+    """Start and kill workers until enough were killed or the study is done.
+
+    Returns the numbers of kills, of finished trials and of lost trials.
     """
     known, killed, lost, between = {}, 0, 0, 0
     while killed < kills:
@@ -63,7 +64,7 @@ def disturb(storage, rng, kills):
         while process.poll() is None and (
             not Path(storage).exists() or Path(storage).stat().st_size == size
         ):
-            time.sleep(0.002)  # until it works on the study
+            time.sleep(0.002)  # until the worker has opened the study
         time.sleep(rng.uniform(0, 1.0))
         if process.poll() is not None:
             break

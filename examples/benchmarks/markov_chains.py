@@ -1,12 +1,12 @@
-"""What a schedule costs on sequences whose every posterior is known, and how well 16 sequences tell
-it.
+"""Measures the cost of schedules, and of plans from 16 sequences, where all posteriors are known.
 
     python examples/benchmarks/markov_chains.py --output markov_chains.json
 
-Worlds of 64 tokens: stationary Markov chains over 16 letters, and blocks of four bits with even
-parity. First table: KL in nats between data and sampler in random order, from the exact profile.
-Second: the exact cost of plans made from a profile that was estimated from 16 sequences in 1,009
-    passes, over the least possible cost. About three minutes.
+The worlds have 64 tokens: stationary Markov chains over 16 letters, and blocks of four bits with
+even parity. The first table gives the KL divergence in nats between data and sampler in random
+order, from the exact profile. The second estimates a profile from 16 sequences in 1,009 passes, and
+gives the exact cost of the plans made from it over the least possible cost. Takes about three
+minutes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ GRID = [mdm.Beta(a / 10, b / 10) for a in range(1, 11) for b in range(1, 11)]  #
 
 
 def choose(n, k):
-    """Binomial coefficients, 0 outside Pascal's triangle."""
+    """Return binomial coefficients, 0 outside Pascal's triangle."""
     n, k = np.asarray(n), np.asarray(k)
     inside = (k >= 0) & (k <= n)
     n, k = np.where(inside, n, 0), np.where(inside, k, 0)
@@ -37,19 +37,19 @@ def choose(n, k):
 
 
 class Chain:
-    """A stationary Markov chain: sequences, exact posteriors, and the exact profile."""
+    """A stationary Markov chain with its sequences, exact posteriors and exact profile."""
 
     def __init__(self, transition):
         self.mask = len(transition)
         self.powers = np.stack([np.linalg.matrix_power(transition, step) for step in range(TOKENS)])
         self.start = np.linalg.matrix_power(transition, 1 << 16).mean(0)
-        # distance TOKENS stands for "no revealed token on that side"
+        # distance TOKENS means that no token is revealed on that side
         none = np.broadcast_to(self.start, transition.shape), np.ones_like(transition)
         self.left = torch.from_numpy(np.concatenate([self.powers, none[0][None]]))
         self.right = torch.from_numpy(np.concatenate([self.powers, none[1][None]]))
 
     def sequences(self, number, seed):
-        """Token ids [number, TOKENS]."""
+        """Draw token ids [number, TOKENS]."""
         uniform = np.random.default_rng(seed).random((TOKENS, number))
         state = np.searchsorted(self.start.cumsum(), uniform[0]).clip(max=self.mask - 1)
         rows = [state]
@@ -59,8 +59,9 @@ class Chain:
         return torch.from_numpy(np.stack(rows, 1))
 
     def __call__(self, tokens, rows):
-        """A denoiser with the exact posteriors: by the Markov property only the nearest revealed
-        tokens matter.
+        """Denoise with the exact posteriors.
+
+        By the Markov property they depend on the nearest revealed tokens only.
         """
         place = torch.arange(TOKENS)
         shown = tokens != self.mask
@@ -78,8 +79,10 @@ class Chain:
         return (self.left[far[0], left] * self.right[far[1], :, right]).log()
 
     def profile(self):
-        """h(n): entropies given the nearest tokens at distances l, r (0: none), times how often
-        these are nearest.
+        """Return the exact profile h(n).
+
+        It sums the entropies given the nearest revealed tokens at distances l and r (0 for none),
+        weighted by how often these are the nearest.
         """
         power, n = self.powers, np.arange(TOKENS)
         pair = [-xlogy(joint, joint).sum() for joint in self.start[:, None] * power]  # H(X_0, X_l)
@@ -92,23 +95,24 @@ class Chain:
                 joint = self.start[:, None, None] * power[left][:, :, None] * power[right]
                 ways = (TOKENS - left - right) * choose(TOKENS - 1 - left - right, n - 2)
                 h += (-xlogy(joint, joint).sum() - pair[left + right]) * ways
+        # with nothing revealed, every token has the entropy of the stationary law
         h[0] += TOKENS * one
         return mdm.InformationProfile(np.minimum.accumulate(h / TOKENS / choose(TOKENS - 1, n)))
 
 
 class Parity:
-    """Blocks of four bits, uniform but for an even sum: three bits of a block tell the fourth."""
+    """Blocks of four bits, uniform but for an even sum: three bits determine the fourth."""
 
     mask = 2
 
     def sequences(self, number, seed):
-        """Token ids [number, TOKENS]."""
+        """Draw token ids [number, TOKENS]."""
         blocks = np.random.default_rng(seed).integers(0, 2, (number, TOKENS // 4, 4))
         blocks[:, :, 3] = blocks[:, :, :3].sum(2) % 2
         return torch.from_numpy(blocks.reshape(number, TOKENS))
 
     def __call__(self, tokens, rows):
-        """A denoiser with the exact posteriors."""
+        """Denoise with the exact posteriors."""
         blocks = tokens.reshape(len(tokens), -1, 4)
         known = (blocks == self.mask).sum(2) == 1
         missing = torch.where(blocks == self.mask, 0, blocks).sum(2) % 2
@@ -117,14 +121,14 @@ class Parity:
         return torch.stack([1 - odd, odd], 1).log()
 
     def profile(self):
-        """A bit is free unless the other three of its block are revealed."""
+        """Return the exact profile: a bit is free unless its block's other three are revealed."""
         return mdm.InformationProfile(
             math.log(2) * (1 - choose(np.arange(TOKENS), 3) / choose(TOKENS - 1, 3))
         )
 
 
 def worlds():
-    """name -> world."""
+    """Map names to worlds."""
 
     def dirichlet(concentration):
         return np.random.default_rng(0).dirichlet(np.full(LETTERS, concentration), size=LETTERS)
@@ -142,7 +146,7 @@ def worlds():
 
 
 def exact_costs(profile, steps):
-    """Cost in nats by schedule."""
+    """Return the cost in nats of each schedule."""
     costs = {name: profile.cost(mdm.get_schedule(name).plan(TOKENS, steps)) for name in SCHEDULES}
     costs["best Beta of the grid"] = min(profile.cost(beta.plan(TOKENS, steps)) for beta in GRID)
     costs["fit_beta"] = profile.cost(profile.fit_beta(steps).plan(TOKENS, steps))
@@ -152,8 +156,9 @@ def exact_costs(profile, steps):
 
 
 def estimated_costs(world, exact, steps, repeats, sequences):
-    """Mean over repeats of the exact cost over the least: steps -> {linear, optimal_plan,
-    fit_beta}; curves chosen.
+    """Return the mean ratio of exact to least cost, and the curves chosen.
+
+    The mean is over repeats: steps -> {linear, optimal_plan, fit_beta}.
     """
     ratios = {k: {"linear": [], "optimal_plan": [], "fit_beta": []} for k in steps}
     curves = {}

@@ -1,7 +1,6 @@
-"""The sampling loops that models ship with, written from their papers' descriptions, to compare
-with.
+"""The sampling loops that models ship with, rewritten from their papers for comparison.
 
-They keep what makes the originals slow, since the benchmarks time it: softmax, noise and argmax
+The loops keep the costs of the originals, since the benchmarks time them: softmax, noise and argmax
 over all positions and the whole vocabulary in each pass, float64 Gumbel noise, and one top-k per
 row. `tests/integrations/test_parity.py` asserts that `mdm_schedules.generate` writes the same
 tokens at temperature 0.
@@ -17,13 +16,14 @@ Model = Callable[[torch.Tensor], torch.Tensor]  # tokens [B, L] -> logits [B, L,
 
 
 def even_plan(tokens: int, steps: int) -> list[int]:
-    """LLaDA's plan: equal shares, the remainder one each to the first steps."""
+    """LLaDA's plan: equal shares; the first steps take one token of the remainder each."""
     return [tokens // steps + (step < tokens % steps) for step in range(steps)]
 
 
 def dllm_plan(tokens: int, steps: int, alpha: Callable[[float], float]) -> list[int]:
-    """dLLM's plan: in each step the rounded share of what is left, by alpha in noise time; empty
-    steps are dropped.
+    """dLLM's plan: in each step the rounded share of the remaining tokens, by alpha in noise time.
+
+    Empty steps are dropped.
     """
     plan, left = [], tokens
     for step in range(steps, 0, -1):
@@ -34,8 +34,9 @@ def dllm_plan(tokens: int, steps: int, alpha: Callable[[float], float]) -> list[
 
 
 def dream_plan(tokens: int, steps: int, eps: float = 1e-3) -> list[int]:
-    """Dream's plan: the share 1 - s / t of what is left, rounded down, on a grid that ends at eps;
-    the rest at last.
+    """Dream's plan: in each step the share 1 - s / t of the remaining tokens, rounded down.
+
+    The time grid ends at eps; the last step reveals the rest.
     """
     grid = torch.linspace(1, eps, steps + 1)
     plan, left = [], tokens
@@ -58,8 +59,9 @@ def llada_generate(
     cfg_scale: float = 0.0,
     plan: list[int] | None = None,
 ) -> torch.Tensor:
-    """Low-confidence remasking in blocks (arXiv 2502.09992); with `plan` per block also dLLM's
-    MDLM sampler.
+    """Low-confidence remasking in blocks (arXiv 2502.09992).
+
+    With a `plan` per block it is also dLLM's MDLM sampler.
     """
     x = torch.nn.functional.pad(prompt, (0, new_tokens), value=mask_id)
     given = x != mask_id
@@ -100,6 +102,7 @@ def dream_generate(
     for count in dream_plan(new_tokens, steps):
         masked = x == mask_id
         logits = model(x)
+        # the logits at a position predict the next token; the first token has only its own
         logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)
         probs = logits[masked].softmax(-1)
         best, tokens = probs.max(-1)

@@ -1,10 +1,10 @@
-"""Peak memory that a sampler needs beyond the model's own logits.
+"""Measures the peak memory that a sampler needs beyond the model's own logits.
 
     python examples/benchmarks/sampler_memory.py
 
-Each loop runs in a process of its own on preallocated logits [4, 192, 126464] (float32); told is
-how far the resident memory of the process, or the peak of the GPU's allocator, rises above what is
-there before the first step. The temperature is 1; blocks of 32 and of 128, one pass each.
+Each loop runs in a process of its own on preallocated logits [4, 192, 126464] (float32). The figure
+is the rise above the level before the first step: of the process's resident memory on a CPU, of the
+allocator's peak on a GPU. The temperature is 1; blocks have 32 or 128 tokens and one pass each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sampler_overhead import NEW, Fake, available
 
 
 def measure(loop: str, batch: int, vocabulary: int, block: int, device: str) -> float:
-    """MiB above the start of the loop, after a small run that loads what is loaded once."""
+    """Return MiB above the start of the loop, after a small run that loads what is loaded once."""
     run = available()[loop]
     run(Fake(1, 1024, device), block, NEW // block, 1.0)
     fake = Fake(batch, vocabulary, device)
@@ -48,7 +48,7 @@ def measure(loop: str, batch: int, vocabulary: int, block: int, device: str) -> 
 
 
 def resident() -> float:
-    """Resident memory of this process in MiB (Linux)."""
+    """Return the resident memory of this process in MiB (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

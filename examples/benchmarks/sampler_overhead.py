@@ -1,18 +1,19 @@
-"""Seconds per step that a sampler spends outside the model: ours against the loops that models ship
-with.
+"""Compares seconds per step spent outside the model: ours against the loops that models ship with.
 
     python examples/benchmarks/sampler_overhead.py --output sampler_overhead.json
 
-A fake model returns preallocated random logits (float32), so that what is timed is everything but
-the forward pass: prompt 64, 128 new tokens, 128 steps, in blocks of 32 and in one block of 128. At
-temperature 0 the tokens are asserted to be the same. With diffusers installed its block refinement
-scheduler is timed in the loop of LLaDA2Pipeline, with one token per step; with dLLM installed its
-MDLM sampler is, too. Per setting the runs take turns, and medians are told: of CPU time on a CPU
-(other work on the machine changes it less than wall time), of wall time on a GPU.
+A fake model returns preallocated random logits (float32), so that everything but the forward pass
+is timed. The prompt has 64 tokens; 128 new tokens are written in 128 steps, in blocks of 32 and in
+one block of 128. At temperature 0 the script asserts that the tokens are the same. If diffusers is
+installed, its block refinement scheduler is timed in LLaDA2Pipeline's loop with one token per step;
+if dLLM is installed, so is its MDLM sampler. In each setting the loops take turns, and the medians
+are reported: CPU time on a CPU (other work on the machine affects it less than wall time), wall
+time on a GPU.
 
-Also told: how many rows of the vocabulary each loop goes through per step; how often per step it
-would make the host wait for a GPU (counted on a CPU, by the operations that ask for a value, or
-whose result's size depends on one); and the time to plan 1,024 rows of 256 tokens in 128 steps.
+Three more figures are reported: how many rows of the vocabulary each loop reads per step; how often
+per step it would make the host wait for a GPU (counted on a CPU by the operations that read a
+value, or whose result's size depends on one); and the time to plan 1,024 rows of 256 tokens in 128
+steps.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ PROMPT, NEW = 64, 128
 
 
 class Fake:
-    """Logits [B, L, V] of a model that looks at nothing; one set for the batch, so that large ones
-    fit.
+    """A model that ignores its input and returns logits [B, L, V].
+
+    One set of logits serves the whole batch, so that large ones fit.
     """
 
     def __init__(self, batch: int, vocabulary: int, device: str) -> None:
@@ -66,7 +68,7 @@ class Fake:
         return self.logits.flatten(0, 1), rows
 
 
-# block length, steps and temperature -> tokens
+# (block length, steps, temperature) -> tokens
 Loop = Callable[[Fake, int, int, float], torch.Tensor]
 
 
@@ -100,8 +102,9 @@ def llada(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tenso
 
 
 def diffusers(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
-    """BlockRefinementScheduler as LLaDA2Pipeline drives it, quotas only (threshold above 1, no
-    editing).
+    """BlockRefinementScheduler as LLaDA2Pipeline drives it.
+
+    A threshold above 1 and no editing leave only its quotas.
     """
     from diffusers import BlockRefinementScheduler
 
@@ -148,7 +151,7 @@ def dllm(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor
 
 
 def available() -> dict[str, Loop]:
-    """Name -> loop, for what is installed."""
+    """Map names to loops, for the installed libraries."""
     loops: dict[str, Loop] = {"ours": ours, "LLaDA": llada}
     try:
         import diffusers as installed
@@ -167,8 +170,9 @@ def available() -> dict[str, Loop]:
 
 
 class HostWaits(TorchDispatchMode):
-    """Counts the operations for whose result a host must wait: values read, and sizes that depend
-    on values.
+    """Counts the operations whose result a host must wait for.
+
+    These are values read, and results whose size depends on values.
     """
 
     ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim")
@@ -189,7 +193,7 @@ class HostWaits(TorchDispatchMode):
 def timed(
     loop: Loop, fake: Fake, block: int, steps: int, temperature: float
 ) -> tuple[float, torch.Tensor]:
-    """Milliseconds per step of one run, and its tokens."""
+    """Return milliseconds per step of one run, and its tokens."""
     clock: Callable[[], float] = time.process_time
     if fake.logits.is_cuda:
 
@@ -205,8 +209,9 @@ def timed(
 def compare(
     loops: dict[str, Loop], fake: Fake, block: int, temperature: float, args: argparse.Namespace
 ) -> dict[str, float]:
-    """Median milliseconds per step of each loop; all take turns, and write the same tokens at
-    temperature 0.
+    """Return the median milliseconds per step of each loop.
+
+    The loops take turns, and must write the same tokens at temperature 0.
     """
     times: dict[str, list[float]] = {loop: [] for loop in loops}
     batch, expected = len(fake.prompt), {}
@@ -226,8 +231,9 @@ def compare(
 def counted(
     loops: dict[str, Loop], batch: int, block: int, temperature: float
 ) -> dict[str, tuple[float, float]]:
-    """Vocabulary rows per step and sequence, and host waits per step, in 128 steps over a small
-    vocabulary.
+    """Return vocabulary rows per step and sequence, and host waits per step.
+
+    They are counted in 128 steps over a small vocabulary.
     """
     counts = {}
     for loop, run in loops.items():
@@ -239,7 +245,7 @@ def counted(
 
 
 def planning(repeats: int) -> float:
-    """Milliseconds to plan 1,024 rows of 256 tokens in 128 steps."""
+    """Return the milliseconds to plan 1,024 rows of 256 tokens in 128 steps."""
     schedule, tokens, times = mdm.get_schedule("beta(a=0.9, b=0.3)"), torch.full((1024,), 256), []
     for _ in range(repeats + 1):
         start = time.perf_counter()

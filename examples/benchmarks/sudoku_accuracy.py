@@ -1,10 +1,10 @@
-"""Accuracy of the shipped Sudoku model by schedule, steps and remasking policy.
+"""Measures the accuracy of the shipped Sudoku model by schedule, steps and position policy.
 
     python examples/benchmarks/sudoku_accuracy.py --output sudoku_accuracy.json
 
 Each cell is the share of held-out 6x6 puzzles (6 clues, 30 cells to fill) completed to a valid
-grid, with one standard error. The puzzles and the seeds are the same in every cell. "30 steps" is
-one token per pass: every schedule is then the same. Takes about half an hour on one core.
+grid, with one standard error. The puzzles and the seeds are the same in every cell. At 30 steps
+every pass reveals one token, so all schedules are the same. Takes about half an hour on one core.
 """
 
 import argparse

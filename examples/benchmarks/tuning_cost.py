@@ -1,13 +1,14 @@
-"""What each way of tuning costs: passes until the chosen Beta is within 5 % of the best of the
-paper's whole grid.
+"""Measures the cost of each way of tuning a Beta schedule, in passes.
 
     python examples/benchmarks/tuning_cost.py --output tuning_cost.json
 
-The sticky Markov chain of markov_chains.py, whose posteriors and costs are known exactly: 64 tokens
-in 8 steps, random order. The searches score (a, b) by teacher-forced likelihood, the least noisy
-measure there is, on the same sequences for all; the profile route measures an information profile
-and fits (a, b) to it. Each budget is spent several times on other sequences; its figure is the mean
-of the exact cost over the least of the grid. A pass is one sequence through the model.
+It counts the passes until the chosen Beta is within 5 % of the best of the paper's whole grid. The
+world is the sticky Markov chain of markov_chains.py, whose posteriors and costs are known exactly:
+64 tokens in 8 steps, in random order. The searches score (a, b) by teacher-forced likelihood, the
+least noisy measure, on the same sequences for all; the profile route estimates an information
+profile and fits (a, b) to it. Each budget is spent several times on different sequences; its figure
+is the mean ratio of the exact cost to the least cost of the grid. A pass is one sequence through
+the model.
 """
 
 import argparse
@@ -25,12 +26,12 @@ import mdm_schedules as mdm
 from mdm_schedules.tuning import TeacherForcedObjective
 
 STEPS, CLOSE = 8, 1.05
-INSTANCES = (4, 8, 16, 32, 64, 128, 256)  # that a search scores each candidate on
+INSTANCES = (4, 8, 16, 32, 64, 128, 256)  # sequences on which a search scores each candidate
 TRIALS = {"grid": 100, "tpe": 40, "gp": 40}
 
 
 def search(method, chain, instances, seed):
-    """The (a, b) that a search on so many sequences chooses, and its passes."""
+    """Return the (a, b) that a search on so many sequences chooses, and its passes."""
     objective = TeacherForcedObjective(
         chain,
         chain.sequences(instances, seed),
@@ -52,7 +53,7 @@ def search(method, chain, instances, seed):
 
 
 def predict(chain, sequences, counts, seed):
-    """The (a, b) of a profile of so many sequences at so many reveal counts, and its passes."""
+    """Return the (a, b) fitted to a profile of so many sequences and counts, and its passes."""
     profile = mdm.InformationProfile.estimate(
         chain,
         chain.sequences(sequences, seed),

@@ -1,11 +1,10 @@
-"""Fig. 2 of arXiv 2509.13866: the energy of alpha = Beta(a, b) over (a, b), for several gamma, and
-where it is least.
+"""Draws Fig. 2 of arXiv 2509.13866: the energy of alpha = Beta(a, b) by (a, b), for several gamma.
 
     python examples/paper/energy_landscape.py --output figures
 
-Writes energy_landscape.png and energy_landscape.json (excess E / pi^2 on the grid, null where E is
-infinite, and the minimum, found by a search that is not told gamma). A minute or two; --quick takes
-seconds.
+Writes energy_landscape.png and energy_landscape.json (the excess E / pi^2 on the grid, null where E
+is infinite, and the minimum, found by a search that does not know gamma). Takes a minute or two, or
+seconds with --quick.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ GAMMAS = [(1.0, 1.0), (0.5, 0.5), (0.9, 0.3), (0.4, 0.8)]
 
 
 def axis_for(threshold: float, points: int) -> np.ndarray:
-    """Parameters up to 1.5, some below the threshold where the energy is infinite, the others
-    crowding above it.
+    """Return parameters up to 1.5, crowded just above the threshold of finite energy.
+
+    Some lie below the threshold, where the energy is infinite.
     """
     below = np.linspace(0, threshold, points // 5 + 2)[1:]
     above = threshold + (1.5 - threshold) * np.linspace(0, 1, points + 1)[1:] ** 2
@@ -36,14 +36,15 @@ def axis_for(threshold: float, points: int) -> np.ndarray:
 
 
 def landscape(gamma: tuple[float, float], points: int, tolerance: float) -> dict[str, Any]:
-    """Excess on a grid [b, a], and the minimum that Nelder-Mead reaches from the best grid
-    point.
+    """Return the excess on a grid [b, a], and the minimum.
+
+    Nelder-Mead finds the minimum from the best grid point.
     """
     weight = Beta(*gamma)
     # finite if and only if 2a > c and 2b > d
     axis_a, axis_b = (axis_for(shape / 2, points) for shape in gamma)
     excess = np.full((len(axis_b), len(axis_a)), math.inf)
-    # no bar where nobody looks
+    # no progress bar unless somebody is watching
     for i, b in enumerate(tqdm(axis_b, desc=f"gamma = Beta{gamma}", unit="row", disable=None)):
         excess[i] = [energy_excess(Beta(a, b), weight) for a in axis_a]
     i, j = np.unravel_index(np.argmin(excess), excess.shape)
@@ -66,7 +67,7 @@ def landscape(gamma: tuple[float, float], points: int, tolerance: float) -> dict
 
 
 def draw(panels: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib  # the extra `plot`
+    import matplotlib  # needs the extra `plot`
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

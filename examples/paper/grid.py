@@ -1,5 +1,6 @@
-"""The tables' grid on any model that loads and any lm-eval task that generates; `tables.py
---model` is its face.
+"""Runs the tables' grid on any model that loads and any lm-eval task that generates.
+
+The command for it is `tables.py --model`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from mdm_schedules.presets import Preset, Row
 
 
 def run_grid(args: Any, schedules: list[str], steps: list[int], gen_length: int) -> Preset:
-    """Percent correct and its standard error for each schedule and number of steps; `args` are
-    those of `tables.py`.
+    """Return percent correct and its standard error for each schedule and number of steps.
+
+    `args` are those of `tables.py`.
     """
     objective = lm_eval_objective(
         args.model,

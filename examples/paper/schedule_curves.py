@@ -1,9 +1,8 @@
-"""Fig. 3 of arXiv 2509.13866: gamma, the CDF of Beta(a, b), and the schedule alpha that is optimal
-for it.
+"""Draws Fig. 3 of arXiv 2509.13866: gamma, the CDF of Beta(a, b), and the alpha optimal for it.
 
     python examples/paper/schedule_curves.py --output figures
 
-Writes schedule_curves.png and schedule_curves.json (both curves on a grid of t). Seconds.
+Writes schedule_curves.png and schedule_curves.json (both curves on a grid of t). Takes seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ STYLES = {
 
 
 def draw(t: np.ndarray, curves: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib  # the extra `plot`
+    import matplotlib  # needs the extra `plot`
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

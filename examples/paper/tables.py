@@ -1,14 +1,13 @@
-"""Tables 2-7 of arXiv 2509.13866, as the presets hold them, or the same grid on a model and a task
-of yours.
+"""Prints Tables 2-7 of arXiv 2509.13866 from the presets, or the same grid on your model and task.
 
     python examples/paper/tables.py [--task mbpp] [--markdown] [--output tables.json]
-    python examples/paper/tables.py --model GSAI-ML/LLaDA-8B-Base --trust-remote-code --task gsm8k
-    --limit 100
+    python examples/paper/tables.py --model GSAI-ML/LLaDA-8B-Base --trust-remote-code \\
+        --task gsm8k --limit 100
 
 The figures are percent correct, mean and one standard error. The best mean of each column is marked
-*, and every one within a standard error of it ~. The second form needs lm-eval (the extra `eval`)
-and takes the schedules, steps and length of the paper's table for that task, where it has one,
-unless told otherwise.
+*, and every mean within a standard error of it ~. The second form needs lm-eval (the extra `eval`).
+Its default schedules, steps and length are those of the paper's table for the task, if there is
+one.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from mdm_schedules.sampling import policies
 
 
 def cells(table: Preset) -> list[list[str]]:
-    """Header and rows as text."""
+    """Return header and rows as text."""
     lines = [["schedule", *(f"{steps} steps" for steps in table.steps)]]
     best = [max(table.rows, key=lambda row: row.mean[i]) for i in range(len(table.steps))]
     for row in table.rows:
@@ -60,7 +59,7 @@ def show(table: Preset, markdown: bool) -> None:
 
 
 def grid(args: argparse.Namespace) -> Preset:
-    """The paper's grid, or the one asked for, on `args.model`."""
+    """Run the paper's grid, or the requested one, on `args.model`."""
     papers = {table.task: table for table in list_presets()}
     paper = papers.get(args.task[0], papers["gsm8k"])
     schedules = args.schedule or [row.schedule for row in paper.rows]
@@ -121,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         show(table, args.markdown)
     if args.output:
         text = json.dumps([asdict(table) for table in tables])
-        # a task may give no standard error
+        # a task may report no standard error
         data = json.loads(text, parse_constant=lambda nan: None)
         args.output.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return 0

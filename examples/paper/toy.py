@@ -1,12 +1,11 @@
-"""Fig. 4 of arXiv 2509.13866: five letters in three steps, where different targets prefer different
-schedules.
+"""Draws Fig. 4 of arXiv 2509.13866: the best schedule of five letters in three steps by target.
 
     python examples/paper/toy.py --output figures
 
 Target A is uniform on aaaaa and bbbbb, target B on the sentences with two or three a's. The sampler
-is the library's own loop with exact posteriors. It is not sampled but enumerated: every order (or,
-ancestral, every way in which the letters fall into the steps) times every sentence, one row of the
-batch each. Writes toy.png and toy.json. Seconds.
+is the library's own loop with exact posteriors. Its law is enumerated and not sampled: each pair of
+a case and a sentence is one row of the batch, where a case is an order of the letters (for
+ancestral sampling, an assignment of letters to steps). Writes toy.png and toy.json in seconds.
 """
 
 from __future__ import annotations
@@ -29,15 +28,16 @@ SCHEDULES = ("linear", "sine", "squared_sine", "cosine", "beta(a=0.9, b=0.3)", "
 
 
 def targets(n: int = 5) -> dict[str, torch.Tensor]:
-    """The two targets as probabilities [2]*n."""
+    """Return the two targets as probabilities [2]*n."""
     ones = torch.tensor(list(itertools.product([0, 1], repeat=n))).sum(1).reshape([2] * n)
     support = {"A": (ones == 0) | (ones == n), "B": (ones == n // 2) | (ones == n - n // 2)}
     return {name: inside.double() / inside.sum() for name, inside in support.items()}
 
 
 class Teacher:
-    """A denoiser that knows the target, writes each row's given sentence, and adds up how probable
-    that was.
+    """A denoiser that knows the target and forces each row to its given sentence.
+
+    It adds up the log-probability of that sentence.
     """
 
     def __init__(self, p: torch.Tensor, sentences: torch.Tensor) -> None:
@@ -50,6 +50,7 @@ class Teacher:
         seen = tokens[row][:, None]
         agree = ((seen == self.support) | (seen == self.mask)).all(2) * self.weights
         wanted = self.sentences[row, column]
+        # posterior of the wanted letter: its share of the sentences that agree with letters seen
         hit = agree * (wanted[:, None] == self.support[:, column].T)
         self.logp.index_add_(0, row, (hit.sum(1) / agree.sum(1)).log())
         return torch.nn.functional.one_hot(wanted, self.mask).double().log()
@@ -80,8 +81,9 @@ class Timed(Ancestral):
 
 
 def _run(p: torch.Tensor, cases: int, **options: Any) -> torch.Tensor:
-    """log P(sentence | case) [cases, sentences] of the sampling loop; row = case * sentences +
-    sentence.
+    """Return log P(sentence | case) [cases, sentences] of the sampling loop.
+
+    Row case * sentences + sentence of the batch holds the pair.
     """
     sentences = p.nonzero().repeat(cases, 1)
     teacher = Teacher(p, sentences)
@@ -97,8 +99,10 @@ def _run(p: torch.Tensor, cases: int, **options: Any) -> torch.Tensor:
 
 
 def divergences(p: torch.Tensor, logp: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
-    """KL(data || sampler) in nats: given the case, averaged over cases; and of the sampler's
-    marginal law.
+    """Return two divergences KL(data || sampler) in nats.
+
+    The first is given the case and averaged over cases; the second is of the sampler's marginal
+    law.
     """
     data = p[p > 0]
     given = data.log() - weights @ logp
@@ -107,7 +111,7 @@ def divergences(p: torch.Tensor, logp: torch.Tensor, weights: torch.Tensor) -> t
 
 
 def random_order(p: torch.Tensor, plan: list[int]) -> tuple[float, float]:
-    """Both divergences of a plan under remasking="random", over all orders."""
+    """Return both divergences of a plan under remasking="random", over all orders."""
     ranks = torch.tensor(list(itertools.permutations(range(p.ndim))))
     policy = Ranked(ranks.repeat_interleave(int((p > 0).sum()), 0))
     logp = _run(p, len(ranks), plan=plan, remasking=policy)
@@ -115,8 +119,9 @@ def random_order(p: torch.Tensor, plan: list[int]) -> tuple[float, float]:
 
 
 def step_laws(schedule: Schedule, n: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ancestral: all ways [steps^n, n] in which n letters fall into the steps, and their
-    probabilities.
+    """Return all ways [steps^n, n] in which n letters fall into the steps, and their probabilities.
+
+    This is the law of ancestral sampling.
     """
     ways = torch.tensor(list(itertools.product(range(steps), repeat=n)))
     widths = schedule.alpha(torch.arange(steps + 1, dtype=torch.float64) / steps).diff()
@@ -124,9 +129,10 @@ def step_laws(schedule: Schedule, n: int, steps: int) -> tuple[torch.Tensor, tor
 
 
 def ancestral(p: torch.Tensor, schedule: Schedule, steps: int) -> tuple[float, float]:
-    """Both divergences of a schedule under remasking="ancestral"."""
+    """Return both divergences of a schedule under remasking="ancestral"."""
     ways, weights = step_laws(schedule, p.ndim, steps)
     grid = schedule.alpha(torch.arange(steps + 1, dtype=torch.float64) / steps)
+    # any number between two grid values falls into that step; take the middle
     uniform = ((grid[1:] + grid[:-1]) / 2)[ways]
     policy = Timed(uniform.repeat_interleave(int((p > 0).sum()), 0))
     return divergences(
@@ -135,7 +141,7 @@ def ancestral(p: torch.Tensor, schedule: Schedule, steps: int) -> tuple[float, f
 
 
 def figures(p: torch.Tensor) -> dict[str, Any]:
-    """Every plan of three steps, and every schedule, on one target."""
+    """Return the figures of every plan of three steps, and of every schedule, on one target."""
     profile, n = InformationProfile.from_distribution(p), p.ndim
     rows = []
     for plan in itertools.product(range(n + 1), repeat=STEPS):
@@ -153,7 +159,7 @@ def figures(p: torch.Tensor) -> dict[str, Any]:
     for name in SCHEDULES:
         schedule = get_schedule(name)
         plan = schedule.plan(n, STEPS)
-        # ancestral counts are random: the cost is the mean of the costs of the plans that come out
+        # ancestral counts are random: the cost is the mean cost of the plans they make
         ways, weights = step_laws(schedule, n, STEPS)
         costs = torch.tensor(
             [profile.cost(torch.bincount(way, minlength=STEPS)) for way in ways],
@@ -179,7 +185,7 @@ def figures(p: torch.Tensor) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    import matplotlib  # the extra `plot`
+    import matplotlib  # needs the extra `plot`
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

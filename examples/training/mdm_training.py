@@ -1,12 +1,9 @@
-"""Objective, optimiser loop, likelihood bound and saving shared by ``train_code.py`` and
-``train_sudoku.py``.
+"""Objective, training loop, likelihood bound and saving for train_code.py and train_sudoku.py.
 
 The models are masked diffusion models with the absorbing ("mask") state (arXiv 2406.07524). ``t``
-is the masked
-fraction: at ``t`` each token is masked independently with probability ``t`` (the linear schedule),
-    and the
-negative evidence bound is the mean over ``t`` in (0, 1] of the masked tokens' cross-entropy divided
-by ``t``.
+is the masked fraction: at ``t`` each token is masked independently with probability ``t`` (the
+linear schedule). The negative evidence bound is the mean over ``t`` in (0, 1] of the masked tokens'
+cross-entropy divided by ``t``.
 """
 
 import argparse
@@ -25,7 +22,7 @@ from transformers import BertConfig, BertForMaskedLM, EsmForMaskedLM, PreTrained
 
 MaskedLM = BertForMaskedLM | EsmForMaskedLM
 
-#: the smallest masked fraction drawn in training; what lies below adds noise (weight 1/t) and
+#: the smallest masked fraction drawn in training; smaller ones add noise (weight 1/t) and
 #: hardly any signal
 MIN_T = 1e-3
 
@@ -82,9 +79,7 @@ def build_model(
 
 
 def mdm_loss(model: MaskedLM, ids: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
-    """One draw of the negative evidence bound in nats per token, averaged over the batch ``ids [B,
-    L]``.
-    """
+    """Draw the negative evidence bound of ``ids [B, L]`` once, in nats per token (batch mean)."""
     batch, length = ids.shape
     # one uniform offset and B equal strata: far less variance than B independent draws of t
     t = (torch.rand((), generator=generator) + torch.arange(batch)) / batch
@@ -100,13 +95,11 @@ def mdm_loss(model: MaskedLM, ids: Tensor, mask_id: int, generator: torch.Genera
 def nll_bound(
     model: MaskedLM, ids: Tensor, mask_id: int, draws: int, seed: int, batch: int = 128
 ) -> tuple[float, float]:
-    """Monte Carlo estimate of the negative evidence bound of ``ids [N, L]`` in nats per token, and
-    its error.
+    """Estimate the negative evidence bound of ``ids [N, L]`` in nats per token, and its error.
 
-    Draws the number of masked tokens uniformly from 1..L and takes the mean cross-entropy over
-    them: the same expectation as the integral over ``t``, with less variance. The error is that of
-        the mean over sequences and
-    draws as if independent.
+    The number of masked tokens is drawn uniformly from 1..L, and the mean cross-entropy over them
+    is taken. Its expectation equals the integral over ``t``, with less variance. The error is that
+    of the mean over sequences and draws, as if independent.
     """
     generator = torch.Generator().manual_seed(seed)
     values = []

@@ -1,4 +1,4 @@
-"""Train the shipped masked diffusion model of Python source code.
+"""Trains the shipped masked diffusion model of Python source code.
 
     nice -n 10 python examples/training/train_code.py --out code
 
@@ -45,13 +45,13 @@ HELD_OUT_FRACTION = 0.05
 
 
 def is_held_out(name: str) -> bool:
-    """Whether the file of this relative POSIX path is in the held-out split."""
+    """Return whether the file of this relative POSIX path is in the held-out split."""
     digest = blake2b(name.encode(), digest_size=8, key=b"stdlib held-out 1").digest()
     return int.from_bytes(digest, "big") < HELD_OUT_FRACTION * 2**64
 
 
 def read_library() -> tuple[list[str], list[str]]:
-    """Texts of the training files and of the held-out files, in the order of their paths."""
+    """Return the texts of training and held-out files, in the order of their paths."""
     root = Path(sysconfig.get_paths()["stdlib"])
     training: list[str] = []
     held_out: list[str] = []
@@ -67,8 +67,9 @@ def read_library() -> tuple[list[str], list[str]]:
 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Every byte is a token: at this size a model learns spelling and syntax sooner than merged
-    tokens.
+    """Build a tokenizer in which every byte is a token.
+
+    A model of this size learns spelling and syntax sooner from bytes than from merged tokens.
     """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -116,7 +117,7 @@ def build_model(args: argparse.Namespace) -> EsmForMaskedLM:
 
 
 def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
-    """All files one after the other, each between [BOS] and [EOS]."""
+    """Concatenate all files, each between [BOS] and [EOS]."""
     core = tokenizer.backend_tokenizer
     stream: list[int] = []
     for encoding in core.encode_batch(texts, add_special_tokens=False):
@@ -131,13 +132,14 @@ def evaluate(
     draws: int,
     seed: int,
 ) -> dict[str, float]:
-    """The likelihood bound on the consecutive windows of the held-out files, per token and per
-    byte.
+    """Return the likelihood bound per token and per byte.
+
+    It is measured on the consecutive windows of the held-out files.
     """
     stream = token_stream(tokenizer, texts)
     windows = stream[: len(stream) // LENGTH * LENGTH].view(-1, LENGTH)
     mean, error = nll_bound(model, windows, MASK, draws, seed)
-    # bytes of text that the tokens stand for; [BOS] and [EOS] are paid for but are no bytes
+    # bytes of text behind the tokens; [BOS] and [EOS] cost likelihood but are no bytes
     size = sum(len(text.encode()) for text in texts) * windows.numel() / len(stream)
     bits = windows.numel() / size / math.log(2)
     return {

@@ -1,4 +1,4 @@
-"""Train the shipped masked diffusion model of 6x6 sudoku grids.
+"""Trains the shipped masked diffusion model of 6x6 sudoku grids.
 
     nice -n 10 python examples/training/train_sudoku.py --out sudoku
 
@@ -46,12 +46,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def structured_positions(model: BertForMaskedLM) -> None:
-    """Start each cell's position embedding as the sum of random vectors for its row, its column and
-    its box.
+    """Start each cell's position embedding as a sum of vectors for its row, column and box.
 
-    The embeddings are trained as usual from there. It tells the model nothing of the rules, but it
-    need not discover which cells share a unit from 36 unrelated vectors, which is a long plateau at
-    the start.
+    The vectors are random, and training changes the embeddings as usual. The start says nothing
+    about the rules. It only spares the model from discovering in 36 unrelated vectors which cells
+    share a unit, which costs a long plateau at the beginning of training.
     """
     weight = model.bert.embeddings.position_embeddings.weight
     units = torch.randn(3, 6, weight.shape[1]) * model.config.initializer_range
@@ -68,9 +67,9 @@ def solve(
 ) -> Tensor:
     """Fill ``prompts [B, 36]`` one cell per step.
 
-    ``greedy``: the blank cell whose best digit is the most probable, with that digit. Otherwise a
-        random blank
-    cell, with a digit drawn from the model at temperature 1.
+    If ``greedy``, each step fills the blank cell whose best digit is the most probable with that
+    digit. Otherwise it fills a random blank cell with a digit drawn from the model at temperature
+    1.
     """
     ids = prompts.clone()
     rows = torch.arange(len(ids))
@@ -90,7 +89,7 @@ def solve(
 
 
 def evaluate(model: BertForMaskedLM, grids: int, clues: int, seed: int) -> dict[str, float]:
-    """Valid fractions of both samplers and the likelihood bound, on held-out grids."""
+    """Return valid fractions of both samplers and the likelihood bound, on held-out grids."""
     puzzles, solutions = sudoku.puzzles(grids, clues, seed)
     prompts = torch.from_numpy(np.where(puzzles > 0, puzzles + FIRST, MASK))
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,4 @@
-"""What makes the results of a job: two runs with the same fingerprint and prompts write the same
-tokens.
-"""
+"""Identifies the inputs of a job: equal fingerprints and prompts give the same tokens."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from mdm_schedules._version import __version__
 from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.schedules import Schedule
 
-_TENSORS = 32  # of the weights that are looked at
-_VALUES = 64  # of each
-_APART = ("schedule", "seed", "callback")  # told elsewhere, or without effect on the tokens
+_TENSORS = 32  # weights that are sampled
+_VALUES = 64  # values sampled from each
+_APART = ("schedule", "seed", "callback")  # recorded elsewhere, or without effect on the tokens
 _NAMES_OF_PLACES = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
 
@@ -28,15 +26,15 @@ def fingerprint(
     precision: str,
     sharded: bool,
 ) -> dict[str, Any]:
-    """Everything that the tokens depend on, but the prompts and the seed, as JSON.
+    """Return everything that the tokens depend on, except the prompts, as JSON.
 
     Args:
-        model: its class, config, size and a sample of its weights are told.
-        schedule: told by its spec.
+        model: recorded by its class, config, size and a sample of its weights.
+        schedule: recorded by its spec.
         options: the merged options of `generate`.
-        tokenizer: told by its vocabulary; None if there is none.
+        tokenizer: recorded by its vocabulary; None if there is none.
         precision: mixed precision of the accelerate config.
-        sharded: no process holds whole weights, so they are not looked at.
+        sharded: True if no process holds whole weights; the weights are then not sampled.
     """
     told = {name: _plain(value) for name, value in sorted(options.items()) if name not in _APART}
     return {
@@ -60,8 +58,9 @@ def _hash(data: bytes) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON; an object by its repr, if that is the same in every process, else by its
-    class.
+    """Return a value as JSON.
+
+    An object is represented by its repr if that is the same in every process, else by its class.
     """
     if isinstance(value, torch.Tensor):
         return value.tolist()
@@ -105,7 +104,7 @@ def _model(model: Any, sharded: bool) -> dict[str, Any]:
 
 
 def _sample(value: torch.Tensor) -> bytes:
-    if value.device.type == "meta" or hasattr(value, "to_local"):  # offloaded, or spread
+    if value.device.type == "meta" or hasattr(value, "to_local"):  # offloaded, or sharded
         return b""
     flat = value.detach().flatten()[:: max(1, value.numel() // _VALUES)]
     return flat.double().cpu().numpy().tobytes()

@@ -1,4 +1,4 @@
-"""`generate_distributed`: a list, a file or a stream of prompts, on all processes of the job."""
+"""Answers a list, a file or a stream of prompts on all processes of a job."""
 
 from __future__ import annotations
 
@@ -33,23 +33,24 @@ from mdm_schedules.sampling.options import STORED, unknown_option
 from mdm_schedules.sampling.prompt import check_mask_token
 from mdm_schedules.sampling.stored import merge_options
 
-_ALSO = ("logits_processor", "callback")  # options of `generate` that no config holds
+_ALSO = ("logits_processor", "callback")  # options of `generate` that no config stores
 
 
 @dataclass(frozen=True)
 class DistributedOutput:
-    """What a job did, on every process.
+    """The outcome of a job, available on every process.
 
     Attributes:
         records: a dict for each answer, in the order of the prompts; empty if they were written to
             `output_path`.
-        prompts: prompts in all.
-        done_before: prompts whose results were there already.
-        skipped: prompts that this run skipped for an error, each with a record that tells it.
-        tokens: tokens that this run wrote, on all processes.
-        nfe: forward passes that this run spent, one for a whole batch, on all processes.
-        seed: the seed that each prompt's own seed comes from.
-        seconds: duration of this run.
+        prompts: number of prompts.
+        done_before: number of prompts whose results existed before this run.
+        skipped: number of prompts that this run skipped because of an error; their records hold it.
+        tokens: number of tokens that this run wrote, on all processes.
+        nfe: number of forward passes that this run spent on all processes; a pass over a batch
+            counts once.
+        seed: the seed from which each prompt's own seed is derived.
+        seconds: duration of this run in seconds.
         output_path: the file with the records.
     """
 
@@ -83,54 +84,55 @@ def generate_distributed(
     generation_config: Any = None,
     **options: Any,
 ) -> DistributedOutput:
-    """`generate` for many prompts, on all processes that `accelerate launch` or torchrun started,
-    or on this one.
+    """Run `generate` for many prompts on all processes of a launcher's job, or on one process.
 
-    All processes must call it with the same arguments. Each prompt's seed comes from `seed` and the
-    prompt's index, and batches come from the prompts and `batch_size` alone, so the tokens are the
-    same on any number of processes.
+    The launcher is `accelerate launch` or torchrun.
 
-    A record is a dict: `index`; `id`, if the prompt has one; `sample`, with num_return_sequences
-    above 1; with a tokenizer `text` (prompt and answer) and `answer`; `tokens` (all, without
-    padding), `prompt_length`, `nfe` (passes in which this sequence got a token) and `seed`. Or
-    `index`, `id` and `error`.
+    All processes must call this function with the same arguments. Each prompt's seed is derived
+    from `seed` and the prompt's index, and the batches depend on the prompts and `batch_size` only,
+    so the tokens are the same on any number of processes.
+
+    A record is a dict with `index`, `tokens` (prompt and answer, without padding), `prompt_length`,
+    `nfe` (passes in which this sequence got a token) and `seed`; with `id`, if the prompt has one;
+    with `sample`, if num_return_sequences is above 1; and, if there is a tokenizer, with `text`
+    (prompt and answer) and `answer`. The record of a skipped prompt has `index`, `id` and `error`.
 
     Args:
-        model: as `generate` takes it, on this process's device (`PartialState().device`). A model
-            that is spread over several processes (FSDP, ZeRO-3, tensor parallel) is run by them
-            together, on the same batches.
-        prompts: texts, or lists of token ids, or dicts with "prompt" and perhaps "id", in any
-            iterable (a datasets stream among them); or the path of a .jsonl file of those, or of a
-            text file with a prompt on each line. Blank lines of files do not count. An iterable is
-            run through by each process, at most 2,048 at a time.
-        tokenizer: encodes texts and decodes results; may be None for token ids. Ids that it has
-            no token for are never drawn.
-        output_path: JSONL file to write, in a folder that all processes see; it appears when all is
-            done. The results up to then are in the folder `<output_path>.shards`, from which a
-            repeated call goes on. None keeps all records in memory and returns them.
-        batch_size: sequences of one pass are this many prompts times num_return_sequences.
+        model: as `generate` takes it, on this process's device (`PartialState().device`). Processes
+            that share a sharded model (FSDP, ZeRO-3, tensor parallel) run it together, on the same
+            batches.
+        prompts: any iterable (such as a datasets stream) of texts, lists of token ids, or dicts
+            with "prompt" and optionally "id"; or the path of a .jsonl file of these, or of a text
+            file with a prompt on each line. Blank lines of files are ignored. Each process reads
+            the whole iterable, at most 2,048 prompts at a time.
+        tokenizer: encodes texts and decodes results; may be None for token ids. Ids that it
+            has no token for are never drawn.
+        output_path: JSONL file to write, in a folder that all processes see; it appears when the
+            job is complete. Until then the results are in the folder `<output_path>.shards`, from
+            which a repeated call resumes. None keeps all records in memory and returns them.
+        batch_size: prompts per pass; a pass runs this many times num_return_sequences sequences.
         on_error: "stop" at a prompt that cannot be read or is too long; "skip" writes a record with
             the error.
-        overwrite: discard an existing output, or what there is of one.
-        force_resume: go on from results of another model, schedule or options.
+        overwrite: discard an existing output, complete or partial.
+        force_resume: resume even from results of another model, schedule or options.
         extend: where prompts were appended to those of a finished output, keep its records and do
             the new ones. Takes a path or a list, which can be read twice.
-        split: "dynamic" gives a batch to whichever process is free, "even" every so many-th batch
-            to each.
+        split: "dynamic" gives each batch to the next free process; "even" deals the batches out in
+            turn.
         add_special_tokens: let the tokenizer add its special tokens to prompts.
-        progress: show one bar for the whole job, on the main process.
-        timeout: seconds without a sign of life after which a process is taken for dead, > 0.
+        progress: show one progress bar for the whole job, on the main process.
+        timeout: seconds without a sign of life after which a process counts as dead, > 0.
         adapter: as in `generate`.
         generation_config: as in `generate`.
         **options: options of `generate` (schedule, steps, max_new_tokens, remasking, temperature,
-            ...); `seed` is an int, or None for one from the operating system, which a repeated call
-            finds in the folder again.
+            ...); `seed` is an int, or None for a seed from the operating system, which a repeated
+            call reads back from the folder.
 
     Raises:
-        MDMError: wrong arguments; a prompt, named by its line or index; files that belong to
-            another call.
-        DistributedError: a process failed, with its traceback and the batch's prompts, or fell
-            silent.
+        MDMError: wrong arguments; an invalid prompt, named by its line or index; files that belong
+            to another call.
+        DistributedError: a process failed (the error holds its traceback and the batch's prompts)
+            or fell silent.
     """
     start = time.monotonic()
     for name, value, allowed in (
@@ -147,7 +149,7 @@ def generate_distributed(
     bound = get_adapter(model, adapter)
     state = _state(bound)
     with Job(state.process_index, state.num_processes, timeout) as job, ExitStack() as stack:
-        # what may be wrong on one machine only is found in here, where the others hear of it
+        # errors that may occur on one machine only are raised in here, where the others hear of it
         path = check_source(prompts)
         output = (
             None
@@ -184,7 +186,7 @@ def generate_distributed(
             worker = Worker(
                 job=job,
                 model=bound,
-                # a plan goes in place of the schedule
+                # a plan replaces the schedule
                 options={
                     **options,
                     "adapter": None,
@@ -220,7 +222,7 @@ def generate_distributed(
 def _options(
     model: Any, bound: ModelAdapter, tokenizer: Any, config: Any, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """The options of `generate` with nothing left to a config."""
+    """Return the options of `generate`, all resolved, so that no config can change them."""
     for name in given:
         if name not in STORED and name not in _ALSO:
             raise unknown_option(name, "generate_distributed has no option", (*STORED, *_ALSO))
@@ -255,7 +257,7 @@ def _options(
 
 
 def _unwrapped(model: Any) -> Any:
-    """Without the wrapper that serves only gradients; a wrapper that gathers weights stays."""
+    """Remove a wrapper that only serves gradients; a wrapper that gathers weights stays."""
     wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
     return model.module if isinstance(model, wrappers) else model
 
@@ -279,7 +281,7 @@ def _state(bound: ModelAdapter) -> PartialState:
 
 
 def _precision() -> str:
-    """Mixed precision of the accelerate config: "no", "fp16", "bf16", "fp8"."""
+    """Return the mixed precision of the accelerate config: "no", "fp16", "bf16" or "fp8"."""
     if AcceleratorState._shared_state:
         return str(AcceleratorState().mixed_precision)
     return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -287,13 +289,13 @@ def _precision() -> str:
 
 def _autocast(bound: ModelAdapter, precision: str) -> AbstractContextManager[Any]:
     types = {"fp16": torch.float16, "bf16": torch.bfloat16}
-    if precision not in types:  # a model prepared for fp8 sees to it by itself
+    if precision not in types:  # a model prepared for fp8 handles its precision by itself
         return nullcontext()
     return torch.autocast((bound.device or torch.device("cpu")).type, types[precision])
 
 
 def _grouping(bound: ModelAdapter, batch_size: int) -> Callable[[int], int]:
-    """Which lengths may share a batch: all, or those equal (modulo the model's block)."""
+    """Return which lengths may share a batch: all, or those equal (modulo the model's block)."""
     block = bound.block_length
     if batch_size == 1:
         return lambda length: 0
@@ -321,7 +323,7 @@ def _encoder(
 
 
 def _compare_processes(job: Job, told: dict[str, Any]) -> None:
-    """All processes must want the same."""
+    """Raise unless all processes want the same."""
     every = job.share("fingerprint", told)
     for rank, other in enumerate(every):
         if unlike := differences(every[0], other):
@@ -334,7 +336,7 @@ def _compare_processes(job: Job, told: dict[str, Any]) -> None:
 def _start(
     job: Job, output: Output | None, told: dict[str, Any], overwrite: bool, force: bool
 ) -> Finished:
-    """The seed and what is done, as the main process finds it."""
+    """Return the seed and the finished work, as the main process finds them."""
     if job.rank == 0:
         finished = Finished()
         if output is not None:

@@ -1,4 +1,4 @@
-"""The work of one process: read the prompts, do its batches, write their records."""
+"""Does the work of one process: reads the prompts, runs its batches and writes their records."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Worker:
     """One process of a job.
 
     Attributes:
-        job: tells the other processes.
-        model: the model, by its adapter.
+        job: informs the other processes.
+        model: the model in its adapter.
         options: all options of `generate`.
         tokenizer: decodes records; None for ids only.
-        encoder: makes ids of prompts.
-        tickets: which batches are this process's.
-        finished: what earlier runs have done.
-        seed: the seed that those of the prompts come from.
+        encoder: turns prompts into ids.
+        tickets: decides which batches belong to this process.
+        finished: the results of earlier runs.
+        seed: the seed from which the prompts' seeds are derived.
         batch_size: prompts in one pass.
-        group: maps a length to a number; only prompts with the same share a batch.
-        writes: whether this process writes what its lane has done.
-        records: what it has done, if there is no output.
+        group: maps a prompt's length to a number; only prompts with the same number share a batch.
+        writes: whether this process writes the results of its lane.
+        records: the records of this process, if there is no output file.
     """
 
     job: Job
@@ -51,7 +51,7 @@ class Worker:
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def work(self, source: Any, output: Output | None) -> int:
-        """Do this process's batches; returns the number of all prompts."""
+        """Do this process's batches; return the number of all prompts."""
         number = count = 0
         mine = self.tickets.take()
         with self._sink(output) as write:
@@ -60,6 +60,7 @@ class Worker:
                 self._check_stream(window)
                 if all(prompt.index in self.finished for prompt in window.prompts):
                     continue
+                # all processes count the same batches, so a ticket names the same batch on each
                 for batch in cut(self.encoder(window.prompts), self.batch_size, self.group):
                     left = [prompt for prompt in batch if prompt.index not in self.finished]
                     if not left:
@@ -78,7 +79,7 @@ class Worker:
         return count
 
     def check_complete(self, source: Any) -> int:
-        """Whether the finished output belongs to these prompts; returns their number."""
+        """Check that the finished output belongs to these prompts; return their number."""
         count = 0
         for window in windows(source):
             count += len(window.prompts)
@@ -107,18 +108,19 @@ class Worker:
 
     @contextmanager
     def _sink(self, output: Output | None) -> Iterator[Any]:
-        """A function that takes the records of a batch: to this process's shard, or to the list."""
+        """Return a function that adds a batch's records to this process's shard, or to the list."""
         if output is None:
             yield lambda window, records: self.records.extend(records)
             return
         with closing(Shard(output.shard(self.job.rank))) as shard:
+            # all shards must exist before the main process looks for them on its disk
             self.job.share("opened", True)
             if self.job.rank == 0:
                 output.check_shared(self.job.world)
             yield lambda window, records: shard.append(window.number, window.digest, records)
 
     def _batch(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """The records of a batch, and what it adds to the counters of the job."""
+        """Run a batch; return its records and its increments to the job's counters."""
         if batch[0].error is not None:
             return [_head(prompt) | {"error": prompt.error} for prompt in batch], {
                 "skipped": len(batch)

@@ -1,9 +1,8 @@
-"""diffusers: schedulers to swap into its pipelines of tokens, and a pipeline for every other masked
-diffusion model.
+"""Schedulers to swap into diffusers' token pipelines, and a pipeline for other masked models.
 
-Importing this module is also what lets `DiffusionPipeline.from_pretrained(folder)` find our
-schedulers: it looks for the module named in model_index.json among those already imported, and
-    wants `SchedulerMixin` there, too.
+Importing this module also lets `DiffusionPipeline.from_pretrained(folder)` find our schedulers: it
+looks for the module named in model_index.json among the imported ones, and expects `SchedulerMixin`
+in that module, too.
 """
 
 from diffusers import ConfigMixin, SchedulerMixin
@@ -28,7 +27,7 @@ __all__ = [
     "SchedulerMixin",
 ]
 
-# model_index.json keeps the module of a class: this one, which stays when the files behind it are
-# moved
+# model_index.json records the module of a class: this one, which stays valid when the files
+# behind it move
 for _class in (BlockMaskedDiffusionScheduler, MaskedDiffusionPipeline, MaskedDiffusionScheduler):
     _class.__module__ = __name__

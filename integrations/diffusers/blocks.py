@@ -22,23 +22,24 @@ EVEN = "even"
 METHODS = ("auto", "greedy", "multinomial")
 
 # The contract proposed in diffusers pull request 14741: timesteps are times in (0, 1], outputs
-# share one class, and how logits are shaped is in the scheduler's config. None where the installed
-# diffusers does not have it.
+# share one class, and the scheduler's config says how logits are shaped. None where the installed
+# diffusers lacks that class.
 _Contract = getattr(scheduling_utils, "DiscreteSchedulerOutput", None)
 
 
 @dataclass
 class BlockMaskedDiffusionSchedulerOutput(BaseOutput):  # type: ignore[misc]
-    """What `step` returns, with the names of diffusers' BlockRefinementSchedulerOutput.
+    """The output of `step`, with the names of diffusers' BlockRefinementSchedulerOutput.
 
     Attributes:
         prev_sample: LongTensor [B, L], the block after the step.
         transfer_index: bool [B, L], masks that were filled.
         editing_transfer_index: bool [B, L], tokens that were replaced.
-        sampled_tokens: LongTensor [B, L], the drawn tokens; the block's own where nothing had to be
+        sampled_tokens: LongTensor [B, L], the drawn tokens; the block's own tokens where none had
+            to be drawn.
+        sampled_probs: float32 [B, L], the probabilities of these tokens; 0 where none had to be
             drawn.
-        sampled_probs: float32 [B, L], their probabilities; 0 where nothing had to be drawn.
-        pred_logits: the model_output.
+        pred_logits: the `model_output` of `step`.
     """
 
     prev_sample: torch.Tensor
@@ -50,8 +51,9 @@ class BlockMaskedDiffusionSchedulerOutput(BaseOutput):  # type: ignore[misc]
 
 
 def _output_class() -> Any:
-    """Our output, as a DiscreteSchedulerOutput where diffusers has one; None in what only that one
-    knows.
+    """Return our output class, as a DiscreteSchedulerOutput where diffusers has that class.
+
+    Fields that only diffusers' class has are None.
     """
     if _Contract is None:
         return BlockMaskedDiffusionSchedulerOutput
@@ -71,32 +73,33 @@ _Output = _output_class()
 class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementScheduler):  # type: ignore[misc]
     """Drop-in for diffusers' BlockRefinementScheduler in LLaDA2Pipeline.
 
-        pipe.scheduler = BlockMaskedDiffusionScheduler.from_config(pipe.scheduler.config,
-        schedule="beta(a=0.9, b=0.3)")
+        pipe.scheduler = BlockMaskedDiffusionScheduler.from_config(
+            pipe.scheduler.config, schedule="beta(a=0.9, b=0.3)"
+        )
 
-    A step fills the schedule's number of masks in every row of the block, the most probable first,
-    besides all those above `threshold`; tokens that are no masks are replaced above
-    `editing_threshold`. LLaDA2Pipeline passes its own thresholds (0.7 and 0.5) to every step, which
-    override the config: call it with `threshold=1.1, editing_threshold=None` for the schedule
-    alone.
+    In every row of the block a step fills the schedule's number of masks, the most probable first,
+    and every mask whose token is more probable than `threshold`. Above `editing_threshold` it also
+    replaces tokens that are no masks. LLaDA2Pipeline passes its own thresholds (0.7 and 0.5) to
+    every step, and they override the config: call the pipeline with `threshold=1.1,
+    editing_threshold=None` to follow the schedule alone.
 
-    With schedule "even" it gives BlockRefinementScheduler's tokens for the same generator, bit for
-    bit, except that the mask token is never drawn and that a prompt that holds an EOS no longer
-    keeps its row from stopping early.
+    With schedule "even" the scheduler gives BlockRefinementScheduler's tokens for the same
+    generator, bit for bit. Two things differ: the mask token is never drawn, and an EOS in the
+    prompt no longer keeps its row from stopping early.
 
     Args:
-        block_length: tokens of a block.
+        block_length: tokens per block.
         num_inference_steps: forward passes for a block.
-        threshold: fill every mask whose token is more probable than this; above 1 leaves it to the
-            schedule.
-        editing_threshold: replace tokens that another one is more probable than this for; None or 0
-            does not.
-        minimal_topk: as in diffusers, read by the pipeline only: it bounds the number of passes.
-        schedule: "even" (as many in each step, the remainder first), or a name, spec, folder or
-            Schedule.
+        threshold: fill every mask whose token is more probable than this; a value above 1 leaves
+            all masks to the schedule.
+        editing_threshold: replace a token where another one is more probable than this; None or 0
+            replaces none.
+        minimal_topk: as in diffusers; only the pipeline reads it, to bound the number of passes.
+        schedule: "even" (equal steps; the first ones take the remainder), or a name, spec, folder
+            or Schedule.
 
     Raises:
-        MDMError: an unknown schedule, or one that cannot be written into a config; a number out of
+        MDMError: the schedule is unknown or cannot be written into a config, or a number is out of
             range.
     """
 
@@ -136,8 +139,9 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         self._keep_schedule(value)
 
     def get_num_transfer_tokens(self, block_length: int, num_inference_steps: int) -> torch.Tensor:
-        """How many masks of a block each step fills: LongTensor [num_inference_steps], summing to
-        `block_length`.
+        """Return how many masks of a block each step fills.
+
+        The result is a LongTensor [num_inference_steps] and sums to `block_length`.
         """
         if self.schedule is None:
             return super().get_num_transfer_tokens(block_length, num_inference_steps)  # type: ignore
@@ -152,10 +156,10 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         sigmas: Any = None,
         mu: Any = None,
     ) -> None:
-        """Plan a block of `block_length` tokens (None: that of the config) in `num_inference_steps`
-        passes.
+        """Plan a block of `block_length` tokens in `num_inference_steps` passes.
 
-        `sigmas` and `mu` are given by pipelines of continuous latents, which are refused.
+        A `block_length` of None is that of the config. `sigmas` and `mu` come from pipelines of
+        continuous latents, which are refused.
         """
         if sigmas is not None or mu is not None:
             raise self._continuous()
@@ -173,8 +177,9 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             self.timesteps = (self.timesteps + 1) / steps
 
     def _index(self, timestep: Any) -> int:
-        """The number of a step in its block: an integer is one, a float in (0, 1] is a time that
-        counts down.
+        """Return the number of a step in its block.
+
+        An integer is that number; a float in (0, 1] is a time that counts down.
         """
         if not self._quotas:
             raise InvalidValueError(
@@ -223,11 +228,11 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             timestep: number of the step in its block, from 0; or one of `timesteps` where those are
                 floats.
             sample: LongTensor [B, L], the block with its masks; never changed.
-            mask_token_id: the id of masks; None is DiffusionGemma's uniform corruption, which only
-                "even" serves.
+            mask_token_id: the id of masks; None means DiffusionGemma's uniform corruption, which
+                only the schedule "even" supports.
             temperature: 0 takes the most probable token. None takes the config's, else 0.
-            top_p, top_k: filters of what is drawn; as everywhere in this class, a probability is
-                read after them.
+            top_p, top_k: filters of the draw; probabilities in this class are always read after
+                filtering.
             sampling_method: auto, greedy or multinomial; greedy ignores the temperature.
             threshold, editing_threshold: see the class; None takes the config's.
             minimal_topk: ignored, as in diffusers.
@@ -288,9 +293,10 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         confidence = torch.zeros(sample.shape, device=sample.device).masked_scatter(wanted, probs)
         transfer = torch.zeros_like(masked)
         if index < len(self._quotas):
+            # a block may be narrower than planned, and topk takes no more than its width
             quota = min(self._quotas[index], sample.shape[1])
             ranked = torch.where(masked, confidence, -torch.inf)
-            # topk, since it breaks ties as it does in diffusers
+            # topk, because it breaks ties as diffusers does
             best = torch.zeros_like(masked).scatter_(1, ranked.topk(quota, dim=1).indices, True)
             transfer = masked & (best | (confidence > threshold))
         edited = editable & (sampled != sample) & (confidence > editing)
@@ -359,17 +365,18 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         mask_token_id: int,
         prompt_length: int,
     ) -> torch.Tensor:
-        """Which rows are finished: those that have just committed an EOS, with no mask left of
-        their first one.
+        """Return which rows are finished.
+
+        A row finishes when it commits an EOS and no mask is left before its first EOS.
 
         Args:
             cur_x: LongTensor [B, T], prompt and answer so far; an EOS inside the prompt does not
                 count.
-            sampled_tokens: LongTensor [B, L], the drawn tokens of the block.
-            final_transfer: bool [B, L], those that were written.
-            finished: bool [B], as it was.
-            eos_token_id, mask_token_id: ids.
-            prompt_length: columns of `cur_x` that are the prompt.
+            sampled_tokens: LongTensor [B, L], the tokens drawn for the block.
+            final_transfer: bool [B, L], True where a drawn token was written.
+            finished: bool [B], the rows that were finished before.
+            eos_token_id, mask_token_id: ids of these tokens.
+            prompt_length: number of columns of `cur_x` that hold the prompt.
         """
         committed = ((sampled_tokens == eos_token_id) & final_transfer).any(1)
         answer = cur_x[:, prompt_length:]

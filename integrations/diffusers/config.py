@@ -1,5 +1,6 @@
-"""A schedule in a scheduler's config, as the text that `get_schedule` reads back, so that it goes
-where configs go.
+"""Stores a schedule in a scheduler's config, as a text that `get_schedule` reads back.
+
+As text the schedule survives wherever configs are saved, copied or sent.
 """
 
 from __future__ import annotations
@@ -19,30 +20,31 @@ read_cached = lru_cache(maxsize=64)(schedules.read)
 
 
 class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
-    """Keeps `schedule` in the config across save, load, and `from_config` from and to diffusers'
-    own classes.
+    """Keeps `schedule` in the config across save, load, and `from_config`.
+
+    That includes `from_config` from and to diffusers' own classes.
     """
 
     config: Any  # diffusers' FrozenDict, whose keys are attributes too
     _own_names: tuple[str, ...] = ()  # values of `schedule` that are no registered names
-    _needed: str  # what every config of this kind of scheduler has
-    _for: str  # the pipelines it is for
+    _needed: str  # keys that every config of this kind of scheduler has
+    _for: str  # the pipelines that this scheduler fits
 
     @classmethod
     def from_config(
         cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> Any:
-        """As in diffusers; a `schedule` given here replaces that of the config."""
+        """Do as diffusers does; a `schedule` given here replaces that of the config."""
         if isinstance(config, dict):
             if config.get(cls._needed) is None and cls._needed not in kwargs:
                 raise cls._continuous(f"the config has no {cls._needed}: ")
-            # given by name, since diffusers leaves out what it takes for a default: positional
-            # arguments, and what a pipeline wrote into the config later (AmusedInpaintPipeline
-            # does)
+            # passed by name, because diffusers leaves out values it takes for defaults: positional
+            # arguments, and values that a pipeline wrote into the config later (as
+            # AmusedInpaintPipeline does)
             for key in inspect.signature(cls.__init__).parameters.keys() & config.keys():
                 value = config[key]
-                # a config may come from a file of somebody else: its text is a spec, never a path
-                # or a repository
+                # a config may come from somebody else's file: its text is a spec, never a path or a
+                # repository
                 own_spec = (
                     key == "schedule" and isinstance(value, str) and value not in cls._own_names
                 )
@@ -53,9 +55,7 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def _continuous(cls, what: str = "") -> InvalidTypeError:
-        """The error where something is only asked for, or given, by pipelines of continuous
-        latents.
-        """
+        """Return the error for a feature that only pipelines of continuous latents use."""
         return InvalidTypeError(
             f"{what}this pipeline denoises continuous latents, which have no mask token; keep the "
             "scheduler it came "
@@ -64,7 +64,7 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
 
     @property
     def init_noise_sigma(self) -> float:
-        """Asked for by pipelines of continuous latents only, which are refused here."""
+        """Refuse pipelines of continuous latents, the only ones that read this attribute."""
         raise self._continuous()
 
     def _keep_schedule(self, schedule: str | Schedule | None) -> None:
@@ -74,7 +74,7 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
 
 
 def as_text(schedule: Schedule) -> str:
-    """The spec of a schedule; FormatError if no process could read it back."""
+    """Return the spec of a schedule; FormatError if no process could read it back."""
     try:
         text = schedule.spec
         if schedules.read(text) != schedule:

@@ -1,5 +1,6 @@
-"""Tokens for the wanted positions only, equal to what torch.argmax and torch.multinomial would
-give for all of them.
+"""Draws tokens at the wanted positions only, equal to drawing at all of them.
+
+The tokens are those that torch.argmax or torch.multinomial over all positions would give.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def draw_tokens(
         logits: [B, L, V], in any layout; only read.
         wanted: bool [B, L], R of them True.
         mask_token_id: may lie outside the vocabulary.
-        noise: exponential [B * L, V] from `race_noise`; None takes the most probable token.
-        shape: wanted logits [r, V] -> the logits whose softmax the token is drawn from.
+        noise: exponential numbers [B * L, V] from `race_noise`; None takes the most probable token.
+        shape: maps wanted logits [r, V] to the logits from whose softmax the token is drawn.
 
     Returns:
-        tokens [R], and their probabilities [R] with the mask token counted in, as diffusers'
-        schedulers have it.
+        tokens [R], and their probabilities [R] with the mask token included, as in diffusers'
+        schedulers.
 
     Raises:
         InvalidValueError: logits with NaN or +inf at a wanted position.
@@ -40,7 +41,7 @@ def draw_tokens(
     rows = wanted.flatten().nonzero()[:, 0]
     size = max(1, min(len(rows), chunk_rows(logits)))
     flat = logits.flatten(0, 1) if logits.is_contiguous() else None
-    # reused by the chunks: fresh memory costs more than what is computed in it
+    # reused by the chunks: allocating memory costs more than the computation in it
     held: dict[str, torch.Tensor] = {}
 
     def buffer(name: str, like: torch.Tensor, count: int) -> torch.Tensor:
@@ -49,7 +50,7 @@ def draw_tokens(
         return held[name][:count]
 
     def take(name: str, table: torch.Tensor, part: slice | torch.Tensor) -> torch.Tensor:
-        # all rows in their order: a view will do
+        # all rows in their order: a view suffices
         if isinstance(part, slice) and len(rows) == wanted.numel():
             return table[part]
         chosen = rows[part].to(table.device)
@@ -63,7 +64,7 @@ def draw_tokens(
         probs = torch.softmax(scores, -1, out=buffer("probs", scores, len(scores)))
         if noise is None:
             weights = scores.index_fill(1, hidden, -torch.inf) if without_mask else scores
-        else:  # the race of exponentials that torch.multinomial runs, for these rows
+        else:  # torch.multinomial's race of exponentials, for these rows only
             race = take("race", noise, part).to(probs.device)
             weights = torch.div(probs.to(noise.dtype), race, out=buffer("weights", race, len(race)))
             weights.index_fill_(1, hidden, -torch.inf)
@@ -79,8 +80,8 @@ def draw_tokens(
     tokens, confidence = torch.empty_like(rows), torch.empty(len(rows), device=rows.device)
     for start in range(0, len(rows), size):
         draw(slice(start, start + size))
-    # logits are not copied only to keep out a token that is hardly ever on top; a race has kept it
-    # out already
+    # The mask token is hardly ever on top, so draw again where it is and do not copy all logits to
+    # exclude it. A race has excluded it already.
     for again in (tokens == mask_token_id).nonzero()[:, 0].split(size):
         if len(again):
             draw(again, without_mask=True)
@@ -94,10 +95,10 @@ def draw_tokens(
 def race_noise(
     logits: torch.Tensor, generator: torch.Generator | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    """What torch.multinomial draws for one token per row of `logits` [B, L, V]: exponential numbers
-    [B * L, V].
+    """Return the exponential numbers [B * L, V] that torch.multinomial would draw.
 
-    All rows, in one call: the generator then stands where diffusers' schedulers would leave it.
+    They decide one token per row of `logits` [B, L, V]. The numbers of all rows are drawn in one
+    call, which leaves the generator in the state in which diffusers' schedulers would.
     """
     device = logits.device if generator is None else generator.device
     noise = torch.empty(

@@ -1,6 +1,4 @@
-"""A diffusers pipeline, text in and text out, for every model that `mdm_schedules.generate` can
-drive.
-"""
+"""A diffusers pipeline, text in and text out, for models that `mdm_schedules.generate` drives."""
 
 from __future__ import annotations
 
@@ -36,11 +34,11 @@ PIPELINE_OPTIONS = sorted(set(OPTIONS) - set(_TAKEN))
 
 @dataclass
 class MaskedDiffusionPipelineOutput(BaseOutput):  # type: ignore[misc]
-    """What the pipeline returns.
+    """The output of the pipeline.
 
     Attributes:
-        sequences: LongTensor [B, max_new_tokens], the answers; with the prompts before them, [B, P
-            + max_new_tokens], where prompts held masks.
+        sequences: LongTensor [B, max_new_tokens], the answers; if prompts held masks, [B, P +
+            max_new_tokens], prompts and answers.
         texts: the sequences as text, each up to its first EOS; None for output_type="seq".
         nfe: forward passes spent.
     """
@@ -51,19 +49,21 @@ class MaskedDiffusionPipelineOutput(BaseOutput):  # type: ignore[misc]
 
 
 class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Writes text with a masked diffusion language model (LLaDA, Dream, MDLM, BERT- and ESM-like
-    models).
+    """Writes text with a masked diffusion language model.
 
         pipe = MaskedDiffusionPipeline.from_pretrained(model_id, schedule="beta(a=0.9, b=0.3)")
         pipe("Once upon a time", max_new_tokens=64, num_inference_steps=16).texts[0]
 
-    The schedule is that of `pipe.scheduler`, changed as everywhere in diffusers:
-    `pipe.scheduler = MaskedDiffusionScheduler.from_config(pipe.scheduler.config, schedule="sine")`.
+    The models are LLaDA, Dream, MDLM, and BERT- and ESM-like ones. The schedule is that of
+    `pipe.scheduler`. Change it as everywhere in diffusers:
+
+        config = pipe.scheduler.config
+        pipe.scheduler = MaskedDiffusionScheduler.from_config(config, schedule="sine")
 
     Args:
         model: a model that `mdm_schedules.generate` can drive.
         scheduler: a MaskedDiffusionScheduler; it gives the schedule and the mask token.
-        tokenizer: of the model; None takes `input_ids` only.
+        tokenizer: the model's tokenizer; with None the pipeline accepts `input_ids` only.
     """
 
     model: Any
@@ -89,14 +89,15 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Args:
             path: folder or Hub id of a model with its tokenizer, or of a saved pipeline.
-            schedule: name, spec, folder or Schedule; None takes what was saved with pipeline or
+            schedule: name, spec, folder or Schedule; None takes the one saved with the pipeline or
                 model, else linear.
             **kwargs: `model`, `tokenizer` or `scheduler` to use instead of loading them; the rest
                 goes to the model's loader (dtype, torch_dtype, device_map, revision, token,
                 trust_remote_code, ...).
 
         Raises:
-            MDMError: no masked language model there, or no mask token in its config or tokenizer.
+            MDMError: `path` holds no masked language model, or neither config nor tokenizer has a
+                mask token.
         """
         from mdm_schedules.integrations.transformers.native import load_tokenizer
 
@@ -129,8 +130,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 )
         model = parts.get("model")
         if model is None:
-            # the scheduler's goes before one that the model carries, which is then not even looked
-            # for
+            # the scheduler's schedule takes precedence, so the model's own is not even looked up
             used = getattr(scheduler, "schedule", None) if schedule is None else schedule
             model = AutoModelForMaskedDiffusion.from_pretrained(
                 place("model"), schedule=used, **kwargs
@@ -161,27 +161,28 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         **options: Any,
     ) -> MaskedDiffusionPipelineOutput | tuple[torch.Tensor, list[str] | None, int]:
-        """Write an answer to each prompt, or fill the mask tokens in it.
+        """Write an answer to each prompt, or fill the mask tokens in each.
 
         Args:
-            prompt: a text or several; put into the tokenizer's chat template where it has one.
-            messages: a conversation [{"role": ..., "content": ...}, ...] or several, in place of
+            prompt: one text or several; formatted with the tokenizer's chat template, if it has
+                one.
+            messages: one conversation [{"role": ..., "content": ...}, ...] or several, in place of
                 prompts.
             input_ids: LongTensor [B, P] in place of prompts, padded on the left, with its
                 `attention_mask`.
             attention_mask: [B, P], 0 on padding.
-            num_inference_steps: forward passes in all; None is one per token.
+            num_inference_steps: total forward passes; None is one per token.
             generator: seeds the noise; one for the batch, or one per row.
-            use_chat_template: False takes the prompt as it is.
+            use_chat_template: False uses the prompt as it is.
             add_special_tokens: False keeps the tokenizer from adding its own, such as [CLS] and
                 [SEP], to a prompt.
             output_type: "text", or "seq" for token ids only.
             return_dict: False returns the tuple (sequences, texts, nfe).
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each pass;
-                step counts from 0, timestep down to 0. What it returns is not used: the tensors are
+                step counts from 0, timestep down to 0. Its return value is ignored: the tensors are
                 copies, for reading.
-            callback_on_step_end_tensor_inputs: of "tokens" LongTensor [B, L] and "revealed" bool
-                [B, L].
+            callback_on_step_end_tensor_inputs: any of "tokens", a LongTensor [B, L], and
+                "revealed", bool [B, L].
             **options: for `mdm_schedules.generate`: max_new_tokens, block_length, remasking,
                 temperature, top_k, ...
 
@@ -280,7 +281,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _encode(
         self, prompt: Any, messages: Any, use_chat_template: bool, add_special_tokens: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts as [B, P], padded on the left, and the mask of what is no padding."""
+        """Return prompts as [B, P], padded on the left, and a mask that is False on padding."""
         if (prompt is None) == (messages is None):
             raise InvalidValueError(
                 "give one of prompt, messages and input_ids; for example pipe('Once upon a time')"
@@ -307,7 +308,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 self.tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False)
                 for c in chats
             ]
-            add_special_tokens = False  # the template has written them
+            add_special_tokens = False  # the template has already added the special tokens
         rows = self.tokenizer(prompts, add_special_tokens=add_special_tokens).input_ids
         ids, attention_mask = left_pad(rows, self.tokenizer.pad_token_id or 0)
         return ids, attention_mask.long()
@@ -317,7 +318,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> list[str]:
         rows = sequences.tolist()
         if infilled and attention_mask is not None:
-            copies = len(rows) // len(attention_mask)  # answers to one prompt are neighbours
+            copies = len(rows) // len(attention_mask)  # answers to one prompt are adjacent
             skipped = (attention_mask == 0).sum(1).repeat_interleave(copies).tolist()
             rows = [row[start:] for row, start in zip(rows, skipped, strict=True)]
         eos = self.tokenizer.eos_token_id
@@ -327,8 +328,9 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 
 def _saved_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
-    """The local folder of a saved pipeline, downloaded if need be; None if `path` holds a model
-    instead.
+    """Return the local folder of a saved pipeline, or None if `path` holds a model.
+
+    A pipeline on the Hub is downloaded first.
     """
     if os.path.isdir(path):
         return (
@@ -338,7 +340,7 @@ def _saved_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> st
 
     try:
         hf_hub_download(str(path), DiffusionPipeline.config_name, **options)
-    # not there, or no such repository, which the model's loader says better
+    # no such file or repository: the model's loader reports that better
     except (OSError, ValueError):
         return None
     parts = ["model/*", "tokenizer/*", "scheduler/*"]
@@ -357,7 +359,7 @@ def _mask_token(model: Any, tokenizer: Any) -> int:
 
 
 def _seeds(generator: Any) -> int | list[int]:
-    """Numbers drawn from the generators, so that one in the same state gives the same tokens."""
+    """Draw seeds from the generators, so that equal generator states give equal tokens."""
     if isinstance(generator, torch.Generator):
         number = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
         return int(number)

@@ -24,26 +24,27 @@ from mdm_schedules.schedules import Cosine, Linear, Schedule, schedules
 
 
 class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: ignore[misc]
-    """Drop-in for diffusers' AmusedScheduler in AmusedPipeline, AmusedImg2ImgPipeline and
-    AmusedInpaintPipeline.
+    """Drop-in for diffusers' AmusedScheduler in aMUSEd's three pipelines.
 
-        pipe.scheduler = MaskedDiffusionScheduler.from_config(pipe.scheduler.config,
-        schedule="beta(a=0.9, b=0.3)")
+        pipe.scheduler = MaskedDiffusionScheduler.from_config(
+            pipe.scheduler.config, schedule="beta(a=0.9, b=0.3)"
+        )
 
-    With "cosine" and "linear" it gives AmusedScheduler's tokens for the same generator, bit for
-    bit. Every other schedule reveals what `schedule.plan` says. The mask token is never drawn
-    (AmusedScheduler may draw it where it lies inside the vocabulary). Probabilities are read in the
-    dtype of the logits, as there.
+    The pipelines are AmusedPipeline, AmusedImg2ImgPipeline and AmusedInpaintPipeline. With "cosine"
+    and "linear" the scheduler gives AmusedScheduler's tokens for the same generator, bit for bit.
+    Every other schedule follows `schedule.plan`. The mask token is never drawn (AmusedScheduler may
+    draw it if it lies inside the vocabulary). As in AmusedScheduler, probabilities are read in the
+    dtype of the logits.
 
     Args:
         mask_token_id: the id of masked positions.
         schedule: name, spec, folder or Schedule; None follows `masking_schedule`, which
             AmusedInpaintPipeline sets.
-        masking_schedule: AmusedScheduler's name for its schedule, kept so that configs go both
-            ways.
+        masking_schedule: AmusedScheduler's name for its schedule, kept so that each class can load
+            the other's config.
 
     Raises:
-        MDMError: an unknown schedule, or one that cannot be written into a config.
+        MDMError: the schedule is unknown or cannot be written into a config.
     """
 
     _needed = "mask_token_id"
@@ -79,15 +80,16 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         sigmas: Any = None,
         mu: Any = None,
     ) -> None:
-        """Make `timesteps`, num_inference_steps - 1 down to 0, and the temperatures of the position
-        noise.
+        """Set `timesteps` and the temperatures of the position noise.
+
+        Timesteps run from num_inference_steps - 1 down to 0.
 
         Args:
             num_inference_steps: forward passes, at least 1.
-            temperature: from the first to the last step, or the first alone, which then falls to
-                0.01; each >= 0.
+            temperature: those of the first and the last step, or that of the first alone, which
+                then falls to 0.01; each >= 0.
             device: where the tensors go.
-            sigmas: given by pipelines of continuous latents, which are refused.
+            sigmas: passed by pipelines of continuous latents, which are refused.
             mu: as `sigmas`.
         """
         if sigmas is not None or mu is not None:
@@ -107,7 +109,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         )
 
     def _index(self, timestep: Any) -> int:
-        """The number of a step, from 0; its timestep counts down to 0."""
+        """Return the number of a step, from 0; its timestep counts down to 0."""
         if self.timesteps is None:
             raise InvalidValueError(
                 "no timesteps are set; call scheduler.set_timesteps(num_inference_steps) first"
@@ -120,27 +122,31 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         return last - number
 
     def _ratio(self, index: int) -> torch.Tensor:
-        """Generation time after a step, as a float32 scalar, computed where and how
-        AmusedScheduler does.
+        """Return the generation time after a step as a float32 scalar.
+
+        It is computed on the same device and in the same way as in AmusedScheduler, to match its
+        bits.
         """
         steps = len(self.timesteps)
         return torch.full((), index + 1, device=self.timesteps.device) / steps
 
     def _masked(self, ratio: torch.Tensor) -> torch.Tensor:
-        """Expected fraction of tokens still masked; for its two schedules in AmusedScheduler's own
-        float32.
+        """Return the expected fraction of tokens that are still masked.
+
+        For AmusedScheduler's own two schedules it is computed in their float32.
         """
         if isinstance(self.schedule, Cosine):
             return torch.cos(ratio * math.pi / 2)
         return 1 - (ratio if isinstance(self.schedule, Linear) else self.schedule.alpha(ratio))
 
     def _left(self, index: int, tokens: int, start: Any, masked: torch.Tensor) -> torch.Tensor:
-        """Tokens of each row [B, 1] that stay masked after a step, from how many are `masked` [B,
-        1] before it.
+        """Return how many tokens of each row [B, 1] stay masked after a step.
+
+        `masked` [B, 1] is how many are masked before the step.
         """
         if isinstance(self.schedule, Cosine | Linear):
             left = (tokens * (start * self._masked(self._ratio(index)))).floor()
-            # at least one token is revealed, at least one is left
+            # reveal at least one token and leave at least one
             return torch.max(torch.ones_like(masked), torch.min(masked - 1, left)).long()  # type: ignore[no-any-return]
         planned = _left_by_plan(self.schedule, round(tokens * float(start)), len(self.timesteps))[
             index
@@ -161,7 +167,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         Args:
             model_output: logits [B, V, H, W], or [B, L, V].
             timestep: one of `timesteps`.
-            sample: LongTensor [B, H, W], or [B, L], with masks; never changed.
+            sample: LongTensor [B, H, W], or [B, L], with masks; never modified.
             starting_mask_ratio: the fraction of positions that were masked at the beginning, in [0,
                 1].
             generator: None takes torch's global one, as diffusers does.
@@ -184,7 +190,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         tokens = sample.flatten(1).long()
         mask = self.config.mask_token_id
         unknown = tokens == mask
-        # torch.multinomial has no half precision on the CPU, where AmusedScheduler then goes by
+        # torch.multinomial has no half precision on the CPU, where AmusedScheduler then uses
         # float32
         on_cpu = (logits if generator is None else generator).device.type == "cpu"
         noise = race_noise(logits, generator, torch.float32 if on_cpu else logits.dtype)
@@ -195,15 +201,16 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             left = self._left(
                 index, tokens.shape[1], starting_mask_ratio, unknown.sum(1, keepdim=True)
             )
+            # revealed tokens rank above every mask, so they are never hidden again
             known = torch.finfo(logits.dtype).max
             confidence = torch.full_like(tokens, known, dtype=logits.dtype).masked_scatter(
                 unknown, probs.to(logits.dtype)
             )
-            # [1, 1] as there: a scalar would not promote half precision
+            # [1, 1] as in AmusedScheduler: a scalar would not promote half precision
             temperature = self.temperatures[index].view(1, 1)
             if isinstance(self.schedule, Cosine | Linear):
                 hidden = mask_by_random_topk(left, confidence, temperature, generator)
-            else:  # the same order, but equal confidences do not reveal more than was planned
+            else:  # the same order, but ties in confidence do not reveal more than was planned
                 key = confidence.clamp(1e-20).log() + temperature * gumbel_noise(
                     confidence, generator=generator
                 )
@@ -218,8 +225,9 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         timesteps: int | torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Mask tokens [B, ...] at random, each with the probability of being masked after the step
-        of `timesteps`.
+        """Mask tokens [B, ...] at random, each with the probability that belongs to a step.
+
+        It is the probability of being masked after the step given by `timesteps`.
         """
         device = sample.device if generator is None else generator.device
         uniform = torch.rand(sample.shape, device=device, generator=generator).to(sample.device)
@@ -233,7 +241,7 @@ def _left_by_plan(schedule: Schedule, tokens: int, steps: int) -> list[int]:
 
 
 def _check_step(model_output: Any, sample: torch.Tensor) -> torch.Tensor:
-    """The logits as [B, L, V], without a copy."""
+    """Check the input of a step; return the logits as [B, L, V], without a copy."""
     if not isinstance(model_output, torch.Tensor) or not model_output.is_floating_point():
         raise InvalidTypeError(f"model_output must be floating logits, got {shown(model_output)}")
     logits = model_output.flatten(2).transpose(1, 2) if model_output.ndim == 4 else model_output

@@ -1,1 +1,1 @@
-"""The demonstration: two small models that ship with the package, and what shows a schedule."""
+"""The demonstration: two small models in the package, and tasks that compare schedules."""

@@ -1,9 +1,8 @@
-"""Sudoku 6x6 (boxes of 2 rows by 3 columns): every grid, a held-out split, puzzles and a validity
-check.
+"""Sudoku 6x6 (boxes of 2 rows by 3 columns): grids, a held-out split, puzzles and a validity check.
 
-A grid is 36 digits 1..6 in row-major order; 0 is a blank. Relabelling the digits makes 720 grids of
-each *base grid* (first box 123/456), so the 39,168 base grids stand for all 28,200,960 grids, each
-reached exactly once.
+A grid is 36 digits 1..6 in row-major order; 0 is a blank. Relabelling the digits turns each *base
+grid* (first box 123/456) into 720 grids, so the 39,168 base grids cover all 28,200,960 grids, each
+exactly once.
 """
 
 from functools import cache
@@ -50,16 +49,17 @@ def _base_grids() -> Grids:
 
 
 def base_grids() -> Grids:
-    """The 39,168 grids whose first box is 123/456, in lexicographic order; read-only, computed
-    once.
+    """Return the 39,168 grids whose first box is 123/456, in lexicographic order.
+
+    The array is read-only and computed once.
     """
     return _base_grids()
 
 
 @cache
 def _held_out_mask() -> npt.NDArray[np.bool_]:
-    # a hash of the grid rather than a random generator: the split then never depends on numpy's
-    # streams
+    # A hash of the grid decides, and no random generator: the split then never depends on
+    # numpy's streams.
     limit = int(HELD_OUT_FRACTION * 2**64)
     digests = (
         blake2b(grid.tobytes(), digest_size=8, key=SPLIT_SALT)
@@ -69,19 +69,20 @@ def _held_out_mask() -> npt.NDArray[np.bool_]:
 
 
 def training_base_grids() -> Grids:
-    """The base grids that are not held out (about 95 %)."""
+    """Return the base grids that are not held out (about 95 %)."""
     return base_grids()[~_held_out_mask()]
 
 
 def relabel(grids: Grids, rng: np.random.Generator) -> Grids:
-    """Each grid with its digits renamed by its own uniformly random permutation."""
+    """Rename the digits of each grid by its own uniformly random permutation."""
     names = np.argsort(rng.random((len(grids), 6)), axis=1) + 1
     return np.take_along_axis(names, grids - 1, axis=1)
 
 
 def held_out_grids(n: int, seed: int) -> Grids:
-    """``n`` grids drawn from the held-out base grids, with random digit names; none is a training
-    grid.
+    """Draw ``n`` grids from the held-out base grids, with random digit names.
+
+    None of them is a training grid.
     """
     rng = np.random.default_rng(seed)
     pool = base_grids()[_held_out_mask()]
@@ -89,10 +90,10 @@ def held_out_grids(n: int, seed: int) -> Grids:
 
 
 def puzzles(n: int, clues: int, seed: int) -> tuple[Grids, Grids]:
-    """``n`` held-out grids with only ``clues`` random cells kept, and the grids themselves.
+    """Return ``n`` held-out grids with only ``clues`` random cells kept, and the grids themselves.
 
-    A puzzle may have several solutions: judge an answer with :func:`is_valid` and by its clues, not
-    by equality.
+    A puzzle may have several solutions, so judge an answer with :func:`is_valid` and by its clues,
+    not by equality with the grid.
     """
     if not 0 <= clues <= 36:
         raise ValueError(f"clues must be between 0 and 36, not {clues}")
@@ -103,7 +104,7 @@ def puzzles(n: int, clues: int, seed: int) -> tuple[Grids, Grids]:
 
 
 def is_valid(grids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """For grids ``[B, 36]``, whether every row, column and box holds each of 1..6."""
+    """Return for grids ``[B, 36]`` whether every row, column and box holds each of 1..6."""
     found: npt.NDArray[np.bool_] = (
         np.sort(np.asarray(grids)[:, UNITS], axis=-1) == np.arange(1, 7)
     ).all((1, 2))

@@ -1,6 +1,4 @@
-"""The demonstration: the two models that ship with the package, written with several schedules,
-and measured.
-"""
+"""The demonstration's tasks: run the shipped models with several schedules, and measure them."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ PROMPTS = ("def __init__(self, ", "    for ")
 
 @lru_cache(maxsize=2)
 def load(name: str) -> tuple[Any, Any]:
-    """The shipped model `name` ("code" or "sudoku") and its tokenizer; needs no network."""
+    """Load the shipped model `name` ("code" or "sudoku") and its tokenizer; needs no network."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -41,7 +39,7 @@ def load(name: str) -> tuple[Any, Any]:
 def write_code(
     schedule: str, prompt: str, *, steps: int, new_tokens: int, seed: int, temperature: float = 0.7
 ) -> str:
-    """Text that the code model writes after `prompt`, in random order."""
+    """Return the text that the code model writes after `prompt`, in random order."""
     model, tokenizer = load("code")
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
     out = model.generate(
@@ -68,16 +66,17 @@ def sudoku_accuracy(
     seed: int = 0,
     batch_size: int = 200,
 ) -> tuple[float, float, int]:
-    """Share of held-out 6x6 puzzles that the model completes to a valid grid, its standard error,
-    and the passes spent.
+    """Measure the share of held-out 6x6 puzzles that the model completes to a valid grid.
+
+    Returns the share, its standard error, and the forward passes spent.
 
     Args:
         schedule: spec of the schedule.
         steps: forward passes; None is one token per pass.
-        puzzles: how many held-out grids.
-        clues: given cells of 36.
+        puzzles: number of held-out grids.
+        clues: number of given cells, of 36.
         remasking: position policy.
-        temperature: of the draw.
+        temperature: temperature of the draw.
         seed: chooses the puzzles and the noise.
         batch_size: puzzles per forward pass.
     """
@@ -101,8 +100,9 @@ def sudoku_accuracy(
 
 
 def sudoku_ids(grids: Any) -> torch.Tensor:
-    """Token ids LongTensor [B, 36] of grids [B, 36] of digits, 0 for a blank, which becomes the
-    mask token.
+    """Return token ids, a LongTensor [B, 36], of grids [B, 36] of digits.
+
+    A blank, 0, becomes the mask token.
     """
     tokenizer = load("sudoku")[1]
     ids = torch.tensor(tokenizer.convert_tokens_to_ids([tokenizer.mask_token, *"123456"]))
@@ -110,28 +110,30 @@ def sudoku_ids(grids: Any) -> torch.Tensor:
 
 
 def sudoku_cells(tokens: torch.Tensor) -> Any:
-    """The digits [B, 36] of token ids [B, 36], 0 for what is none."""
+    """Return the digits [B, 36] of token ids [B, 36], 0 for tokens that are no digits."""
     digits = sudoku_ids(np.arange(1, 7))
     written = (tokens[..., None] == digits).long()
     return torch.where(written.any(-1), written.argmax(-1) + 1, 0).numpy()
 
 
 def valid_grid(output: torch.Tensor, answer: Any = None) -> float:
-    """Whether token ids [36] are a valid grid, as a metric for tuning."""
+    """Return whether token ids [36] form a valid grid, as a metric for tuning."""
     return float(sudoku.is_valid(sudoku_cells(output[None]))[0])
 
 
 def sudoku_objective(
     puzzles: int = 400, *, clues: int = 6, puzzle_seed: int = 0, **options: Any
 ) -> Any:
-    """A `GenerationObjective`: the share of held-out 6x6 puzzles that the shipped model completes
-    to a valid grid.
+    """Return a `GenerationObjective`: the share of held-out 6x6 puzzles completed to a valid grid.
+
+    The shipped model completes them.
 
     Args:
-        puzzles: how many, each an instance.
-        clues: given cells of 36.
+        puzzles: number of puzzles; each is an instance.
+        clues: number of given cells, of 36.
         puzzle_seed: chooses the puzzles.
-        **options: of `GenerationObjective`: steps, remasking, temperature, seed, batch_size, ...
+        **options: options of `GenerationObjective`: steps, remasking, temperature, seed,
+            batch_size, ...
     """
     from mdm_schedules.checks import check_int
     from mdm_schedules.tuning import GenerationObjective
@@ -148,8 +150,9 @@ def sudoku_objective(
 def accuracy_table(
     specs: Sequence[str], steps: Sequence[int], **options: Any
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """spec -> steps -> (accuracy, standard error); shows a progress bar. Equal plans are run
-    once.
+    """Return spec -> steps -> (accuracy, standard error), and show a progress bar meanwhile.
+
+    Equal plans are run once.
     """
     from tqdm.auto import tqdm
 
@@ -171,7 +174,7 @@ def accuracy_table(
 
 
 def format_table(table: dict[str, dict[int, tuple[float, float]]]) -> str:
-    """The table as Markdown, in percent with one standard error."""
+    """Format the table as Markdown, in percent with one standard error."""
     steps = sorted({step for row in table.values() for step in row})
     lines = [
         "| schedule | " + " | ".join(f"{step} steps" for step in steps) + " |",

@@ -1,6 +1,7 @@
-"""Models as the sampler sees them: one small adapter per family, and the denoiser it asks.
+"""Models as the sampler sees them: an adapter per model family, and the denoiser that it calls.
 
-A new family is one module beside these, with an entry point in the group `mdm_schedules.models`.
+To add a family, write one module beside these, with an entry point in the group
+`mdm_schedules.models`.
 """
 
 from mdm_schedules.models.base import ModelAdapter, get_adapter, list_models, models

@@ -1,4 +1,4 @@
-"""What the sampling loop asks of a model, and the one place where a model becomes that."""
+"""The interface through which the sampling loop calls a model, and its only factory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Logits = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Pass:
-    """Where a forward pass stands; a function of the plan and the blocks, never of the batch.
+    """The place of a forward pass; it depends on the plan and the blocks, never on the batch.
 
     Attributes:
-        start, end: columns of the block that may change in it.
-        step: column of the block's plan. It is no count of calls: a step that reveals nothing in
+        start, end: columns of the block that may change in this pass.
+        step: column of the block's plan. Do not count calls with it: a step that reveals nothing in
             any row of the batch is not run.
         length: width of the finished sequences.
     """
@@ -38,43 +38,44 @@ class Pass:
 
 
 class Denoiser(ABC):
-    """A model as the sampling loop asks it: logits for some positions of some sequences.
+    """A model as the sampling loop calls it: logits for some positions of some sequences.
 
     Attributes:
-        whole_batch: True where every call must hold all rows that the run began with. The loop
-            then never calls `keep`.
+        whole_batch: True if every call must contain all rows that the run began with. The loop then
+            never calls `keep`.
     """
 
     whole_batch: bool = False
 
     @abstractmethod
     def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> Logits:
-        """Logits of the wanted positions.
+        """Return logits of the wanted positions.
 
         Args:
-            tokens: LongTensor [B, L], to be read only.
-            rows: LongTensor [R], positions as b * L + column.
+            tokens: LongTensor [B, L]; do not modify.
+            rows: LongTensor [R], wanted positions as b * L + column.
 
         Returns:
-            logits [R, V]; or logits [M, V] of more positions together with the LongTensor [R] of
-            the wanted ones.
+            logits [R, V]; or logits [M, V] of more positions, and a LongTensor [R] that selects the
+            wanted rows.
         """
 
     def at(self, where: Pass) -> None:  # noqa: B027 - most models need not know
-        """Called before each pass.
+        """Receive the place of the next pass; called before each pass.
 
-        Columns outside [start, end) are as at the last call, but for what the block before wrote.
+        Columns outside [start, end) are as in the last call, except for tokens that the previous
+        block wrote.
         """
 
     def keep(self, rows: torch.Tensor) -> None:  # noqa: B027 - most models have no state by row
-        """Called when rows of the batch have ended: later calls hold `rows` LongTensor only."""
+        """Receive the LongTensor of the rows that later calls contain, when others have ended."""
 
     def close(self) -> None:  # noqa: B027 - most models hold nothing
-        """Called once after the last pass, also after an error."""
+        """Release resources: called once after the last pass, also after an error."""
 
 
 class FunctionDenoiser(Denoiser):
-    """A function (tokens, rows) -> logits; without a method `keep` it gets whole batches."""
+    """Wraps a function (tokens, rows) -> logits; without a method `keep` it gets whole batches."""
 
     def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], Logits]) -> None:
         self.function = function
@@ -84,19 +85,20 @@ class FunctionDenoiser(Denoiser):
         return self.function(tokens, rows)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Hands on to the function's own method `keep`, where it has one."""
+        """Call the function's own method `keep`, if it has one."""
         self.function.keep(rows)  # type: ignore[attr-defined]
 
 
 class ModelDenoiser(Denoiser):
-    """A model, by its adapter, with padding and guidance.
+    """Calls a model through its adapter, with padding and guidance.
 
     Args:
-        adapter: of the model.
-        attention_mask: bool [B, L], False on padding; None where nothing is padded.
-        prompt: bool [B, L], what guidance hides; None for no guidance.
-        mask_token_id: what stands in the hidden prompt; needed with `prompt` only.
-        cfg_scale: u + (cfg_scale + 1)(c - u) of the logits c with and u without the prompt.
+        adapter: the model's adapter.
+        attention_mask: bool [B, L], False on padding; None if nothing is padded.
+        prompt: bool [B, L], True on the tokens that guidance hides; None for no guidance.
+        mask_token_id: the token that replaces the hidden prompt; needed with `prompt` only.
+        cfg_scale: guidance scale; with logits c given the prompt and u without it, the result is u
+            + (cfg_scale + 1)(c - u).
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class ModelDenoiser(Denoiser):
         if self.prompt is None:
             return self.adapter.logits(tokens, rows, mask)
         blind = tokens.masked_fill(self.prompt[:, : tokens.shape[1]], self.mask_token_id)
+        # one pass for both: the sequences without their prompt follow those with it
         rows = torch.cat([rows, rows + tokens.numel()])
         mask = None if mask is None else torch.cat([mask, mask])
         answer = self.adapter.logits(torch.cat([tokens, blind]), rows, mask)
@@ -130,16 +133,16 @@ class ModelDenoiser(Denoiser):
 
 
 def as_denoiser(model: Any, adapter: str | None = None) -> Denoiser:
-    """`model` as a denoiser.
+    """Return `model` as a denoiser.
 
     Args:
         model: a Denoiser; a ModelAdapter; a model that an adapter accepts; an object whose method
             `denoiser()` makes one; a function (tokens, rows) -> logits as `Denoiser.__call__`; or a
             function or module from tokens [B, L] to logits [B, L, V].
-        adapter: name of the adapter; by default chosen by the model.
+        adapter: name of the adapter; by default the model determines it.
 
     Raises:
-        InvalidTypeError: none of these.
+        InvalidTypeError: `model` is none of these.
     """
     if isinstance(model, Denoiser):
         return model
@@ -153,7 +156,7 @@ def as_denoiser(model: Any, adapter: str | None = None) -> Denoiser:
 
 
 def adapter_of(model: Any, adapter: str | None = None) -> ModelAdapter:
-    """The adapter of `model`; a module that none accepts is taken for tokens -> logits."""
+    """Return the adapter of `model`; a module that none accepts is treated as tokens -> logits."""
     try:
         return get_adapter(model, adapter)
     except InvalidTypeError:
@@ -163,7 +166,7 @@ def adapter_of(model: Any, adapter: str | None = None) -> ModelAdapter:
 
 
 def _required(function: Any) -> int:
-    """How many positional arguments must be given; 0 if that cannot be known."""
+    """Count the positional arguments that must be given; 0 if the number cannot be determined."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -172,17 +175,17 @@ def _required(function: Any) -> int:
     return sum(x.kind in kinds and x.default is inspect.Parameter.empty for x in parameters)
 
 
-# modules under `evaluating`: calls under way, and the mode before the first of them
+# modules under `evaluating`: number of running calls, and the mode before the first of them
 _modes: weakref.WeakKeyDictionary[torch.nn.Module, tuple[int, bool]] = weakref.WeakKeyDictionary()
 _modes_lock = threading.Lock()
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Without gradients and dropout; each submodule's mode is put back by its last user.
+    """Turn off gradients and dropout; the last user of a submodule restores its mode.
 
-    Several threads may run one model: uses are counted, so that the first to finish does not bring
-    dropout back under the others.
+    Several threads may run one model. Its uses are counted, so that the first thread to finish does
+    not turn dropout on again for the others.
     """
     plain = unwrap(model)
     held = []

@@ -1,6 +1,4 @@
-"""Dream (arXiv 2508.15487): made from an autoregressive model, so logits speak of the next
-token.
-"""
+"""Dream (arXiv 2508.15487): made from an autoregressive model, so logits predict the next token."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from mdm_schedules.models.base import ModelAdapter
 
 
 class DreamAdapter(ModelAdapter):
-    """The model takes the string "full", or a bool mask [B, 1, L, L] with positions."""
+    """Passes the attention mask as the string "full", or as a bool [B, 1, L, L] with positions."""
 
     name = "dream"
     shift = 1
@@ -19,7 +17,7 @@ class DreamAdapter(ModelAdapter):
         """See `ModelAdapter.forward`."""
         if attention_mask is None:
             return self.model(tokens, "full", None).logits  # type: ignore[no-any-return]
-        # padding attends to itself, since a row of the softmax that sees nothing is NaN
+        # padding attends to itself, because a softmax row that sees nothing is NaN
         seen = attention_mask[:, None, None, :] & attention_mask[:, None, :, None]
         seen = seen | torch.eye(
             attention_mask.shape[1], dtype=torch.bool, device=attention_mask.device

@@ -1,6 +1,4 @@
-"""Any function or module from tokens [B, L] to logits [B, L, V], or to an output that has
-`.logits`.
-"""
+"""Any function or module from tokens [B, L] to logits [B, L, V], or to an output with `.logits`."""
 
 from __future__ import annotations
 
@@ -13,36 +11,38 @@ from mdm_schedules.models.base import ModelAdapter
 
 
 class FunctionAdapter(ModelAdapter):
-    """Asks for all logits; of a function nothing else is known, so `mask_token_id` has to be
-    given.
+    """Asks a function for all logits.
+
+    Nothing else is known about a function, so `mask_token_id` has to be given.
     """
 
     name = "callable"
 
     @classmethod
     def accepts(cls, model: Any) -> bool:
-        """A callable that is no module; modules that are no masked LM must be asked for by
-        adapter="callable".
+        """Accept a callable that is no module.
+
+        A module that is no masked LM has to be requested by adapter="callable".
         """
         return callable(model) and not isinstance(model, torch.nn.Module | type)
 
     @property
     def head(self) -> torch.nn.Module | None:
-        """Unknown."""
+        """None: a function's head is unknown."""
         return None
 
     @property
     def vocab_size(self) -> int | None:
-        """Unknown."""
+        """None: a function's vocabulary is unknown."""
         return None
 
     @property
     def max_length(self) -> int | None:
-        """Unknown."""
+        """None: a function's longest input is unknown."""
         return None
 
     def check_padding(self) -> None:
-        """A function of tokens alone cannot know padding."""
+        """Refuse padding, because a function of tokens alone cannot see it."""
         raise InvalidValueError(
             "a function of tokens alone cannot tell padding; generate for prompts of equal length "
             "at a time"

@@ -6,19 +6,19 @@ import torch
 
 from mdm_schedules.models.base import ModelAdapter
 
-# of the released models, known by the size of their vocabulary: LLaDA and MMaDA, LLaDA-MoE
+# the released models, recognised by vocabulary size: LLaDA and MMaDA, LLaDA-MoE
 MASK_TOKEN_IDS = {126464: 126336, 134656: 126336, 157184: 156895}
-UNSET = 50256  # another model's default, which their code leaves in the config
+UNSET = 50256  # another model's default, which the released code leaves in the config
 
 
 class LLaDAAdapter(ModelAdapter):
-    """The model takes a two-dimensional attention mask, and its positions are relative."""
+    """Passes a two-dimensional attention mask, and no positions, since the model's are relative."""
 
     name = "llada"
 
     @property
     def mask_token_id(self) -> int | None:
-        """The config's; where that is not set, the known one of a released model."""
+        """The config's id, if set, else the known id of a released model."""
         configured = super().mask_token_id
         if configured is not None and configured != UNSET:
             return configured
@@ -26,7 +26,7 @@ class LLaDAAdapter(ModelAdapter):
 
     @property
     def max_length(self) -> int | None:
-        """The name in its config for it, or that of transformers."""
+        """The config's `max_sequence_length`, else the length under transformers' name."""
         longest: int | None = getattr(self.plain_model.config, "max_sequence_length", None)
         return longest or super().max_length
 

@@ -1,4 +1,4 @@
-"""LLaDA2 (arXiv 2512.15745): block diffusion; a block sees itself and the blocks before it."""
+"""LLaDA2 (arXiv 2512.15745): block diffusion; a block sees itself and the earlier blocks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ MASK_TOKEN_ID = 156895
 
 
 class LLaDA2Adapter(ModelAdapter):
-    """Builds the block-causal mask [B, 1, L, L] and positions; blocks are counted from the
-    sequence's start.
+    """Passes the block-causal mask [B, 1, L, L] and positions.
+
+    Blocks are counted from the start of the sequence.
     """
 
     name = "llada2"
 
     @property
     def mask_token_id(self) -> int | None:
-        """The config's, else that of the released models."""
+        """The config's id, else that of the released models."""
         given = super().mask_token_id
         return MASK_TOKEN_ID if given is None and (self.vocab_size or 0) > MASK_TOKEN_ID else given
 
     @property
     def block_length(self) -> int | None:
-        """The config's `block_length`, else 32, by which the released models were trained."""
+        """The config's `block_length`, else 32, with which the released models were trained."""
         return int(getattr(self.plain_model.config, "block_length", None) or BLOCK_LENGTH)
 
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -36,7 +37,7 @@ class LLaDA2Adapter(ModelAdapter):
         positions = (real.long().cumsum(1) - 1).clamp(min=0)
         block = positions // (self.block_length or BLOCK_LENGTH)
         seen = (block[:, None, :, None] >= block[:, None, None, :]) & real[:, None, None, :]
-        # padding attends to itself, since a row of the softmax that sees nothing is NaN
+        # padding attends to itself, because a softmax row that sees nothing is NaN
         seen = seen | torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
         dtype = self.plain_model.get_input_embeddings().weight.dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(

@@ -12,15 +12,16 @@ from mdm_schedules.models.base import ModelAdapter
 
 
 class MaskedLMAdapter(ModelAdapter):
-    """Calls the model as transformers does, with the attention mask and, where it takes them, the
-    true positions.
+    """Calls the model as transformers does, with the attention mask.
+
+    It also passes the true positions to models that accept positions.
     """
 
     name = "masked_lm"
 
     @classmethod
     def accepts(cls, model: Any) -> bool:
-        """A module whose class, or config, says ForMaskedLM."""
+        """Accept a module whose class, or config, names a ForMaskedLM class."""
         architectures = getattr(getattr(model, "config", None), "architectures", None) or []
         names = [base.__name__ for base in type(model).__mro__]
         return hasattr(model, "forward") and any(
@@ -33,15 +34,16 @@ class MaskedLMAdapter(ModelAdapter):
 
     @property
     def _position_offset(self) -> int:
-        """RoBERTa and its descendants count positions from padding_idx + 1."""
+        """The first position: padding_idx + 1 in RoBERTa and its descendants, else 0."""
         embeddings = self._embeddings
         counted = hasattr(embeddings, "create_position_ids_from_inputs_embeds")
         return int(embeddings.padding_idx) + 1 if counted and embeddings is not None else 0
 
     @property
     def max_length(self) -> int | None:
-        """Positions that the embedding table has, less those that are reserved; rotary positions
-        need no table.
+        """The size of the position table, less its reserved positions.
+
+        Rotary positions need no table, so none of theirs are reserved.
         """
         kind = getattr(self.plain_model.config, "position_embedding_type", "absolute")
         reserved = self._position_offset if kind == "absolute" else 0
@@ -50,7 +52,7 @@ class MaskedLMAdapter(ModelAdapter):
     def check_tokens(
         self, tokens: torch.Tensor, attention_mask: torch.Tensor, mask_token_id: int
     ) -> None:
-        """Refuse rows of nothing but masks where ESM would divide by the share of other tokens."""
+        """Refuse rows that hold only masks where ESM would divide by the share of other tokens."""
         embeddings = self._embeddings
         if (
             not getattr(embeddings, "token_dropout", False)
@@ -72,7 +74,7 @@ class MaskedLMAdapter(ModelAdapter):
         offset = self._position_offset
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask.long()
-        # RoBERTa takes its pad token for padding wherever it stands, so it is told the positions
+        # RoBERTa treats its pad token as padding wherever it stands, so the positions are passed
         elif offset:
             attention_mask = torch.ones_like(tokens, dtype=torch.bool)
         if (

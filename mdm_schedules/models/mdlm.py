@@ -1,6 +1,4 @@
-"""MDLM (arXiv 2406.07524): a DiT with an optional time input, no padding, and the mask as its last
-token.
-"""
+"""MDLM (arXiv 2406.07524): a DiT with an optional time input, no padding, and the mask last."""
 
 from __future__ import annotations
 
@@ -8,14 +6,14 @@ import torch
 
 from mdm_schedules.models.base import ModelAdapter
 
-EPS = 1e-3  # of its log-linear noise: sigma(t) = -log(1 - (1 - EPS) t)
+EPS = 1e-3  # of the model's log-linear noise: sigma(t) = -log(1 - (1 - EPS) t)
 
 
 class MDLMAdapter(ModelAdapter):
-    """Gives the masked share of each sequence as time; its SUBS parametrisation is what the loop
-    does anyway.
+    """Passes the masked share of each sequence as time.
 
-    (The mask is never drawn, and revealed tokens stay.)
+    The model's SUBS parametrisation adds nothing to the sampling loop, which never draws the mask
+    and keeps revealed tokens anyway.
     """
 
     name = "mdlm"
@@ -28,23 +26,24 @@ class MDLMAdapter(ModelAdapter):
 
     @property
     def vocab_size(self) -> int | None:
-        """As its config says, the mask included."""
+        """The config's `vocab_size`, which includes the mask."""
         return int(self.plain_model.config.vocab_size)
 
     @property
     def mask_token_id(self) -> int | None:
-        """The last token."""
+        """The config's id, else the last token."""
         given = super().mask_token_id
         return int(self.plain_model.config.vocab_size) - 1 if given is None else given
 
     @property
     def max_length(self) -> int | None:
-        """`model_length` of its config."""
+        """The config's `model_length`."""
         return getattr(self.plain_model.config, "model_length", None)
 
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """See `ModelAdapter.forward`; the model cannot mask padding, which `check_padding` finds
-        out.
+        """See `ModelAdapter.forward`.
+
+        The model cannot mask padding; `check_padding` detects that.
         """
         masked = torch.eq(tokens, self.mask_token_id or 0).float().mean(1)
         answer = self.model(input_ids=tokens, timesteps=-torch.log1p(-(1 - EPS) * masked))

@@ -1,4 +1,4 @@
-"""Native models (transformers' own architectures as masked diffusion models): no tricks of code."""
+"""Native models (transformers' own architectures as masked diffusion models); no workarounds."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from mdm_schedules.models.base import ModelAdapter
 
 
 class NativeAdapter(ModelAdapter):
-    """Gives the model a 2-D mask and true positions; blocks and shift are values of its config."""
+    """Passes a 2-D mask and true positions; block length and shift come from the config."""
 
     name = "native"
 
     @property
     def shift(self) -> int:  # type: ignore[override]
-        """`logits_shift` of the config."""
+        """The config's `logits_shift`."""
         return int(self.plain_model.config.logits_shift or 0)
 
     @property
     def block_length(self) -> int | None:
-        """`block_length` of the config."""
+        """The config's `block_length`."""
         length: int | None = self.plain_model.config.block_length
         return length
 

@@ -1,4 +1,4 @@
-"""Wrappers of models are looked through here, and nowhere else."""
+"""Finds the model inside its wrappers; no other module looks through wrappers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ _INNER = ("_orig_mod", "module")
 
 
 def unwrap(model: Any) -> Any:
-    """The model inside torch.compile, data parallel wrappers and peft; any other as it is.
+    """Return the model inside torch.compile, data parallel wrappers and peft; others unchanged.
 
-    What is found is for looking at (config, embeddings, signature); what is called stays the
-    wrapper.
+    Use the inner model for inspection only (config, embeddings, signature), and call the wrapper.
     """
     while True:
         inner = _inside(model)
@@ -31,8 +30,8 @@ def _inside(model: Any) -> torch.nn.Module | None:
         )
         if wraps and isinstance(inner, torch.nn.Module):
             return inner
-    # peft's PeftModel hides the signature of the model that it adapts; looked up by its own
-    # module name, since peft is no dependency
+    # peft's PeftModel hides the signature of the model that it adapts; recognised by the name of
+    # its module, since peft is no dependency
     if type(model).__module__.partition(".")[0] == "peft" and hasattr(model, "get_base_model"):
         inner = model.get_base_model()
         return inner if isinstance(inner, torch.nn.Module) else None

@@ -2,7 +2,8 @@
 
     mdm_schedules.get_schedule("preset:llada-8b/mbpp", steps=16)  # Beta(1, 0.2)
 
-One JSON file per task beside this module; every schedule of its table is kept, not only the best.
+The source is arXiv 2509.13866, Tables 2-7. Beside this module lies one JSON file per task, with
+every schedule of the task's table and not only the best.
 """
 
 from __future__ import annotations
@@ -97,15 +98,15 @@ class Preset:
 
 
 def list_presets() -> list[Preset]:
-    """All presets, by name."""
+    """Return all presets, by name."""
     return list(_presets().values())
 
 
 def get_preset(name: str) -> Preset:
-    """The preset called `name`, for example "llada-8b/mbpp", with or without "preset:" before it.
+    """Return the preset called `name`, for example "llada-8b/mbpp", with or without "preset:".
 
-    Raises InvalidTypeError if `name` is not text, and UnknownNameError, with the nearest names, if
-    nothing has it.
+    Raises InvalidTypeError if `name` is not text, and UnknownNameError, which lists the nearest
+    names, if there is no such preset.
     """
     if not isinstance(name, str):
         raise InvalidTypeError(
@@ -122,7 +123,8 @@ def preset_schedule(spec: str, steps: int | None = None) -> Schedule:
 
     Args:
         spec: "preset:llada-8b/mbpp", or with the steps inside it: "preset:llada-8b/mbpp(steps=16)".
-        steps: the forward passes you will spend, >= 1; needed, for the best schedule depends on it.
+        steps: the forward passes you will spend, >= 1; required, because the best schedule depends
+            on it.
 
     Raises:
         UnknownNameError: no such preset; the message lists the nearest names.

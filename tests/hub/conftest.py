@@ -1,4 +1,4 @@
-"""`hub`: a Hub on loopback, and this process set up as a user's whose HF_ENDPOINT is there."""
+"""Provides `hub`: a Hub on loopback, and this process set up as a user's with that HF_ENDPOINT."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from hub_server import Hub
 
 
 def new_sessions():
-    """Offline mode is settled when the client's session is made."""
+    """Open new client sessions, since a session settles offline mode when it is made."""
     from huggingface_hub.utils import _http
 
     (_http.reset_sessions if hasattr(_http, "reset_sessions") else _http.close_session)()
@@ -19,7 +19,7 @@ def new_sessions():
 
 @pytest.fixture
 def offline(monkeypatch):
-    """A function that turns HF_HUB_OFFLINE on or off."""
+    """Return a function that turns HF_HUB_OFFLINE on or off."""
     from huggingface_hub import constants
 
     def switch(value=True):
@@ -33,8 +33,9 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def plots():
-    """Asked for by tests that look at plots, which take half a second each; without it,
-    matplotlib is missing.
+    """Keep matplotlib for tests that look at plots; without this fixture it is missing.
+
+    Plots take half a second each.
     """
 
 

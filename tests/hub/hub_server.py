@@ -1,5 +1,4 @@
-"""A Hub on loopback that the real huggingface_hub client talks to: repositories in memory, faults
-on request.
+"""A Hub on loopback for the real huggingface_hub client: repositories in memory, faults on request.
 
 It speaks the part of the Hub's protocol that models need: whoami, create, preupload, LFS upload,
 commit (with parent commit and pull requests), info, tree, list with filters, resolve with ETag and
@@ -90,8 +89,9 @@ class Repo:
 
 @dataclass
 class Fault:
-    """For the next `times` requests whose "METHOD /path" matches: a status, or a connection that
-    fails.
+    """A fault for the next `times` requests whose "METHOD /path" matches.
+
+    It is a status, or a connection that fails.
     """
 
     pattern: str
@@ -101,7 +101,7 @@ class Fault:
 
 
 class Hub(ThreadingHTTPServer):
-    """`with Hub() as hub:` serves at `hub.url`; `hub.requests` is what was asked."""
+    """`with Hub() as hub:` serves at `hub.url`; `hub.requests` lists the requests."""
 
     daemon_threads = True
 

@@ -1,5 +1,6 @@
-"""Schedules as files: whole round trips, and files by anyone else read as data or refused with one
-of our errors.
+"""Schedules as files: whole round trips, and foreign files read as data or refused.
+
+A refusal is always one of our errors.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def test_what_is_saved_is_loaded(schedule: Schedule, tmp_path: Path) -> None:
 
 
 def test_the_format_is_what_it_was(tmp_path: Path) -> None:
-    """A file of format 1.0, byte for byte: later versions must go on reading and writing it."""
+    """A file of format 1.0, byte for byte: later versions must keep reading and writing it."""
     EnergyOptimal(Beta(0.9, 0.3)).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "schedule.json").read_text()) == {
         "format_version": "1.0",
@@ -500,7 +501,7 @@ def test_offsets_that_lie(tmp_path: Path) -> None:
 
 
 def test_one_tensor_named_a_thousand_times_is_read_once(tmp_path: Path) -> None:
-    """A small file must not make us allocate without end."""
+    """A small file must not make us allocate without limit."""
     params = {f"x{number}": {"tensor": "alpha"} for number in range(1000)}
     write(tmp_path, document("tabulated", params))
     save_file(

@@ -1,6 +1,4 @@
-"""Over ten thousand files and indexes, damaged or made up: our error or a schedule, and nothing
-else happens.
-"""
+"""Over ten thousand damaged or invented files and indexes: our error or a schedule, and no more."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ watching: list[str] | None = None
 
 
 def watch(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook: what a reader of data never does."""
+    """An audit hook that records actions that a reader of data never takes."""
     if watching is None:
         return
     forbidden = (
@@ -100,7 +98,7 @@ sys.addaudithook(watch)
 
 
 def read(ask: Callable[[], object], seen: Counter[str]) -> None:
-    """`ask()` while watched; counts whether it was refused."""
+    """Call `ask()` while watched, and count whether it was refused."""
     global watching
     watching = []
     try:
@@ -148,7 +146,7 @@ def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(document: Any, source: random.Random) -> Any:
-    """`document` with a node or two replaced, removed, or given another name."""
+    """Return `document` with a node or two replaced, removed or renamed."""
     new = copy.deepcopy(document)
     for _ in range(source.choice([1, 1, 2])):
         path = source.choice(list(nodes(new))[1:])
@@ -169,7 +167,7 @@ def changed(document: Any, source: random.Random) -> Any:
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose surroundings must stay as they are."""
+    """Provide a folder whose surroundings must stay unchanged."""
     outside = {tmp_path / "x": b"x", tmp_path / "alpha": b"y"}
     for file, content in outside.items():
         file.write_bytes(content)

@@ -1,6 +1,4 @@
-"""As a user does it, in a process of their own whose HF_ENDPOINT is the Hub on loopback; and the
-command line.
-"""
+"""Models on the Hub, in a user's own process whose HF_ENDPOINT is on loopback; the command line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What goes wrong between here and the Hub: each one clear line, tried again where that is safe;
-and life offline.
-"""
+"""Failures on the way to the Hub: each is one clear line, retried where safe; offline use."""
 
 from __future__ import annotations
 

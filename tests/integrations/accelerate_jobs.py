@@ -1,8 +1,7 @@
-"""Jobs of several real processes (gloo) for the tests of `generate_distributed`, forked from one
-that has imported.
+"""Jobs of several real processes (gloo) for the tests of `generate_distributed`.
 
-The functions here run in those processes, so they are at the top of a module that can be imported
-by its name.
+The processes are forked from one that has done the imports. The functions here run in them, so they
+are at the top level of a module that can be imported by name.
 """
 
 import multiprocessing
@@ -26,7 +25,7 @@ _context = multiprocessing.get_context("forkserver")
 
 
 def _start_server():
-    """The server that processes are forked from, with this module imported."""
+    """Start the server from which processes are forked, with this module imported."""
     _context.set_forkserver_preload([__name__])
     before = dict(os.environ)
     os.environ.update(
@@ -41,7 +40,7 @@ OPTIONS = {"max_new_tokens": 12, "steps": 4, "temperature": 1.0, "remasking": "r
 
 
 def load():
-    """The shipped model of code and its tokenizer."""
+    """Load the shipped code model and its tokenizer."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -54,7 +53,7 @@ def load():
 
 
 def ragged(count, seed=0):
-    """Texts of 0 to 60 letters."""
+    """Return texts of 0 to 60 letters."""
     source = random.Random(seed)
     return [
         "".join(source.choices(string.ascii_letters + " ()=", k=source.randrange(60)))
@@ -63,7 +62,7 @@ def ragged(count, seed=0):
 
 
 def call(prompts, **options):
-    """`generate_distributed` with the shipped model; what it returned, without what varies."""
+    """Run `generate_distributed` with the shipped model; return its results without what varies."""
     model, tokenizer = load()
     out = mdm.generate_distributed(
         model, prompts, tokenizer=tokenizer, **{**OPTIONS, "timeout": 5, **options}
@@ -72,7 +71,7 @@ def call(prompts, **options):
 
 
 def each(calls):
-    """Several calls one after the other; of each what `call` gives, or its error."""
+    """Make several calls in turn; return for each the result of `call`, or its error."""
     answers = []
     for function, args, options in calls:
         try:
@@ -99,7 +98,7 @@ def _process(rank, world, port, pipe, function, args, options):
 
 
 class Processes:
-    """`function(*args, **options)` in `world` processes of one job; rank 0 holds the store."""
+    """Runs `function(*args, **options)` in `world` processes of one job; rank 0 holds the store."""
 
     def __init__(self, world, function, *args, **options):
         with socket.socket() as probe:
@@ -118,7 +117,7 @@ class Processes:
             self.processes.append(process)
 
     def answers(self, limit=120):
-        """What each process returned or raised; None of one that was killed."""
+        """Return each process's result or error; None for a killed process."""
         end, answers = time.monotonic() + limit, []
         for pipe in self.pipes:
             if not pipe.poll(max(0, end - time.monotonic())):
@@ -133,20 +132,20 @@ class Processes:
         return answers
 
     def wait_for_prompts(self, folder):
-        """Until all processes of a `slow_model` have begun to read their prompts."""
+        """Wait until all processes of a `slow_model` have begun to read their prompts."""
         end = time.monotonic() + 60
         while not all((folder / f"begun-{process.pid}").exists() for process in self.processes):
             assert time.monotonic() < end, "the processes do not begin"
             time.sleep(0.01)
 
     def kill(self, rank=None):
-        """SIGKILL to one process, or to all."""
+        """Send SIGKILL to one process, or to all."""
         for process in self.processes if rank is None else [self.processes[rank]]:
             process.kill()
 
 
 def run(world, function, *args, **options):
-    """The answers of all processes."""
+    """Return the answers of all processes."""
     return Processes(world, function, *args, **options).answers()
 
 
@@ -154,24 +153,25 @@ def run(world, function, *args, **options):
 
 
 def different_arguments(**by_rank):
-    """Each process with options of its own."""
+    """Give each process options of its own."""
     rank = int(os.environ["RANK"])
     return call(ragged(4), **{name: values[rank] for name, values in by_rank.items()})
 
 
 def different_prompts():
-    """Each process with prompts of its own."""
+    """Give each process prompts of its own."""
     return call(ragged(20, seed=int(os.environ["RANK"])))
 
 
 def file_on_one_machine(path):
-    """Process 0 finds no such file, where another does."""
+    """Pass a file that process 0 does not find but another one does."""
     return call(path if os.environ["RANK"] == "1" else f"{path}.gone")
 
 
 def failing(rank, marker, **options):
-    """A model that raises in process `rank` at a batch with `marker`, and is slow in others, so
-    that one gets there.
+    """Run a model that raises in process `rank` at a batch with `marker`.
+
+    The model is slow in the other processes, so that this one gets there.
     """
 
     def model(tokens):
@@ -195,8 +195,9 @@ def failing(rank, marker, **options):
 
 
 def slow_model(path, count, seconds, **options):
-    """A function as model that takes its time, for processes that are to be killed; random-looking
-    logits.
+    """Run a slow function as model, for processes that are to be killed.
+
+    Its logits look random.
     """
 
     def model(tokens):
@@ -228,7 +229,7 @@ def slow_model(path, count, seconds, **options):
 
 
 def own_stream(tmp):
-    """A generator, which each process runs through by itself, and the shard folder left alone."""
+    """Pass a generator, which each process reads by itself, and leave the shard folder alone."""
     return call(
         iter([{"prompt": text, "id": f"p{n}"} for n, text in enumerate(ragged(11))]),
         output_path=Path(tmp),
@@ -236,9 +237,7 @@ def own_stream(tmp):
 
 
 def on_a_small_disk(size, path, count):
-    """`slow_model` where files may not grow beyond `size` bytes, then with all the room it
-    needs.
-    """
+    """Run `slow_model` with files limited to `size` bytes, then without a limit."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -250,9 +249,7 @@ def on_a_small_disk(size, path, count):
 
 
 def spread(kind, prompts, **options):
-    """Records of the shipped model with its weights spread over processes, and of the whole
-    model.
-    """
+    """Return records of the shipped model with its weights sharded over processes, and whole."""
     from accelerate import PartialState
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

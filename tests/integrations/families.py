@@ -1,9 +1,8 @@
-"""Small models with random weights that are called as the released model families are: LLaDA,
-Dream, MDLM, LLaDA2.
+"""Small random models that are called like the released families LLaDA, Dream, MDLM and LLaDA2.
 
-The originals are code of model repositories, which cannot be fetched here; arguments, outputs and
-the place of the head are theirs. All are the same two bidirectional layers with rotary-like
-relative positions.
+The original code is in model repositories, which cannot be fetched here. The models have the same
+arguments, outputs and place of the head. All consist of the same two bidirectional layers with
+rotary-like relative positions.
 """
 
 from types import SimpleNamespace
@@ -15,8 +14,9 @@ V, MASK, HIDDEN = 60, 59, 16
 
 
 class Body(nn.Module):
-    """Attention by content and relative position; `seen` is a bool mask that broadcasts to [B, 1,
-    L, L].
+    """Attention by content and relative position.
+
+    `seen` is a bool mask that broadcasts to [B, 1, L, L].
     """
 
     def __init__(self):

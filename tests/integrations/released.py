@@ -1,4 +1,4 @@
-"""Tiny random models in the released format of each family, and what they must answer.
+"""Tiny random models in the released format of each family, and their expected answers.
 
 The references are written from the architectures' descriptions, in plain torch: rotary attention
 without a causal mask, RMS norms, SwiGLU, and for LLaDA-MoE and LLaDA2 a mixture of experts.
@@ -144,7 +144,7 @@ LLADA_NAMES = {
 
 
 def weights_of(family):
-    """Random weights under the released names."""
+    """Return random weights under the released names."""
     rows = {"q": HEADS * HEAD, "k": KV * HEAD, "v": KV * HEAD}
     shapes = {"embed": (V, H), "norm": (H,), "lm_head": (V, H)}
     for i in range(LAYERS):
@@ -218,7 +218,7 @@ def released_name(family, name):
 
 
 def write(folder, family, shards=1, **changes):
-    """A released model in `folder`: config.json and its weights in so many files."""
+    """Write a released model to `folder`: config.json, and its weights in so many files."""
     folder.mkdir(exist_ok=True, parents=True)
     (folder / "config.json").write_text(json.dumps({**CONFIGS[family], **changes}))
     weights = weights_of(family)
@@ -241,7 +241,7 @@ def rms(x, weight, eps):
 
 
 def rotate(x, theta, size):
-    """Rotary positions on the first `size` values of each head; x is [B, heads, L, head]."""
+    """Rotate the first `size` values of each head by position; x is [B, heads, L, head]."""
     inverse = 1.0 / theta ** (torch.arange(0, size, 2).float() / size)
     angles = torch.outer(torch.arange(x.shape[2]).float(), inverse)
     cos, sin = torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
@@ -256,7 +256,7 @@ def swiglu(x, get, stem):
 
 
 def mixture(family, x, get, stem):
-    """Each token's experts, one token at a time."""
+    """Apply each token's experts, one token at a time."""
     rows = x.flatten(0, 1)
     scores = linear(rows, get(f"{stem}.gate.weight"))
     answer = torch.zeros_like(rows)
@@ -278,7 +278,7 @@ def mixture(family, x, get, stem):
 
 
 def reference(family, weights, tokens, eager=False):
-    """Logits [B, L, V] of unpadded `tokens` [B, L]."""
+    """Return logits [B, L, V] of unpadded `tokens` [B, L]."""
     config = CONFIGS[family]
 
     def get(name):

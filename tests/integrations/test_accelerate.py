@@ -1,6 +1,4 @@
-"""generate_distributed on real processes: the same tokens on any number, failures told in time,
-results kept.
-"""
+"""generate_distributed on any number of processes: equal tokens, prompt errors, kept results."""
 
 import json
 import os
@@ -35,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """What `slow_model` writes for 60 prompts when nothing goes wrong."""
+    """Return the records of `slow_model` for 60 prompts when nothing goes wrong."""
     path = tmp_path_factory.mktemp("undisturbed") / "out.jsonl"
     slow_model(path, 60, 0)
     return path.read_bytes()
@@ -63,7 +61,7 @@ def test_the_same_bytes_on_any_number_of_processes_in_any_batches(tmp_path):
         ] * world
         assert path.read_bytes() == expected
     model, tokenizer = load()
-    for record in records[10:13]:  # a record says how to write it again
+    for record in records[10:13]:  # a record holds all that is needed to write it again
         ids = tokenizer(
             prompts[record["index"]], return_tensors="pt", add_special_tokens=False
         ).input_ids
@@ -154,7 +152,7 @@ def test_a_killed_process_loses_nothing(seed, tmp_path, undisturbed):
         world = source.choice([1, 2, 3])
         victim, moment = source.randrange(world), source.uniform(0, 1)
         job = Processes(world, slow_model, path, 60, 0.1 / world)
-        # before that, the launcher ends the others, or torch's own time runs out
+        # a death before this point is left to the launcher, or to torch's own timeout
         job.wait_for_prompts(tmp_path)
         time.sleep(moment)
         job.kill(victim)

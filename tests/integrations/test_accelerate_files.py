@@ -1,6 +1,4 @@
-"""generate_distributed in one process: what it reads, what it writes, what it refuses, and what it
-goes on from.
-"""
+"""generate_distributed in one process: its input, its output, its refusals and its resumption."""
 
 import gc
 import importlib.util
@@ -28,7 +26,7 @@ def lines(path):
 
 
 def interrupted(path, after, **options):
-    """A run of 60 prompts that ends by a fault of the model after so many calls."""
+    """Run 60 prompts until a fault of the model ends the run after so many calls."""
     calls = []
 
     def stop(info):

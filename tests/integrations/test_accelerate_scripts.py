@@ -1,6 +1,4 @@
-"""The command line on several processes, the example, and the benchmark scripts at sizes that take
-a moment.
-"""
+"""The command line on several processes, the example, and the benchmark scripts at small sizes."""
 
 import json
 import os
@@ -48,7 +46,7 @@ def test_the_command_on_two_processes(tmp_path):
     done = run(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     told = [line for line in done.stderr.splitlines() if line.startswith("mdm-schedules: ")]
-    assert len(told) == 1, done.stderr  # by one process, not by each
+    assert len(told) == 1, done.stderr  # one process prints it, not each
     assert "line 3 of p.jsonl: a prompt must be text or a flat list of token ids, got 7" in told[0]
     done = run(*words, "--on-error", "skip", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,4 @@
-"""Each model family's adapter: how the model is called, which logits speak of which token, the
-head on wanted rows.
-"""
+"""Adapters of the model families: calls, the token that logits predict, the head on wanted rows."""
 
 import pytest
 import torch

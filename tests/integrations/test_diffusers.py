@@ -1,6 +1,4 @@
-"""Our diffusers schedulers against the two they replace, on random logits, and their configs on
-disk.
-"""
+"""Our diffusers schedulers against the two that they replace, on random logits; configs on disk."""
 
 import json
 import subprocess
@@ -330,9 +328,7 @@ def test_uniform_corruption_is_left_to_diffusers():
 
 @pytest.mark.slow
 def test_the_proposed_contract_of_discrete_schedulers():
-    """Timesteps that are times, and outputs of a shared class; in a process where diffusers has
-    that class.
-    """
+    """Timesteps are times and outputs share a class, where diffusers has that class."""
     code = """
         from dataclasses import dataclass
         import torch
@@ -408,7 +404,7 @@ def test_a_schedule_survives_files_and_other_classes(cls, schedule, tmp_path):
 
 
 def test_a_scheduler_in_a_repository(tmp_path):
-    """The files as the Hub's cache keeps them, read without a network."""
+    """The files lie as in the Hub's cache, and are read without a network."""
     revision = "a" * 40
     repository = tmp_path / "models--somebody--schedule"
     mdm.MaskedDiffusionScheduler(mask_token_id=7, schedule=TABLE).save_pretrained(

@@ -1,4 +1,4 @@
-"""The benchmark scripts of diffusers' schedulers, at sizes that take a moment."""
+"""The benchmark scripts of the diffusers schedulers, at small sizes."""
 
 import importlib.util
 import json

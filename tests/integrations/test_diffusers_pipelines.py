@@ -1,6 +1,4 @@
-"""Our schedulers inside diffusers' own pipelines, and our own, with the models of
-examples/diffusers_swap.py.
-"""
+"""Our schedulers in diffusers' pipelines and ours, on the models of diffusers_swap.py."""
 
 import copy
 import http.server
@@ -177,7 +175,7 @@ def test_a_pipeline_saved_with_our_scheduler(amused, text_model, schedule, tmp_p
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as diffusers asks before it refuses."""
+    """The part of the Hub that diffusers queries before it refuses."""
 
     folder: Path
 
@@ -211,7 +209,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.slow
 def test_which_ways_of_loading_work_in_a_new_process(amused, tmp_path):
-    """A folder, once our module is imported; from the Hub not the pipeline, but its scheduler."""
+    """A folder loads once our module is imported; from the Hub only the scheduler loads."""
     folder, cache = tmp_path / "repo", tmp_path / "cache"
     with_scheduler(AmusedPipeline, amused, mdm.MaskedDiffusionScheduler(24, TABLE)).save_pretrained(
         folder
@@ -499,7 +497,7 @@ def test_it_is_said_that_a_carried_schedule_is_used_only_where_it_is(
 
 
 def test_loaded_from_a_repository(pipe, text_model, tmp_path):
-    """The files as the Hub's cache keeps them: of a pipeline, and of a model."""
+    """The files of a pipeline and of a model lie as in the Hub's cache."""
     for name, save in (("pipe", pipe), ("model", text_model[0])):
         repository = tmp_path / f"models--somebody--{name}"
         save.save_pretrained(repository / "snapshots" / ("a" * 40))
@@ -518,7 +516,7 @@ def test_loaded_from_a_repository(pipe, text_model, tmp_path):
 
 
 def test_hooks_of_offloading_are_obeyed(pipe):
-    """The hook of enable_model_cpu_offload, with the CPU as the device computed on."""
+    """The hook is that of enable_model_cpu_offload, with the CPU as the device of computation."""
     from accelerate import cpu_offload, cpu_offload_with_hook
 
     expected = pipe("the", **OPTIONS).sequences

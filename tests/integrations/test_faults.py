@@ -1,4 +1,4 @@
-"""Faults that other samplers have been seen to have; none of them may appear here."""
+"""Faults that have been observed in other samplers; none of them may appear here."""
 
 import pytest
 import torch
@@ -164,8 +164,9 @@ def test_a_users_tensors_are_never_changed():
 
 @pytest.mark.parametrize("temperature", [0.0, 0.2])
 def test_confidence_does_not_depend_on_temperature_nor_on_bfloat16_ties(temperature):
-    """At bfloat16 many confidences are 1.0 and order from the left would win; float32 tells them
-    apart.
+    """Float32 confidences keep an order where bfloat16 ties many of them at 1.0.
+
+    With ties the order from the left would win.
     """
     logits = torch.zeros(1, 8, V)
     logits[0, torch.arange(8), 5] = 14 + torch.arange(8) / 4  # the last is the surest

@@ -1,5 +1,6 @@
-"""What generate offers beside the loop: configs, custom_generate, guidance, streaming, several
-answers; bad input.
+"""What generate offers beside the loop.
+
+This covers configs, custom_generate, guidance, streaming, several answers and bad input.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from mdm_schedules.models import get_adapter
 
 
 class BertThatGenerates(transformers.BertForMaskedLM, GenerationMixin):
-    """A masked LM with transformers' own generate, as remote code often has it."""
+    """A masked LM with transformers' own generate, as remote code often has."""
 
 
 def bert(cls=BertThatGenerates):
@@ -81,7 +82,7 @@ def test_a_config_saves_loads_and_gives_the_options(model, tmp_path):
     assert loaded.masked_diffusion == config.masked_diffusion
     assert (loaded.steps, loaded.remasking, loaded.block_length) == (4, "random", None)
     assert torch.equal(mdm.generate(model, prompts(), generation_config=loaded).sequences, expected)
-    # what is given goes before the config
+    # arguments take precedence over the config
     other = mdm.generate(model, prompts(), generation_config=loaded, steps=6)
     assert other.nfe == 6
 

@@ -1,5 +1,6 @@
-"""MaskedDiffusionGenerationConfig as transformers users treat a config: attributes, copies, files,
-its own generate.
+"""MaskedDiffusionGenerationConfig used like any config of transformers.
+
+This covers attributes, copies, files and transformers' own generate.
 """
 
 import copy
@@ -137,8 +138,9 @@ def test_copies_and_files_keep_what_was_set(tmp_path):
     ids=["copies", "ends", "plain"],
 )
 def test_transformers_own_generate_mixes_nothing_in(own, given):
-    """Neither its defaults nor what the model's own config says, and it repeats no prompt that we
-    repeat.
+    """Neither transformers' defaults nor the model's own config values take effect.
+
+    A prompt that we repeat is not repeated again.
     """
     model = bert()
     model.generation_config = own

@@ -1,6 +1,4 @@
-"""lm-eval: the bound against exact values, answers that depend on nothing but the request, tasks,
-and the command.
-"""
+"""lm-eval: the bound against exact values, answers per request, tasks, and the command."""
 
 import functools
 import importlib
@@ -46,7 +44,7 @@ WORDS, MASK = 3, 3
 
 
 def words(size=WORDS):
-    """Words are numbers from 0, and the mask follows the last."""
+    """A tokenizer whose words are numbers from 0, followed by the mask."""
     vocabulary = {str(i): i for i in range(size)} | {"[MASK]": size}
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="0"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -58,11 +56,9 @@ def request(*args):
 
 
 def inconsistent(tokens):
-    """Conditionals that belong to no joint law, so that every order of revealing gives another
-    likelihood.
-    """
+    """Conditionals that belong to no joint law, so that each order gives another likelihood."""
     table = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 9, MASK + 1, MASK + 1)))
-    table[:, :, MASK] = 0  # a mask tells nothing
+    table[:, :, MASK] = 0  # a mask holds no information
     place = torch.arange(tokens.shape[1])
     away = (place[None] - place[:, None]).clamp(-4, 4) + 4
     return table[1, 4, 0] + table[0][away[None], tokens[:, None, :]].sum(2) * 1.5
@@ -75,8 +71,9 @@ def log_probabilities(tokens):
 
 
 def over_all_orders(context, target):
-    """The bound by its other form: the mean over orders of the sum of log p(next token | tokens
-    revealed before).
+    """Compute the bound in its other form, a mean over orders of revealing.
+
+    The mean is of the sum of log p(next token | tokens revealed before).
     """
     total = 0.0
     for order in itertools.permutations(range(len(target))):
@@ -114,9 +111,7 @@ def test_with_enough_passes_the_bound_is_exact(context, target):
 
 
 def test_the_estimate_is_unbiased():
-    """Two passes where 31 are needed: the mean over 600 seeds against the exact value, at p >
-    1e-3.
-    """
+    """Two passes of 31: the mean of 600 seeds against the exact value, at p > 1e-3."""
     lm, values = tiny(mc_num=2, batch_size=1), []
     for lm.seed in range(600):
         values.append(lm.loglikelihood([request("0", " 2 1 0 0 2")], disable_tqdm=True)[0][0])
@@ -155,7 +150,7 @@ def test_of_a_consistent_model_the_bound_is_the_likelihood():
 
 @pytest.mark.parametrize(("length", "draws"), [(3, 7), (4, 14), (9, 12), (50, 7)])
 def test_patterns_weigh_every_token_alike(length, draws):
-    """Each token is hidden with a total weight of 1 in the mean, and sizes are even."""
+    """Each token is hidden with a mean total weight of 1, and sizes are even."""
     shares = np.zeros(length)
     for seed in range(300):
         rows = list(patterns(Piece([1], [0] * length), draws, seed))
@@ -171,7 +166,7 @@ def test_patterns_weigh_every_token_alike(length, draws):
 
 
 def test_the_shift_of_dream_and_guidance_count():
-    """Two tokens by hand, from the family's own logits."""
+    """The expected values of two tokens are computed by hand from the family's own logits."""
     tokenizer = words(families.MASK)
     for family, shift, extra in (
         (families.LLaDA(), 0, {}),
@@ -497,8 +492,9 @@ def test_imported_again_it_stays_registered_and_without_lm_eval_says_what_to_ins
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory, code):
-    """A folder with one task of each kind and a group of two, and what manages them; the model
-    writes one answer.
+    """Provide a folder with one task of each kind and a group of two, and their manager.
+
+    The model writes one answer.
     """
     folder = tmp_path_factory.mktemp("tasks")
     (next_letter,) = MaskedDiffusionLM(*code).generate_until(
@@ -721,9 +717,7 @@ def test_processes_share_the_requests_and_the_first_has_the_results(tasks, tmp_p
 
 @pytest.fixture
 def run(capsys, tasks, monkeypatch):
-    """`mdm-schedules eval` with the tasks above only, since to look through lm-eval's takes
-    seconds.
-    """
+    """Run `mdm-schedules eval` with the tasks above only; indexing lm-eval's takes seconds."""
     monkeypatch.setattr(
         "lm_eval.tasks.TaskManager", functools.partial(TaskManager, include_defaults=False)
     )

@@ -1,8 +1,7 @@
-"""The same tokens as LLaDA's, dLLM's and Dream's own loops at temperature 0, on models with random
-weights.
+"""The tokens of LLaDA's, dLLM's and Dream's own loops at temperature 0, on random models.
 
-Those loops commit mask tokens where a model predicts one, and fill them again later; ours never
-does. So rows in which the reference did are left out, and enough others must be left.
+Those loops commit a mask token where a model predicts one, and fill it again later; our loop never
+does. Rows in which the reference did so are left out, and enough other rows must remain.
 """
 
 import math
@@ -31,7 +30,7 @@ def prompts(seed, batch=ROWS, length=6):
 
 
 class Counting:
-    """A model for a reference loop; notes how many masks each row has before each pass."""
+    """A model for a reference loop that records how many masks each row has before each pass."""
 
     def __init__(self, forward):
         self.forward, self.masks = forward, []
@@ -42,14 +41,15 @@ class Counting:
             return self.forward(tokens).logits
 
     def without_masks(self, plan, sequences):
-        """Rows in which every pass revealed what the plan says, so that no mask was committed."""
+        """Return the rows in which every pass followed the plan, so that no mask was committed."""
         left = NEW - torch.tensor([0, *plan]).cumsum(0)
         return (torch.stack([*self.masks, (sequences == MASK).sum(1)], 1) == left).all(1)
 
 
 def compare(kind, reference_of, passes, forward=lambda model: model, **options):
-    """The share of rows compared, each equal, over models of random weights; `passes` is the plan
-    of all blocks.
+    """Return the share of rows compared, each of them equal, over models of random weights.
+
+    `passes` is the plan of all blocks.
     """
     compared = 0
     for seed in range(MODELS):

@@ -1,6 +1,4 @@
-"""The benchmarks of the sampler with `--quick`: they run, write the same tokens as the loops they
-time, and count.
-"""
+"""The sampler benchmarks with `--quick`: they run, count, and write the timed loops' tokens."""
 
 import json
 import subprocess

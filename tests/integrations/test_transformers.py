@@ -1,6 +1,4 @@
-"""generate and AutoModelForMaskedDiffusion on real transformers models with random weights, built
-here.
-"""
+"""generate and AutoModelForMaskedDiffusion on real transformers models with random weights."""
 
 import inspect
 
@@ -135,13 +133,11 @@ def test_left_padded_prompts_write_what_they_write_alone(model):
 @pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
 @pytest.mark.slow
 def test_a_compiled_model_is_looked_into_as_it_is(kind):
-    """OptimizedModule.forward takes (*args, **kwargs), so that by itself it tells neither
-    positions nor padding.
-    """
+    """OptimizedModule.forward takes (*args, **kwargs): neither positions nor padding show."""
     model = build(kind)
     compiled = torch.compile(model, backend="eager")
     long, short = prompts(1, 7), prompts(1, 4)
-    long[0, 3] = PAD  # RoBERTa takes it for padding unless it is told the positions
+    long[0, 3] = PAD  # RoBERTa treats it as padding unless it gets the positions
     ids = torch.cat([long, torch.nn.functional.pad(short, (3, 0), value=PAD)])
     mask = torch.ones_like(ids)
     mask[1, :3] = 0

@@ -1,6 +1,4 @@
-"""Every schedule keeps the contract over many parameters, and each formula equals one computed
-another way.
-"""
+"""Every schedule keeps the contract over many parameters; formulas are checked another way."""
 
 from __future__ import annotations
 
@@ -79,7 +77,7 @@ betas = st.builds(Beta, log_uniform(0.05, 5), log_uniform(0.05, 5))
 
 
 def knots(count: int) -> st.SearchStrategy[list[float]]:
-    """`count` inner knots, at least 1e-4 apart."""
+    """Draw `count` inner knots, at least 1e-4 apart."""
     inner = st.lists(st.integers(1, 9999), min_size=count, max_size=count, unique=True)
     return inner.map(lambda values: [0.0, *(value / 10_000 for value in sorted(values)), 1.0])
 
@@ -98,7 +96,7 @@ def close(
 
 
 def grid(count: int = 200) -> torch.Tensor:
-    """Times strictly inside (0, 1)."""
+    """Return times strictly inside (0, 1)."""
     return torch.linspace(0, 1, count + 2, dtype=torch.float64)[1:-1]
 
 
@@ -149,7 +147,7 @@ def test_conformance_of_nested_optima(schedule: Schedule, depth: int) -> None:
 
 
 def make(name: str, **parts: object) -> type[Schedule]:
-    """A schedule with one part replaced by a wrong one."""
+    """Make a schedule with one part replaced by a wrong one."""
     return dataclasses.dataclass(frozen=True, repr=False)(
         type("Faulty", (SquaredSine,), {"name": name, **parts})
     )
@@ -255,9 +253,7 @@ REFERENCES += [
 
 @pytest.mark.parametrize(("schedule", "formula"), REFERENCES, ids=lambda value: repr(value)[:40])
 def test_formulas_slopes_and_weights_against_mpmath(schedule: Schedule, formula) -> None:  # type: ignore[no-untyped-def]
-    """alpha, its slope, gamma and the loss weight to many digits, also a hair's breadth from both
-    ends.
-    """
+    """alpha, its slope, gamma and the loss weight keep many digits, also very near both ends."""
     times = [1e-9, 1e-4, 0.1, 0.37, 0.61, 0.9, 1 - 1e-4, 1 - 2.0**-30]
     with mpmath.workdps(120):
         exact = [mpmath.mpf(t) for t in times]
@@ -344,7 +340,7 @@ def test_small_shapes_do_not_lose_the_times_that_one_minus_t_cannot_tell() -> No
     ("a", "b"), [(1.0000010000005, 1.0000010000005), (1.1852228316555249,) * 2, (0.296,) * 2]
 )
 def test_the_inverse_of_beta_near_the_middle(a: float, b: float) -> None:
-    """scipy's betaincinv and betainccinv are off by up to 1e-8 there when a is about b."""
+    """scipy's betaincinv and betainccinv are off by up to 1e-8 in the middle when a is about b."""
     schedule = Beta(a, b)
     assert schedule.inverse(0.5) == pytest.approx(0.5, rel=0, abs=1e-15)
     x = torch.cat([grid(2001), 0.5 + torch.logspace(-16, -1, 61, dtype=torch.float64)])
@@ -424,8 +420,9 @@ def test_end_slopes_of_gamma(schedule: Schedule, first: float, last: float) -> N
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0, 3.0])
 def test_a_schedule_with_two_formulas_only_gets_the_rest(power: float) -> None:
-    """The base class finds inverse, gamma and their ends for alpha = t^p, whose gamma starts like
-    t^(p/2).
+    """The base class finds the inverse, gamma and their ends for alpha = t^p.
+
+    Its gamma starts like t^(p/2).
     """
     parts = {
         "_alpha": lambda self, t: t**power,
@@ -532,8 +529,9 @@ def test_noise_time_keeps_its_digits_where_one_minus_tau_rounds_to_one(schedule,
 
 
 def beta_tails(a: float, b: float, time: float) -> tuple[mpmath.mpf, ...]:
-    """The CDF of a Beta(a, b) law, its complement and its density, by a series of positive
-    terms.
+    """Return the CDF of a Beta(a, b) law, its complement and its density.
+
+    They are computed by a series of positive terms.
     """
     a, b, t = mpmath.mpf(a), mpmath.mpf(b), mpmath.mpf(time)
     log_beta = mpmath.loggamma(a) + mpmath.loggamma(b) - mpmath.loggamma(a + b)
@@ -626,7 +624,7 @@ def test_gamma_keeps_its_digits_where_alpha_underflows(schedule, gamma) -> None:
 
 
 def test_the_inverse_of_beta_near_zero() -> None:
-    """scipy's betaincinv is NaN or wrong there for some shapes."""
+    """Near zero scipy's betaincinv is NaN or wrong for some shapes."""
     assert Beta(1.0277162986057, 0.8741149231878376).inverse(6.90551352016226e-33) < 1e-15
     random = np.random.default_rng(0)
     alpha = torch.logspace(-320, -1, 200, dtype=torch.float64)

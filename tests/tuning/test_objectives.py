@@ -1,6 +1,4 @@
-"""Objectives on real models: generation, teacher forcing, judged likelihood, prediction, and the
-route by profile.
-"""
+"""Objectives on real models: generation, teacher forcing, judgement, prediction, profiles."""
 
 import math
 from itertools import permutations
@@ -184,8 +182,9 @@ def test_the_objective_of_a_profile():
 
 
 def exact_scores(model, row, plan, order):
-    """Log-likelihood of `row` revealed in groups of `plan` along `order`, straight from the
-    definition.
+    """Return the log-likelihood of `row` revealed in groups of `plan` along `order`.
+
+    It is computed straight from the definition.
     """
     state, total, begin = torch.full_like(row, MASK), 0.0, 0
     for size in plan:

@@ -1,4 +1,4 @@
-"""Studies that are kept: resumed, shared, killed, and opened with something else."""
+"""Stored studies: resumed, shared, killed, and opened with different settings."""
 
 import os
 import random
@@ -97,8 +97,9 @@ def test_a_study_goes_on_where_it_was(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["study.db", "study.journal"])
 def test_killed_workers_lose_no_finished_trial(name, tmp_path):
-    """kill -9 at random moments; examples/benchmarks/killed_studies.py does it 20 times and
-    more.
+    """Workers get kill -9 at random moments.
+
+    examples/benchmarks/killed_studies.py does it 20 times and more.
     """
     rng, killed = random.Random(1), 0
     known: dict[int, float] = {}

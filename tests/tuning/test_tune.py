@@ -1,4 +1,4 @@
-"""`tune`: searches, comparisons, several numbers of steps, and what is refused."""
+"""`tune`: searches, comparisons, several numbers of steps, and refusals."""
 
 import json
 import math
@@ -25,12 +25,12 @@ TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def closeness(schedule):
-    """Minus the distance to the target, 0 at it."""
+    """Return minus the distance to the target, 0 at the target."""
     return -sum(abs(schedule.alpha(t) - TARGET.alpha(t)) for t in TIMES)
 
 
 class Noisy:
-    """Instances with a large noise that schedules share, and a small one that they do not."""
+    """Scores with a large noise that schedules share, and a small noise that they do not."""
 
     metric_name = "closeness"
     batch_size = 8

@@ -1,5 +1,6 @@
-"""`model.generate(custom_generate="<this repository>", trust_remote_code=True, steps=16, ...)` with
-mdm-schedules.
+"""Lets `model.generate(custom_generate=...)` of transformers run mdm-schedules.
+
+    model.generate(custom_generate="<this repository>", trust_remote_code=True, steps=16, ...)
 
 Upload the folder that holds `custom_generate/` to the Hub as it is.
 """
@@ -8,8 +9,9 @@ import mdm_schedules
 
 
 def generate(model, inputs=None, input_ids=None, **kwargs):
-    """Hand everything that was given to `mdm_schedules.generate`; transformers passes what was not
-    as None.
+    """Pass every given argument on to `mdm_schedules.generate`.
+
+    Transformers passes arguments that were not given as None.
     """
     given = {name: value for name, value in kwargs.items() if value is not None}
     return mdm_schedules.generate(model, inputs if input_ids is None else input_ids, **given)

@@ -1,6 +1,4 @@
-"""Two tiny masked diffusion language models shipped with the package, for demonstrations and
-tests.
-"""
+"""Two tiny masked diffusion language models for demonstrations and tests."""
 
 from pathlib import Path
 
@@ -10,7 +8,7 @@ NAMES = ("code", "sudoku")
 
 
 def path(name: str) -> Path:
-    """Folder of a shipped model, to be given to ``AutoModelForMaskedLM.from_pretrained``."""
+    """Return the folder of a shipped model, for ``AutoModelForMaskedLM.from_pretrained``."""
     if name not in NAMES:
         raise UnknownNameError(f"no demo model is named {name!r}; the names are {', '.join(NAMES)}")
     return Path(__file__).parent / name

@@ -26,7 +26,7 @@ def _quiet():
 
 
 def assert_same(one, two):
-    """The same weights, and answers but for rounding: it depends on where in memory they lie."""
+    """Assert the same weights, and equal answers up to rounding, which depends on memory layout."""
     first, second = one.state_dict(), two.state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
@@ -306,7 +306,7 @@ def test_padding_is_tried_in_bfloat16_by_the_spread_of_the_logits(tmp_path, scal
 @torch.no_grad()
 @pytest.mark.parametrize(("prompt", "new"), [(8, 16), (5, 11), (3, 20), (13, 9)])
 def test_the_last_block_is_written_whole_and_then_cropped(tmp_path, prompt, new):
-    """As LLaDA2's own generate: the canvas ends with a block, and one token is revealed a pass."""
+    """As in LLaDA2's own generate, the canvas ends with a block; a pass reveals one token."""
     write(tmp_path, "llada2")
     model, block = native(tmp_path), 8
     tokens = tokens_of()[:1, :prompt] % 90

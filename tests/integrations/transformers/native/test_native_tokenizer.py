@@ -24,7 +24,7 @@ CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end
 
 
 def letters():
-    """A printable letter for each byte, as GPT-2's byte-level BPE has them."""
+    """Return a printable letter for each byte, as in GPT-2's byte-level BPE."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in plain]
     return {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in enumerate(rest)}
@@ -71,7 +71,7 @@ def released_tokenizer(folder):
 
 
 def reference_ids(text):
-    """Byte-level BPE from its description: special tokens, words, bytes, merges by rank."""
+    """Encode by the description of byte-level BPE: special tokens, words, bytes, merges by rank."""
     vocab, byte = vocabulary(), letters()
     ranks = {tuple(pair.split()): i for i, pair in enumerate(MERGES)}
     ids = []
