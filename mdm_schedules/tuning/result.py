@@ -123,6 +123,7 @@ class TuningResult:
         choice = self.choice_at(steps)
         metric = self.objective.metric
         where = " on held-out instances" if choice.held_out else " on the instances that chose"
+        # A deterministic score has no instances to be held out.
         where = where if choice.gain.instances > 1 else ""
         at = f" at {choice.steps} steps" if choice.steps is not None else ""
         score = _plus_minus(choice.score, choice.standard_error)
@@ -260,6 +261,7 @@ class TuningResult:
                 # An infinite score (linear's energy, say) has no colour.
                 if np.isfinite(mean):
                     points.append(MapPoint(*pair, mean, trial.schedule in region))
+        # A single tuned number of steps stands in the heading of its table already.
         title = ""
         if choice.steps is not None or len(group) > 1:
             title = "all steps" if choice.steps is None else f"{choice.steps} steps"
@@ -293,6 +295,7 @@ class TuningResult:
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file with verdicts, pictures and all trials."""
+        # One section for each number of steps, or a single one if there is none.
         counts: list[int | None] = [steps for steps in self.choices if steps is not None]
         used = f"{self.passes:,} forward passes of a sequence" if self.passes else ""
         return write_report(

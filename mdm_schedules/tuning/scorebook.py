@@ -56,6 +56,7 @@ class CheckedObjective:
             parameters = {}
         # Plain functions schedule -> score must work, so keywords are passed only if declared.
         self.takes_steps = "steps" in parameters
+        # Without instances no schedule can be dropped early or checked on held-out data.
         self.takes_instances = "instances" in parameters
         self.num_instances: int | None = None
         if self.takes_instances:

@@ -64,7 +64,7 @@ def shortlist(
     first: int,
     on_round: Callable[[int, int], None] = lambda left, size: None,
 ) -> list[Candidate]:
-    """Successive halving over instances (arXiv 2509.13866, App. E.1).
+    """Shorten the list by successive halving over instances (arXiv 2509.13866, Appendix E.1).
 
     All candidates are scored on the first `first` instances of the part "select", the best third
     on twice as many, and so on. At least FINALISTS candidates remain unless they are certainly

@@ -94,6 +94,7 @@ class LikelihoodObjective(GenerationObjective):
             for row, value in zip(
                 rows, torch.as_tensor(told, dtype=torch.float64).reshape(-1).tolist(), strict=True
             ):
+                # Per token, so that answers of any length compare.
                 values[row] = value / written
         return values
 

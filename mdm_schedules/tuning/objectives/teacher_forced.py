@@ -91,6 +91,7 @@ class TeacherForcedObjective(Objective):
             "model": self.model_name,
             "steps": self.steps,
         }
+        # A digest recognises the same sequences without copying them into every study.
         texts = repr((self.data.tokens.tolist(), self.data.places.tolist()))
         return {**told, "sequences": hashlib.sha256(texts.encode()).hexdigest()[:16]}
 
@@ -114,6 +115,7 @@ class TeacherForcedObjective(Objective):
                 wanted[begin : begin + self.batch_size], device=self.data.tokens.device
             )
             truth, places = self.data.tokens[batch], self.data.places[batch]
+            # The sampler's own loop runs, so the order is exactly that of generation.
             teacher = _Teacher(self.denoiser, truth, self.policy, self.data.mask_token_id)
             with evaluating(self.model):
                 out = sample(
