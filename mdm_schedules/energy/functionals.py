@@ -1,7 +1,6 @@
-"""The energies that masked diffusion minimises, and their optimum (arXiv 2509.13866, Sections 2 and
-3).
+"""The energies that masked diffusion minimises, and their optimum (arXiv 2509.13866, Sec. 2 and 3).
 
-Every energy is an integral over t with the weight 1 / gamma_dot, of a density that is written here
+Every energy is an integral over t, with the weight 1 / gamma_dot, of a density that is written here
 from its definition.
 """
 
@@ -34,11 +33,10 @@ MAX_PATTERN_TOKENS = 24
 def geodesic_energy(
     schedule: Schedule | str, gamma: Schedule | str | None = None, num_tokens: int = 1
 ) -> Energy:
-    """Geodesic energy E_g: squared speed of sqrt(p_t) on the unit sphere, summed over tokens
-    (Definition 2.3).
+    """Geodesic energy E_g: squared speed of sqrt(p_t) on the unit sphere, summed over tokens.
 
-    Scaled by 4 (the Fisher-Rao metric), so that it is n * E with E of Eq. 14; pi^2 * n is the
-    least.
+    This is Definition 2.3, scaled by 4 (the Fisher-Rao metric), so that it equals n * E with E of
+    Eq. 14; the minimum is pi^2 * n.
 
     Args:
         schedule: alpha, a Schedule or its spec string.
@@ -47,19 +45,18 @@ def geodesic_energy(
         num_tokens: n >= 1.
 
     Returns:
-        A float >= n * pi^2 with the attribute `error`; `inf` where the integral diverges. For
-        schedules that are not of this package the ends are extrapolated, and orders within 1e-3 of
-        divergence count as divergent.
+        A float >= n * pi^2 with the attribute `error`; `inf` if the integral diverges. For
+        third-party schedules the ends are extrapolated, and orders within 1e-3 of divergence count
+        as divergent.
 
     Raises:
-        InvalidTypeError, InvalidValueError: an argument that is none of these, or a curve too steep
-            for float64.
+        InvalidTypeError, InvalidValueError: a wrong argument, or a curve too steep for float64.
     """
     tokens = check_int("num_tokens", num_tokens, 1, 1 << 52)
 
     def density(path: Path) -> Array:
-        # y = (sqrt mask, sqrt reveal): the other coordinates of the sphere stay 0 on the way to a
-        # clean token
+        # The point (sqrt mask, sqrt reveal) moves along the sphere; all other coordinates stay 0 on
+        # the way to a clean token.
         speed: Array = path.alpha_rise / 2 / np.sqrt([path.mask, path.reveal])
         return np.asarray(4 * tokens * np.sum(speed**2, axis=0) / path.gamma_rise)
 
@@ -69,27 +66,27 @@ def geodesic_energy(
 def conditional_kinetic_energy(
     schedule: Schedule | str, gamma: Schedule | str | None = None, num_tokens: int = 1
 ) -> Energy:
-    """Conditional kinetic energy E_c, by enumeration of the 2^n mask patterns of one clean sequence
-    (Definition 2.2).
+    """Conditional kinetic energy E_c, over the 2^n mask patterns of one clean sequence.
 
-    Equals n * 2^(n-1) * E (Theorem 3.1), with E of Eq. 14.
+    This is Definition 2.2, by enumeration. It equals n * 2^(n-1) * E (Theorem 3.1), with E of
+    Eq. 14.
 
     Args:
         schedule, gamma: as for `geodesic_energy`.
         num_tokens: n in [1, 24].
 
     Returns:
-        A float with the attribute `error`; `inf` where the integral diverges.
+        A float with the attribute `error`; `inf` if the integral diverges.
 
     Raises:
-        InvalidTypeError, InvalidValueError: as `geodesic_energy`.
+        InvalidTypeError, InvalidValueError: as for `geodesic_energy`.
     """
     example = f"at most {MAX_PATTERN_TOKENS}, since all 2**num_tokens mask patterns are enumerated"
     n = check_int("num_tokens", num_tokens, 1, MAX_PATTERN_TOKENS, example)
     patterns, revealed = np.arange(1 << n), np.zeros(1, dtype=np.int64)
     for _ in range(n):
         revealed = np.concatenate([revealed, revealed + 1])
-    # transitions out of patterns with k revealed tokens: each reveals one of the masked
+    # Count transitions out of patterns with k revealed tokens: each reveals one masked token.
     moves = np.zeros(n)
     for token in range(n):
         moves += np.bincount(revealed[patterns & (1 << token) == 0], minlength=n)
@@ -102,11 +99,10 @@ def kinetic_energy(
     *,
     distribution: torch.Tensor,
 ) -> Energy:
-    """Kinetic energy E_k of a sequence distribution, by enumeration of all partly masked sequences
-    (Definition 2.1).
+    """Kinetic energy E_k of a sequence distribution, over all partly masked sequences.
 
-    Equals n * (d+1)^(n-1) * E (Theorem 3.2) for full support, and less otherwise: transitions that
-    never happen count for nothing.
+    This is Definition 2.1, by enumeration. It equals n * (d+1)^(n-1) * E (Theorem 3.2) for full
+    support, and less otherwise, since impossible transitions contribute nothing.
 
     Args:
         schedule, gamma: as for `geodesic_energy`.
@@ -114,10 +110,10 @@ def kinetic_energy(
             1e-6; (d+1)^n states must be at most 2^25.
 
     Returns:
-        A float with the attribute `error`; `inf` where the integral diverges.
+        A float with the attribute `error`; `inf` if the integral diverges.
 
     Raises:
-        InvalidTypeError, InvalidValueError: as `geodesic_energy`; a distribution that is none; too
+        InvalidTypeError, InvalidValueError: as for `geodesic_energy`; an invalid distribution; too
             many states.
     """
     remedy = "for full support the energy is n * (d+1)^(n-1) * token_energy(schedule, gamma)"
@@ -126,15 +122,15 @@ def kinetic_energy(
 
 
 def token_energy(schedule: Schedule | str, gamma: Schedule | str | None = None) -> Energy:
-    """Energy of one masked token in closed form, integral of alpha_dot^2 / (gamma_dot alpha (1 -
-    alpha)) dt (Eq. 14).
+    """Energy of one masked token: integral of alpha_dot^2 / (gamma_dot alpha (1 - alpha)) dt.
 
-    Finite if and only if 2p > q at both ends, where alpha is optimal for an interpolation that
-    leaves the end like t^p and gamma leaves it like t^q: for Beta(a, b) under Beta(c, d), 2a > c
-    and 2b > d, and then it is pi^2 B(2a - c, 2b - d) B(c, d) / B(a, b)^2. Linear under gamma(t) = t
-    is infinite. At least pi^2 (Theorem 3.6).
+    This is Eq. 14 in closed form. It is finite if and only if 2p > q at both ends, where alpha is
+    optimal for an interpolation that leaves the end like t^p, and gamma leaves it like t^q. For
+    Beta(a, b) under Beta(c, d) this means 2a > c and 2b > d, and the energy is
+    pi^2 B(2a - c, 2b - d) B(c, d) / B(a, b)^2. Linear under gamma(t) = t has infinite energy. The
+    minimum is pi^2 (Theorem 3.6).
 
-    Args, returns, raises: as `geodesic_energy`.
+    Args, returns, raises: as for `geodesic_energy`.
     """
     return integrate(
         schedule,
@@ -146,9 +142,7 @@ def token_energy(schedule: Schedule | str, gamma: Schedule | str | None = None) 
 
 
 def energy_excess(schedule: Schedule | str, gamma: Schedule | str | None = None) -> Energy:
-    """`token_energy` over its minimum pi^2: 1 for the optimal schedule, `inf` where it diverges,
-    free of scale.
-    """
+    """`token_energy` over its minimum pi^2: 1 for the optimal schedule, `inf` if it diverges."""
     energy = token_energy(schedule, gamma)
     return Energy(energy / math.pi**2, energy.error / math.pi**2)
 
@@ -158,13 +152,12 @@ def discrete_energy(
     steps: int | None = None,
     gamma: Schedule | str | None = None,
 ) -> Energy:
-    """Energy of K steps at the times i / K: sum of 8 (1 - cos theta_i) / (gamma increment) (App.
-    D.5).
+    """Energy of K steps at the times i / K: sum of 8 (1 - cos theta_i) / (gamma increment).
 
-    theta_i is the angle between sqrt(p) before and after step i. A plan of counts [K] that sums to
-    N has revealed cumulative / N. Tends to `token_energy` as K grows, from below for the optimum.
-    Under gamma(t) = t the schedule alpha* is its exact minimiser; under another gamma it is so up
-    to O(1/K^2), because chords are shorter than arcs.
+    theta_i is the angle between sqrt(p) before and after step i (App. D.5). A plan of counts [K]
+    that sums to N has revealed the fraction cumulative / N. The energy tends to `token_energy` as K
+    grows, from below for the optimum. Under gamma(t) = t the schedule alpha* minimises it exactly;
+    under another gamma it does so up to O(1/K^2), because chords are shorter than arcs.
 
     Args:
         schedule_or_plan: a Schedule or spec string with `steps`; or a plan, integers [K] >= 0.
@@ -172,12 +165,11 @@ def discrete_energy(
         gamma: as for `geodesic_energy`.
 
     Returns:
-        A float with the attribute `error`, here a bound on the rounding; `inf` where a step's
+        A float with the attribute `error`, here a bound on the rounding; `inf` if a step's
         increment of gamma is too small for float64.
 
     Raises:
-        InvalidTypeError, InvalidValueError: an argument that is none of these, or a plan that
-            reveals nothing.
+        InvalidTypeError, InvalidValueError: a wrong argument, or a plan that reveals nothing.
     """
     if isinstance(schedule_or_plan, Schedule | str):
         if steps is None:
@@ -188,6 +180,7 @@ def discrete_energy(
         angles = _angles(resolve("schedule", schedule_or_plan), np.arange(k + 1) / k)
     else:
         revealed = _cumulative(schedule_or_plan)
+        # A plan fixes the number of steps; naming another one is a mistake worth reporting.
         k = check_int("steps", len(revealed) - 1 if steps is None else steps, 1, MAX_STEPS)
         if k != len(revealed) - 1:
             raise InvalidValueError(
@@ -198,6 +191,7 @@ def discrete_energy(
             np.arctan2(np.sqrt(revealed), np.sqrt(left)),
             np.arctan2(np.sqrt(left), np.sqrt(revealed)),
         )
+    # A step that reveals nothing costs nothing, even if gamma does not move in it.
     theta, theta_error = _increments(*angles)
     span, span_error = _increments(*_angles(resolve_gamma(gamma), np.arange(k + 1) / k))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -205,6 +199,7 @@ def discrete_energy(
         terms = np.where(theta == 0, 0.0, 16 * np.sin(theta / 2) ** 2 / span) * (math.pi / 2)
         doubts = terms * (2 * theta_error / theta + span_error / span + 1e-15)
     total = float(terms.sum())
+    # A step in which gamma does not move divides by zero.
     if not math.isfinite(total):
         return Energy(math.inf)
     return Energy(total, float(np.where(theta == 0, 0.0, doubts).sum()) + 1e-15 * total)
@@ -218,9 +213,11 @@ def _angles(schedule: Schedule, times: Array) -> tuple[Array, Array]:
 
 
 def _increments(below: Array, above: Array) -> tuple[Array, Array]:
-    """Differences of an angle, each taken from the end it is nearer to, and how far rounding may
-    move them.
+    """Differences of an angle, and a bound on their rounding errors.
+
+    Each difference is taken from the nearer end, where the angle has the most digits.
     """
+    # Near pi / 2 the angle itself has lost the digits that its complement still has.
     differences = np.where(below[1:] < above[1:], np.diff(below), -np.diff(above))
     size = np.where(below[1:] < above[1:], below[1:], above[:-1])
     return differences, 1e-15 * size
@@ -238,18 +235,18 @@ def _cumulative(plan: Any) -> Array:
 
 
 def _kinetic_density(moves: Array) -> Density:
-    """Sum of p(z) / p(x) Q(z, x)^2 over transitions z -> x, of which moves[k] (by weight) start
-    with k tokens revealed.
+    """Sum of p(z) / p(x) Q(z, x)^2 over transitions z -> x.
 
-    A state with k of n tokens revealed has p proportional to alpha^k (1 - alpha)^(n - k), and time
-    enters in no other way, so transitions are summed by k once and not anew at every t. In
-    logarithms, since p(z) alone would underflow.
+    Of these transitions, moves[k] (by weight) start with k tokens revealed. A state with k of n
+    tokens revealed has p proportional to alpha^k (1 - alpha)^(n - k), and time enters in no other
+    way, so transitions are summed by k once instead of at every t. The sum uses logarithms, since
+    p(z) alone would underflow.
     """
     n = len(moves)
 
     def density(path: Path) -> Array:
         reveal, mask = np.log(path.reveal), np.log(path.mask)
-        # a masked token is revealed at the rate alpha_dot / (1 - alpha)
+        # A masked token is revealed at the rate alpha_dot / (1 - alpha).
         rate = np.log(path.alpha_rise) - mask
         total = np.zeros_like(reveal)
         for k in range(n):
@@ -261,13 +258,16 @@ def _kinetic_density(moves: Array) -> Density:
 
 
 def _marginal_moves(p: Array) -> Array:
-    """For each k, the sum of p(z)/p(x) P(letter | z)^2 over transitions from states z with k
-    revealed tokens.
+    """For each k, the sum of p(z)/p(x) P(letter | z)^2 over transitions from k revealed tokens.
+
+    z is the state before the transition, and x the state after it.
     """
     n, d = p.ndim, p.shape[0]
-    for axis in range(n):  # index d on an axis: masked, that is summed over
+    # Index d on an axis stands for a mask: the token is summed over.
+    for axis in range(n):
         p = np.concatenate([p, p.sum(axis, keepdims=True)], axis)
     masked = np.arange(d + 1) == d
+    # Number of revealed tokens in each state, by broadcasting one axis at a time.
     revealed = sum(
         (~masked).astype(np.int8).reshape([-1 if axis == other else 1 for other in range(n)])
         for axis in range(n)
@@ -275,6 +275,7 @@ def _marginal_moves(p: Array) -> Array:
     moves = np.zeros(n)
     for axis in range(n):
         source, target = p.take([d], axis), p.take(range(d), axis)
+        # Impossible states would divide 0 by 0.
         happens = target > 0
         letter = np.divide(target, source, out=np.zeros_like(target), where=happens)
         terms = np.divide(source, target, out=np.zeros_like(target), where=happens) * letter**2

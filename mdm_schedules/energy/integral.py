@@ -48,13 +48,14 @@ Density = Callable[["Path"], Array]
 _TINY, _NOISY = 1e-290, 1e-9
 _LOW = math.log(1e-300)
 _HIGH = math.log(2**50)
-_LATE = 2.0**-7  # of 1 - t, where rounding of t begins to matter
+_LATE = 2.0**-7  # value of 1 - t below which rounding of t begins to matter
 _HIGH_UNKNOWN = math.log(2**30 - 1)  # t = 1 - 2^-30, without rounding
 
 
 class Energy(float):
-    """A float that carries `error`, the estimated absolute error of its integral (0 where the
-    value is `inf`).
+    """A float with the attribute `error`, the estimated absolute error of its integral.
+
+    The error of an infinite energy is 0.
     """
 
     error: float
@@ -70,7 +71,7 @@ class Path:
     """One token on a grid of x: P(revealed), P(masked), and the slopes d alpha/dx and d gamma/dx.
 
     An energy is the integral over x of a density that is quadratic in `alpha_rise` and is *divided*
-    by `gamma_rise`: the weight of the energy is 1 / gamma_dot.
+    by `gamma_rise`, since the weight of the energy is 1 / gamma_dot.
     """
 
     reveal: Array
@@ -88,6 +89,7 @@ def resolve(name: str, value: Any) -> Schedule:
     from mdm_schedules.lookup import get_schedule
 
     schedule = get_schedule(value)
+    # The optimum for a schedule's own gamma is that schedule itself.
     while isinstance(schedule, EnergyOptimal) and not callable(schedule.interpolation):
         schedule = schedule.interpolation or SquaredSine()
     return schedule
@@ -115,6 +117,7 @@ def _path(schedule: Schedule, gamma: Schedule, x: Array) -> Path:
         (schedule._alpha_dot(t) * clock).numpy(),
         (gamma._gamma_dot(t) * clock).numpy(),
     )
+    # Near t = 1 evaluate at 1 - t itself, since t is rounded there.
     late = rest.numpy() < _LATE
     if orders and gamma_orders and late.any():
         rest, clock = rest[late], clock[late]
@@ -128,8 +131,9 @@ def _path(schedule: Schedule, gamma: Schedule, x: Array) -> Path:
 
 
 def _usable(schedule: Schedule, gamma: Schedule, x: Array) -> npt.NDArray[np.bool_]:
-    """Where nothing under- or overflows, and no cancellation in alpha or 1 - alpha of a foreign
-    schedule is felt.
+    """Where nothing under- or overflows, and no cancellation matters.
+
+    Third-party schedules may lose digits in alpha or 1 - alpha near an end.
     """
     good = np.ones(x.shape, dtype=bool)
     for one, other in ((schedule, gamma), (gamma, schedule)):
@@ -142,6 +146,7 @@ def _usable(schedule: Schedule, gamma: Schedule, x: Array) -> npt.NDArray[np.boo
 
 def _reach(schedule: Schedule, gamma: Schedule, center: float, limit: float) -> float:
     """The farthest usable x from `center` towards `limit`."""
+    # Each round narrows the gap between usable and unusable points by a factor of 64.
     for _ in range(5):
         x = np.linspace(center, limit, 65)
         bad = np.flatnonzero(~_usable(schedule, gamma, x))
@@ -152,21 +157,24 @@ def _reach(schedule: Schedule, gamma: Schedule, center: float, limit: float) -> 
 
 
 def _order(schedule: Schedule, x: float, inward: float) -> float:
-    """p where gamma leaves the end beyond x like t^p; measured, and freed of its first-order
-    error, if not known.
+    """The power p with which gamma leaves the end beyond x, like t^p.
+
+    If it is unknown, it is measured and corrected to first order.
     """
     orders = schedule._end_orders()
     if orders is not None:
         return orders[inward < 0]
     path = _path(schedule, schedule, np.array([x, x + inward]))
     near, far = (path.reveal, path.mask) if inward > 0 else (path.mask, path.reveal)
+    # d log gamma / dx, which tends to p at the end; two points cancel its first-order error.
     slope = path.gamma_rise / (2 / math.pi * np.arctan2(np.sqrt(near), np.sqrt(far)))
     return float(slope[0] - (slope[1] - slope[0]) / math.expm1(abs(inward)))
 
 
 def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, room: float) -> Energy:
-    """Integral from x to the end beyond it, read off the density between x and x + 2 room; infinite
-    where k <= 0 (the derivation is at the top of this file).
+    """Integral from x to the end beyond it, read off the density between x and x + 2 room.
+
+    Infinite where k <= 0; the derivation is at the top of this file.
     """
     from scipy.special import expit
 
@@ -177,6 +185,7 @@ def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, room:
         return Energy(math.inf)
     count = 7 if exact else 2
     end = int(inward < 0)
+    # Corrections to the leading power come from both curves and from the clock.
     gaps = schedule._end_gaps()[end], gamma._end_gaps()[end], 1.0
     r = min(gaps)
     exponents = np.unique(np.round(np.outer(gaps, np.arange(count)) / r, 6))[:count]
@@ -184,6 +193,7 @@ def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, room:
         count, dtype=np.float64
     )
     values = density(_path(schedule, gamma, nodes))
+    # An underflow: nothing beyond x is left to count.
     if not values[0] > 0:
         return Energy(0.0)
     if not exact:  # t is rounded near 1, and with it the nodes
@@ -191,6 +201,7 @@ def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, room:
         nodes = np.log(t) - np.log1p(-t)
     depth = math.copysign(1, -room) * nodes
     u, logs = np.exp(r * (depth[0] - depth)), np.log(values / values[0]) + k * (depth - depth[0])
+    # More nodes approach the truth first and rounding later; take the most stable value.
     shares = [1.0]
     for used in range(2, count + 1):
         if not (np.isfinite(logs[:used]).all() and np.isfinite(u[:used]).all()):
@@ -205,8 +216,9 @@ def _tail(schedule: Schedule, gamma: Schedule, density: Density, x: float, room:
 
 
 def _share(u: Array, logs: Array, exponents: Array, power: float) -> float:
-    """Integral of e^(P(s) - P(1)) d(s^power) over [0, 1], with P the sum of s^exponents through
-    (u, logs).
+    """Integral of e^(P(s) - P(1)) d(s^power) over [0, 1].
+
+    P is the sum of s^exponents through the points (u, logs).
     """
     from scipy.integrate import quad
 
@@ -224,7 +236,7 @@ def _share(u: Array, logs: Array, exponents: Array, power: float) -> float:
     def flat(v: float) -> float:
         return ratio(v ** (1 / power))
 
-    # either is smooth where it is used
+    # Each form is smooth where it is used.
     return float(
         quad(steep if power > 1 else flat, 0, 1, epsabs=0, epsrel=1e-12, limit=100, full_output=1)[
             0
@@ -237,6 +249,7 @@ def integrate(schedule_or_spec: Any, gamma_or_spec: Any, density: Density) -> En
     from scipy.special import logit
 
     schedule, gamma = resolve("schedule", schedule_or_spec), resolve_gamma(gamma_or_spec)
+    # Slopes jump at knots, so panels must end there.
     tables = [
         s._knots(torch.device("cpu"))[0][1:-1].numpy()
         for s in (schedule, gamma)
@@ -257,9 +270,10 @@ def integrate(schedule_or_spec: Any, gamma_or_spec: Any, density: Density) -> En
         _tail(schedule, gamma, density, low, room),
         _tail(schedule, gamma, density, high, -room),
     ]
+    # The rest of the integral is finite, so the tails alone decide convergence.
     if math.inf in tails:
         return Energy(math.inf)
-    # panels grow with the distance from the middle; all share the nodes of one quadrature on [0, 1]
+    # Panels grow with the distance from the middle; all share one quadrature on [0, 1].
     grading = np.linspace(0, 1, 41) ** 2
     edges = np.concatenate(
         [center + (low - center) * grading, center + (high - center) * grading, knots]
@@ -272,7 +286,7 @@ def integrate(schedule_or_spec: Any, gamma_or_spec: Any, density: Density) -> En
 
     value, error, *_ = quad(panels, 0, 1, epsabs=0, epsrel=1e-11, limit=50, full_output=1)
     total = value + sum(tails)
-    # the last term: near t = 1 the nodes are rounded, for which quad cannot answer
+    # The last term covers rounded nodes near t = 1, which quad cannot see.
     error = float(error + sum(tail.error for tail in tails) + 5e-11 * total)
     if not error <= 1e-6 * total:
         warnings.warn(

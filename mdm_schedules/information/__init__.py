@@ -1,6 +1,4 @@
-"""What a plan costs, before a sample is drawn: the information profile, the best plan, the best
-Beta.
-"""
+"""The cost of a plan before sampling: the information profile, the best plan, the best Beta."""
 
 from mdm_schedules.information.estimate import Measurement
 from mdm_schedules.information.exact import (

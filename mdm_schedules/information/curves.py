@@ -1,8 +1,7 @@
-"""From noisy means at some reveal counts to a whole profile: four kinds of curve, chosen on
-held-out sequences.
+"""From noisy means at some counts to a whole profile: four kinds of curve, chosen on held-out data.
 
-Every curve is non-increasing and >= 0. `fit` gets means [C] at counts [C], and returns the curve at
-0, ..., N - 1.
+Every curve is non-increasing and >= 0. A `Fit` takes means [C] at counts [C], and returns the
+curve at 0, ..., N - 1.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 Fit = Callable[[Integers, Array, Array, int], Array]
 
 MAX_FOLDS = 8
-_STEP_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # whose plans are compared on held-out sequences
+_STEP_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # step counts of the plans priced on held-out data
 _WORSE = 0.05  # risk of leaving the default curve by chance, shared among its rivals
 
 
@@ -35,6 +34,7 @@ def project(values: Array, weights: Array | None = None) -> Array:
         means.append(float(value))
         masses.append(float(mass))
         lengths.append(1)
+        # A rise violates monotonicity: merge the two pools at their weighted mean.
         while len(means) > 1 and means[-2] <= means[-1]:
             total = masses[-2] + masses[-1]
             means[-2:] = [(means[-2] * masses[-2] + means[-1] * masses[-1]) / total]
@@ -44,7 +44,7 @@ def project(values: Array, weights: Array | None = None) -> Array:
 
 
 def fit_isotonic(counts: Integers, means: Array, weights: Array, n: int) -> Array:
-    """Nothing but monotone; straight between the counts."""
+    """Monotone and nothing more; straight between the counts."""
     return np.interp(np.arange(n), counts, project(means, weights))
 
 
@@ -58,8 +58,9 @@ def fit_convex(counts: Integers, means: Array, weights: Array, n: int) -> Array:
 
 
 def fit_beta_mixture(counts: Integers, means: Array, weights: Array, n: int) -> Array:
-    """Smooth, convex or not: a non-negative sum of a constant and falls 1 - BetaCDF(n / (N - 1);
-    a, b).
+    """Smooth, convex or not: a non-negative sum of a constant and falling Beta curves.
+
+    Each term is 1 - BetaCDF(n / (N - 1); a, b) for a fixed pair (a, b).
     """
     return _non_negative_sum(_mixture_basis(n), counts, means, weights)
 
@@ -82,8 +83,7 @@ def fit_beta(counts: Integers, means: Array, weights: Array, n: int) -> Array:
     return curve
 
 
-# the first is the default; each of the others is right where the one before it is not flexible, or
-# not rigid, enough
+# The first is the default. The others serve profiles for which it is too flexible or too rigid.
 CURVES: dict[str, Fit] = {
     "beta_mixture": fit_beta_mixture,
     "isotonic": fit_isotonic,
@@ -102,8 +102,8 @@ def _falls(pairs: Array, counts: Integers, n: int) -> Array:
 @lru_cache(maxsize=8)
 def _mixture_basis(n: int) -> Array:
     side = np.geomspace(0.2, 20, 10)
-    # sharp falls (a + b large) only at the two ends: sharp ones in the middle would follow the
-    # noise
+    # Sharp falls (large a + b) are allowed only at the two ends; in the middle they would follow
+    # the noise.
     pairs = np.array([(a, b) for a in side for b in side if min(a, b) <= 1 or a + b < 12])
     return np.concatenate([np.ones((n, 1)), _falls(pairs, np.arange(n), n)], axis=1)
 
@@ -119,26 +119,26 @@ def _non_negative_sum(basis: Array, counts: Integers, means: Array, weights: Arr
 
 
 def choose_and_fit(values: Array, counts: Integers, n: int) -> tuple[Array, str, dict[str, float]]:
-    """Choose the kind of curve by the cost, on held-out sequences, of the plans that it proposes;
-    fit it to all.
+    """Choose the kind of curve whose plans cost least on held-out sequences, and fit it to all.
 
-    The sequences are split into at most MAX_FOLDS folds. Each kind is fitted without one fold, its
-    best plans for several step counts are priced with the raw means of that fold, and so on around.
-    The default is left only for a rival whose plans cost less by a one-sided paired t-test over the
-    folds (5 % shared among the rivals), for with few sequences the least of several noisy costs is
-    often that of the noisiest curve.
+    The sequences are split into at most MAX_FOLDS folds. Each kind is fitted without one fold; its
+    best plans for several step counts are then priced with the raw means of that fold, and so on
+    for every fold. A rival replaces the default only if its plans cost less by a one-sided paired
+    t-test over the folds (5 % shared among the rivals): with few sequences, the smallest of several
+    noisy costs often belongs to the noisiest curve.
 
     Args:
         values: [S, C], entropy per token of each sequence at each count; S >= 2.
         counts: increasing, from 0 to N - 1.
+        n: N, the number of maskable tokens.
 
     Returns:
-        The curve [N], its kind, and for each kind the held-out cost (1 is the mean of the kinds).
+        The curve [N], its kind, and the held-out cost of each kind (1 is the mean over kinds).
     """
     from scipy.special import stdtrit
 
-    # a mean over N - n hidden tokens: part of the noise falls with their number, part (between
-    # sequences) does not
+    # Each value is a mean over N - n hidden tokens: part of the noise falls with their number, and
+    # part (between sequences) does not.
     weights = 1 / (1 / (n - counts) + 0.1)
     steps = [k for k in _STEP_COUNTS if k <= n // 4]
     folds = min(len(values), MAX_FOLDS)
@@ -153,6 +153,7 @@ def choose_and_fit(values: Array, counts: Integers, n: int) -> tuple[Array, str,
                 plans = optimal_plans(_tidy(curve(counts, rest, weights, n)), steps)
                 costs[name][fold] = [plan_cost(raw, plans[k]) for k in steps]
         typical = np.abs(np.mean([cost.mean(0) for cost in costs.values()], axis=0))
+        # Costs near zero would turn rounding into large ratios.
         typical = np.maximum(typical, 1e-6 * values.mean() * n + 1e-300)
         relative = {name: (cost / typical).mean(1) for name, cost in costs.items()}
         scores = {name: float(cost.mean()) for name, cost in relative.items()}
@@ -167,5 +168,5 @@ def choose_and_fit(values: Array, counts: Integers, n: int) -> tuple[Array, str,
 
 
 def _tidy(curve: Array) -> Array:
-    """Without the last bits by which a sum of falling terms may rise or pass below 0."""
+    """Remove the last bits by which a sum of falling terms may rise, or drop below 0."""
     return np.maximum(np.minimum.accumulate(curve), 0)

@@ -1,6 +1,4 @@
-"""Entropy per hidden token of a model, at chosen numbers of revealed tokens: the forward passes
-behind `estimate`.
-"""
+"""Entropy per hidden token at chosen reveal counts: the forward passes behind `estimate`."""
 
 from __future__ import annotations
 
@@ -22,9 +20,9 @@ Integers = npt.NDArray[np.int64]
 
 METHODS = ("entropy", "cross_entropy")
 DEFAULT_COUNTS = 64
-FEW = 8  # sequences below which a standard error is no guide
+FEW = 8  # with fewer sequences, standard errors are unreliable
 FEW_NATS = 5
-# logits softened at once, so that a large vocabulary needs little memory beside the model's
+# Logits per softmax call, so that a large vocabulary needs little memory beside the model's.
 _CELLS = 1 << 24
 _EXAMPLE = "InformationProfile.estimate(model, sequences, mask_token_id=...)"
 
@@ -37,12 +35,13 @@ class Measurement:
         counts: numbers of revealed tokens that were measured.
         means, standard_errors: entropy per hidden token in nats at each count, over sequences,
             before any fit. The errors are estimates themselves: with fewer than 8 sequences, or a
-            model that is almost always certain, they come out too small, and `estimate` warns.
+            model that is almost always certain, they are too small, and `estimate` warns.
         passes: sequences passed forward (a batch of B counts B).
-        sequences, method, seed: as given to `estimate`.
+        sequences: number of sequences.
+        method, seed: as given to `estimate`.
         curve: the kind of curve chosen: beta_mixture, isotonic, convex or beta.
         held_out: for each kind, the cost of its plans on sequences held out from its fit (1 is the
-            mean of the kinds).
+            mean over kinds).
     """
 
     counts: tuple[int, ...]
@@ -58,9 +57,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Data:
-    """Checked sequences [S, L] on the model's device, and where in each the N maskable tokens
-    stand, [S, N].
-    """
+    """Checked sequences [S, L] on the model's device, and the places [S, N] of maskable tokens."""
 
     tokens: torch.Tensor
     places: torch.Tensor
@@ -83,7 +80,11 @@ def check_data(
     mask_token_id: int | None,
     attention_mask: torch.Tensor | None = None,
 ) -> Data:
-    """Everything about the input that can be wrong without running the model."""
+    """Check everything that can be wrong with the input before the model runs.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: a wrong argument.
+    """
     if not callable(model) and not isinstance(model, ModelAdapter):
         raise InvalidTypeError(
             f"the model must be callable, tokens [B, L] -> logits [B, L, V], got {shown(model)}"
@@ -115,6 +116,7 @@ def check_data(
                 f"maskable must be a bool tensor of shape {tuple(tokens.shape)}: True where tokens"
             )
         hideable = maskable
+    # A profile has one length N, so each row needs the same number of maskable tokens.
     counts = hideable.sum(1)
     if int(counts.min()) != int(counts.max()) or int(counts.min()) == 0:
         raise InvalidValueError(
@@ -122,6 +124,7 @@ def check_data(
             f"{int(counts.min())} to {int(counts.max())}; cut the answers to one length, or "
             "estimate per length"
         )
+    # Only adapters know a vocabulary, a maximal length and a mask token.
     denoiser = as_denoiser(model)
     adapter = denoiser.adapter if isinstance(denoiser, ModelDenoiser) else None
     if mask_token_id is None:
@@ -136,6 +139,7 @@ def check_data(
             f"sequences must be clean text, but hold the mask token {mask_token_id}"
         )
     vocabulary = math.inf if adapter is None else adapter.vocab_size or math.inf
+    # An id beyond the embedding table would fail inside the model, on a GPU with no clear message.
     highest = max(int(tokens.max()), mask_token_id)
     if highest >= vocabulary:
         raise InvalidValueError(
@@ -147,6 +151,7 @@ def check_data(
             f"sequences have {tokens.shape[1]} tokens, but the model has positions for {longest}; "
             "cut them"
         )
+    # Move the data once, here, and not at every batch.
     device = (None if adapter is None else adapter.device) or tokens.device
     tokens, hideable = tokens.to(device), hideable.to(device)
     padded = None
@@ -156,6 +161,7 @@ def check_data(
                 f"attention_mask must be a bool tensor of shape {tuple(tokens.shape)}, for a model "
                 "that can read it"
             )
+        # Some models ignore an attention mask without saying so; find out before measuring.
         with evaluating(adapter.model):
             adapter.check_padding()
         padded = attention_mask.to(device, torch.bool)
@@ -163,7 +169,7 @@ def check_data(
 
 
 def choose_counts(number: int, n: int, counts: Any, passes: Any) -> tuple[Integers, int]:
-    """Reveal counts and subsets per sequence and count, within the budget."""
+    """Reveal counts, and subsets per sequence and count, within the budget."""
     if passes is not None:
         passes = check_int("passes", passes, 1)
     if counts is None:
@@ -189,12 +195,14 @@ def choose_counts(number: int, n: int, counts: Any, passes: Any) -> tuple[Intege
 
 
 def spread_counts(n: int, how_many: int) -> Integers:
-    """Reveal counts from 0 to n - 1, denser towards both ends, where profiles bend most; all of
-    them if they fit.
+    """Reveal counts from 0 to n - 1, denser towards both ends; all of them if they fit.
+
+    Profiles bend most at the ends.
     """
     if how_many >= n:
         return np.arange(n, dtype=np.int64)
     places = np.rint((n - 1) * np.sin(np.linspace(0, np.pi / 2, how_many)) ** 2).astype(np.int64)
+    # Rounding may have merged neighbours; push them apart, then back from the end.
     index = np.arange(how_many)
     places = np.maximum.accumulate(places - index) + index
     counts: Integers = np.minimum(places, n - how_many + index)
@@ -211,20 +219,20 @@ def measure(
     batch_size: int,
     progress: bool,
 ) -> tuple[Array, int]:
-    """Mean over hidden tokens, in nats, per sequence and count [S, C], and the number of sequences
-    passed forward.
+    """Mean entropy over hidden tokens, in nats [S, C], and the number of sequences passed forward.
 
-    Each round draws one random subset per sequence and count, from its own generator; batches do
-    not change the draw.
+    Rows are sequences and columns are counts. Each round draws one random subset per sequence and
+    count, from one generator of its own; the batch size does not change the draw.
     """
     jobs = np.array(
         [(s, c) for _ in range(rounds) for s in range(len(data.tokens)) for c in range(len(counts))]
     )
-    # with everything hidden and no prompt all sequences look the same, so one pass tells their
-    # common entropy
+    # With everything hidden and no prompt, all sequences look the same: one pass measures their
+    # common entropy.
     shared = method == "entropy" and not data.has_prompt
     if shared:
         jobs = jobs[(counts[jobs[:, 1]] > 0) | (np.arange(len(jobs)) == 0)]
+    # Drawn on the host, so that every device measures the same subsets.
     draw = np.random.default_rng(seed)
     sums, times = (
         np.zeros((len(data.tokens), len(counts))),
@@ -234,11 +242,13 @@ def measure(
     with evaluating(model):
         for begin in _steps(len(jobs), batch_size, progress):
             part = jobs[begin : begin + batch_size]
+            # A random permutation of each row; tokens with a rank below the count stay visible.
             rank = torch.from_numpy(draw.random((len(part), data.num_tokens))).argsort(1)
             hide = (rank >= torch.from_numpy(counts[part[:, 1]])[:, None]).to(data.tokens.device)
             row = torch.from_numpy(part[:, 0]).to(data.tokens.device)
             clean = data.tokens[row]
             hidden = torch.zeros_like(clean, dtype=torch.bool).scatter_(1, data.places[row], hide)
+            # A denoiser knows the padding of one batch only, so each batch gets its own.
             if data.attention_mask is not None and isinstance(denoiser, ModelDenoiser):
                 denoiser = ModelDenoiser(denoiser.adapter, data.attention_mask[row])
             nats = hidden_nats(denoiser, clean, hidden, data.mask_token_id, method)
@@ -261,10 +271,10 @@ def measure(
 
 
 def doubt(values: Array, counts: Integers, n: int) -> str | None:
-    """Why the standard errors of values [S, C] are too small, in a sentence; None if they are not.
+    """One sentence on why the standard errors of values [S, C] are too small; None if they are not.
 
-    The thresholds are those below which intervals of 95 % held the truth clearly less often, in
-    Markov chains of known entropy.
+    The thresholds come from Markov chains of known entropy: below them, 95 % intervals covered the
+    truth clearly less often.
     """
     number = len(values)
     if number < FEW:
@@ -298,8 +308,9 @@ def _steps(total: int, size: int, progress: bool) -> Iterator[int]:
 def hidden_nats(
     denoiser: Denoiser, clean: torch.Tensor, hidden: torch.Tensor, mask_token_id: int, method: str
 ) -> Array:
-    """Entropy or cross-entropy of each hidden token, in the order of `hidden.nonzero()`; inf for
-    what cannot be.
+    """Entropy or cross-entropy of each hidden token, in nats, in the order of `hidden.nonzero()`.
+
+    A true token of probability 0 has infinite cross-entropy.
     """
     cells = hidden.flatten().nonzero()[:, 0]
     answer = denoiser(clean.masked_fill(hidden, mask_token_id), cells)
@@ -326,11 +337,13 @@ def hidden_nats(
         raise InvalidValueError(
             f"sequences hold token {int(targets.max())}, but the model has {vocabulary} logits"
         )
+    # Chunks bound the memory of the float copies.
     parts = []
     size = max(1, _CELLS // vocabulary)
     for i in range(0, len(cells), size):
         rows = logits[index[i : i + size]]  # a copy, so the model's tensor is not changed
         rows = rows if rows.dtype == torch.float64 else rows.float()
+        # The mask is no text: its probability is shared among the real tokens.
         if mask_token_id < vocabulary:
             rows[:, mask_token_id] = -torch.inf
         if not bool(torch.isfinite(rows.max(1).values).all()):

@@ -1,7 +1,7 @@
-"""Small distributions by enumeration: profiles, and what the sampler's own law is from the data.
+"""Small distributions by enumeration: profiles, and the divergence of the sampler's own law.
 
-Two divergences are told apart. *Given the order*: KL(data || sampler given the order in which
-positions are revealed), averaged over orders; it is what `InformationProfile.cost` computes.
+There are two divergences. *Given the order*: KL(data || sampler given the order in which
+positions are revealed), averaged over orders; `InformationProfile.cost` computes it.
 *Marginal*: KL(data || the law of the sampler's output), in which the order is averaged out first;
 by Jensen's inequality it is never larger.
 """
@@ -24,7 +24,7 @@ from mdm_schedules.schedules import Schedule
 Array = npt.NDArray[np.float64]
 
 MAX_STATES = 1 << 28  # marginal probabilities of one enumeration
-MAX_WORK = 1 << 30  # multiplications of one law: 3^n pairs of subsets, sentences and steps
+MAX_WORK = 1 << 30  # multiplications of one law: 3^n pairs of subsets, times sentences and steps
 
 
 class Divergence(NamedTuple):
@@ -40,12 +40,13 @@ class Divergence(NamedTuple):
 
 
 def enumerate_profile(distribution: Any) -> Array:
-    """h(n) = mean entropy of n + 1 tokens - mean entropy of n, over all subsets (the chain rule,
-    averaged).
+    """h(n) = mean entropy of n + 1 tokens - mean entropy of n tokens, over all subsets.
+
+    This is the chain rule, averaged over orders.
     """
     p = check_distribution(distribution, MAX_STATES, "use InformationProfile.estimate")
     n = p.ndim
-    if p.shape[0] == 1:  # nothing to tell, but 2^n marginals to visit
+    if p.shape[0] == 1:  # one letter carries no information; skip 2^n marginals
         return np.zeros(n)
     sums, subsets = np.zeros(n + 1), np.zeros(n + 1)
 
@@ -66,14 +67,15 @@ def enumerate_profile(distribution: Any) -> Array:
 
 
 def plan_divergence(distribution: Any, plan: Any) -> Divergence:
-    """How far a plan in uniformly random order is from the data, by enumeration of its law.
+    """Divergence of a plan in uniformly random order from the data, by enumeration of its law.
 
     Args:
         distribution: probabilities [d]*n, one axis per token, summing to 1 within 1e-6.
         plan: integers >= 0 [steps] that sum to n.
 
     Raises:
-        InvalidTypeError, InvalidValueError: none of these, or too many states (n of about 10).
+        InvalidTypeError, InvalidValueError: a wrong argument, or too many states (n is at most
+            about 10).
     """
     p = check_distribution(distribution, MAX_STATES, "InformationProfile.cost bounds it")
     row = check_plan(plan, torch.tensor([p.ndim]))
@@ -81,7 +83,7 @@ def plan_divergence(distribution: Any, plan: Any) -> Divergence:
         raise InvalidValueError(f"a plan must be one row [steps], got shape {np.shape(plan)}")
     sizes = row[0].numpy()
     sizes = sizes[sizes > 0]
-    # all ways to choose who goes when are equally likely
+    # All assignments of tokens to steps are equally likely.
     ways = math.factorial(p.ndim) / math.prod(math.factorial(int(size)) for size in sizes)
     weights = np.zeros((len(sizes), p.ndim + 1))
     weights[np.arange(len(sizes)), sizes] = 1.0
@@ -91,13 +93,18 @@ def plan_divergence(distribution: Any, plan: Any) -> Divergence:
 
 
 def ancestral_divergence(distribution: Any, schedule: Schedule | str, steps: int) -> Divergence:
-    """The same for ancestral sampling, where each token falls into step i by itself, with
-    probability alpha(i / steps) - alpha((i - 1) / steps).
+    """The divergence of ancestral sampling from the data, by enumeration of its law.
+
+    Each token falls into step i by itself, with probability
+    alpha(i / steps) - alpha((i - 1) / steps).
 
     Args:
         distribution: as for `plan_divergence`.
         schedule: a Schedule or its spec string.
         steps: forward passes, >= 1.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: as for `plan_divergence`.
     """
     from mdm_schedules.lookup import get_schedule
 
@@ -105,7 +112,7 @@ def ancestral_divergence(distribution: Any, schedule: Schedule | str, steps: int
     steps, n = check_int("steps", steps, 1, MAX_STEPS), p.ndim
     alpha = get_schedule(schedule).alpha(np.arange(steps + 1) / steps)
     widths, h = np.diff(alpha), enumerate_profile(p)
-    # of the other tokens, a binomial number is revealed before a token's own step
+    # Before a token's own step, a binomial number of the other tokens is revealed.
     known = np.arange(n)
     ways = np.array([math.comb(n - 1, k) for k in known])
     before = ways * alpha[:-1, None] ** known * (1 - alpha[:-1, None]) ** (n - 1 - known)
@@ -114,8 +121,10 @@ def ancestral_divergence(distribution: Any, schedule: Schedule | str, steps: int
 
 
 def _marginal(p: Array, weights: Array) -> float:
-    """KL(data || law) of the law that gives a chain of revealed subsets the product of
-    weights[step, tokens revealed], by a recursion over subsets.
+    """KL(data || law), where a chain of revealed subsets has the weight of its steps.
+
+    The weight of a chain is the product of weights[step, tokens revealed in that step]; a recursion
+    over subsets sums over all chains.
     """
     n, steps = p.ndim, len(weights)
     support = np.argwhere(p > 0)
@@ -126,7 +135,7 @@ def _marginal(p: Array, weights: Array) -> float:
             f"most {MAX_WORK} are done; InformationProfile.cost bounds the divergence"
         )
     data = p[p > 0]
-    # probability of each sentence's tokens in a subset (bit i: token i)
+    # Probability of each sentence's tokens in a subset (bit i: token i).
     shown = np.empty((1 << n, len(support)))
     for subset in range(1 << n):
         hidden = tuple(i for i in range(n) if not subset >> i & 1)
@@ -135,8 +144,10 @@ def _marginal(p: Array, weights: Array) -> float:
     law = np.zeros((steps + 1, 1 << n, len(support)))
     law[0, 0] = 1.0
     for subset in range(1 << n):
-        # what this subset leads to: P(added tokens | subset), each token by itself
+        # P(added tokens | subset) for every possible addition, as a product over single tokens.
         products = {0: np.ones(len(support))}
+        # `added` runs through all subsets of the complement, in increasing order, so the product
+        # without its lowest bit is already known.
         rest = (1 << n) - 1 & ~subset
         added = rest & -rest
         while added:

@@ -1,7 +1,6 @@
-"""A profile as one file, profile.safetensors: the numbers as tensors, the rest as JSON in its
-header.
+"""A profile as one file, profile.safetensors: numbers as tensors, the rest as JSON in its header.
 
-One file, so that whatever is interrupted, h and what is said of it belong together.
+A single file keeps h and its description together, even after an interruption.
 """
 
 from __future__ import annotations
@@ -23,15 +22,20 @@ from mdm_schedules.information.estimate import Measurement
 
 PROFILE_FILE = "profile.safetensors"
 FORMAT_VERSION = "1.0"
-_KEY = "information_profile"  # of the JSON in the header
+_KEY = "information_profile"  # key of the JSON in the header
 _TENSORS = ("means", "standard_errors")
 
 
 def save_profile(
     path: str | os.PathLike[str], h: Sequence[float], measurement: Measurement | None
 ) -> None:
-    """Write the file into the folder `path`, made if missing."""
-    from safetensors.torch import save  # save_file leaves a temporary file of its own when killed
+    """Write the file into the folder `path`, made if missing.
+
+    Raises:
+        StorageError: the folder cannot be made, or the file cannot be written.
+    """
+    # Not save_file, which leaves a temporary file of its own when killed.
+    from safetensors.torch import save
 
     folder = local_path(path)
     try:
@@ -42,6 +46,7 @@ def save_profile(
         ) from error
     tensors = {"h": torch.tensor(h, dtype=torch.float64)}
     record = None if measurement is None else asdict(measurement)
+    # Long vectors go into tensors, which keep every bit; JSON holds the rest.
     if record is not None:
         tensors |= {key: torch.tensor(record.pop(key), dtype=torch.float64) for key in _TENSORS}
     header = {
@@ -53,8 +58,11 @@ def save_profile(
 
 
 def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measurement | None]:
-    """Read it back; StorageError where nothing can be read, FormatError for anything but a
-    profile.
+    """Read a profile and its measurement, if any, from the folder `path`.
+
+    Raises:
+        StorageError: nothing there, or unreadable.
+        FormatError: the file is not a profile.
     """
     file = local_path(path) / PROFILE_FILE
     if not os.path.exists(file):
@@ -72,6 +80,7 @@ def load_profile(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], Measu
 def _parse(
     document: dict[str, Any], h: tuple[float, ...], tensors: TensorFile
 ) -> Measurement | None:
+    # A newer minor version only adds fields, so the major one decides.
     version = document.get("format_version")
     if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise FormatError(
@@ -79,6 +88,7 @@ def _parse(
         )
     if not h or any(later > earlier for earlier, later in itertools.pairwise(h)):
         raise FormatError("h must not be empty, and not rise")
+    # Files may come from strangers: everything that a constructor trusts is checked.
     for value in h:
         check_real("h", value, 0)
     record = document.get("measurement")

@@ -1,8 +1,7 @@
-"""What a profile h implies: the cost of a plan, the best plan, the best Beta, and one schedule for
-all step counts.
+"""Consequences of a profile h: costs, the best plan, the best Beta, and one general schedule.
 
 Arrays here are profiles, float64 [N], non-increasing and >= 0, and integer plans.
-`InformationProfile` is the public face.
+`InformationProfile` is the public interface.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ Integers = npt.NDArray[np.int64]
 KNOTS = 257  # of a schedule for all step counts; 2, 4, 8, ..., 256 steps hit knots exactly
 _PAPER_GRID = [round(0.1 * i, 1) for i in range(1, 11)]  # arXiv 2509.13866, App. E.1
 _WIDE_GRID = [float(f"{x:.3g}") for x in np.geomspace(0.05, 6.4, 15)]
-_SAME = 1e-12  # costs that differ by less, relative to the entropy, differ by rounding only
+_SAME = 1e-12  # smaller differences of costs, relative to the entropy, are rounding
 
 
 def plan_cost(h: Array, plan: Any) -> float:
-    """Sum of h(start of its group) - h(n) over n: expected KL given the reveal order (arXiv
-    2510.25544, 2511.04647); for any curve h, monotone or not.
+    """Expected KL given the reveal order: the sum over n of h(start of n's group) - h(n), in nats.
+
+    Holds for any curve h, monotone or not (arXiv 2510.25544, 2511.04647).
     """
     sizes = np.asarray(plan, dtype=np.int64)
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -42,7 +42,7 @@ def optimal_plans(h: Array, steps: Iterable[int]) -> dict[int, Integers]:
     """
     wanted = sorted(set(steps))
     n = len(h)
-    # in layer k only m = k, ..., k + width - 1 can lead to the smallest K
+    # In layer k only m = k, ..., k + width - 1 can lead to the smallest K.
     width = n - wanted[0] + 1
     best = h[0] * np.arange(1, width + 1)
     layers = [np.zeros(width, dtype=np.int32)]
@@ -61,15 +61,16 @@ def optimal_plans(h: Array, steps: Iterable[int]) -> dict[int, Integers]:
 
 
 def _row_minima(before: Array, h: Array) -> tuple[Array, npt.NDArray[np.int32]]:
-    """For each row r the least over columns c <= r of before[c] + (r - c + 1) h[c], and its first
-    column.
+    """For each row r, the minimum over columns c <= r of before[c] + (r - c + 1) h[c].
 
-    The rows halfway between known ones are searched together, each between its neighbours' columns.
+    Returns the minima and their columns; ties take the first column. The rows halfway between known
+    rows are searched together, each between the columns of its neighbours.
     """
     width = len(before)
     values = np.empty(width + 2)
     column = np.zeros(width + 2, dtype=np.int64)  # rows counted from 1; a sentinel at either end
     column[-1] = width - 1
+    # All rows of one level are searched in one vectorised pass instead of by recursion.
     stride = 1 << width.bit_length()
     while stride > 1:
         half = stride // 2
@@ -91,10 +92,10 @@ def _row_minima(before: Array, h: Array) -> tuple[Array, npt.NDArray[np.int32]]:
 
 
 def best_beta(h: Array, steps: int) -> Beta:
-    """The Beta(a, b) whose plan costs least: the paper's grid and a wider logarithmic one, then
-    ever smaller steps.
+    """The Beta(a, b) whose plan costs least, by a grid search with local refinement.
 
-    The cost is constant between roundings; among equal ones the (a, b) nearest to linear is taken.
+    The grid is the paper's and a wider logarithmic one; refinement takes ever smaller steps. The
+    cost is constant between roundings; among equal ones the (a, b) nearest to linear is taken.
     """
     tolerance = _SAME * (h.sum() + 1)
     seen: dict[tuple[float, float], float] = {}
@@ -102,10 +103,13 @@ def best_beta(h: Array, steps: int) -> Beta:
     def rank(pair: tuple[float, float]) -> tuple[float, float]:
         if pair not in seen:
             seen[pair] = plan_cost(h, Beta(*pair).plan(len(h), steps).numpy())
+        # Rounding the cost makes ties exact, so that the distance to linear decides them.
+        # Linear is Beta(0.5, 0.5).
         distance = float(np.abs(np.log(np.array(pair) / 0.5)).sum())
         return round(seen[pair] / tolerance) * tolerance, distance
 
     grid = {(a, b) for side in (_PAPER_GRID, _WIDE_GRID) for a in side for b in side}
+    # Three starting points, since the cost is a staircase with several basins.
     leaders = sorted(grid, key=rank)[:3]
     factor = 1.2
     for _ in range(6):
@@ -123,6 +127,7 @@ def best_beta(h: Array, steps: int) -> Beta:
 
 def plan_as_schedule(plan: Integers) -> Schedule:
     """The schedule whose plan for that many tokens and steps is `plan` (all >= 1)."""
+    # Knots at the times i / steps, so that rounding gives the plan back.
     alpha = np.concatenate([[0.0], np.cumsum(plan) / plan.sum()])
     return Tabulated(alpha.tolist())
 
@@ -130,10 +135,10 @@ def plan_as_schedule(plan: Integers) -> Schedule:
 def schedule_for_all_steps(h: Array) -> Schedule:
     """One schedule near the best plan at every step count.
 
-    With many steps the cost is half the integral of |h'| times the step's length squared, which is
-    least where steps have the density |h'|^(1/2). That is one candidate (with neighbouring powers,
-    for few steps); the others are means of the best plans themselves. The one that comes nearest to
-    the optimum at 2, 4, ..., 32 steps is taken.
+    With many steps the cost is half the integral of |h'| times the squared step length, which is
+    smallest where steps have the density |h'|^(1/2). That density is one candidate, and so are
+    neighbouring powers, for few steps. The other candidates are means of the best plans. The
+    candidate nearest to the optimum at 2, 4, ..., 32 steps is returned.
     """
     n = len(h)
     falls = h - np.append(h[1:], max(2 * h[-1] - h[-2], 0.0) if n > 1 else h[-1])
@@ -141,6 +146,7 @@ def schedule_for_all_steps(h: Array) -> Schedule:
         return Linear()
     even, revealed = np.linspace(0, 1, KNOTS), np.arange(n + 1) / n
     curves = []
+    # The small constant keeps time running where h is flat, so that alpha stays a function of it.
     for power in (0.5, 0.45, 0.4):
         time = np.concatenate([[0.0], np.cumsum((falls + 1e-4 * falls.max()) ** power)])
         curves.append(np.interp(even, time / time[-1], revealed))
@@ -157,7 +163,7 @@ def schedule_for_all_steps(h: Array) -> Schedule:
         rising = (1 - 1e-6) * curve + 1e-6 * even  # strictly
         rising[0], rising[-1] = 0.0, 1.0
         schedules.append(Tabulated(rising.tolist()))
-    # where the best plan costs nothing, ratios to it are not told apart below this
+    # Keeps the ratios finite where the best plan costs nothing.
     floor = 1e-9 * float(h.sum())
 
     def excess(schedule: Schedule) -> float:

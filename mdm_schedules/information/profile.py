@@ -1,5 +1,4 @@
-"""What a plan costs before a single sample is drawn: the information profile h(n), and what follows
-from it.
+"""The cost of a plan before sampling: the information profile h(n) and its consequences.
 
 h(n) is the mean entropy of one more token given n revealed ones, over random subsets and positions.
 With exact conditionals and a uniformly random order, revealing groups that start at n_0 = 0 < n_1 <
@@ -11,13 +10,13 @@ With exact conditionals and a uniformly random order, revealing groups that star
 This is the expected divergence of "Optimal Inference Schedules for Masked Diffusion Models" (arXiv
 2511.04647) and of Lavenant and Zanella, "Error Bounds and Optimal Schedules for Masked Diffusions
 with Factorized Approximations" (arXiv 2510.25544). It is an upper bound on KL(data || law of the
-sampler's output), in which the order is averaged out: by Jensen's inequality, and often well below.
-`mdm_schedules.information.plan_divergence` and `ancestral_divergence` compute both for worlds small
-enough to enumerate.
+sampler's output), in which the order is averaged out: by Jensen's inequality, and often well above
+it. `mdm_schedules.information.plan_divergence` and `ancestral_divergence` compute both divergences
+for distributions small enough to enumerate.
 
-Not covered: another order (under low_confidence, say, the cost is a heuristic that must be checked
-by measurement), and remasking. A remasking plan draws more tokens together than its plan says and
-may not be exact even with one token per step, so the profile gives no cost for it.
+Two cases are not covered. For another order (low_confidence, say) the cost is a heuristic that a
+measurement must confirm. A remasking plan draws more tokens together than its plan shows and may
+not be exact even with one token per step, so the profile gives no cost for it.
 """
 
 from __future__ import annotations
@@ -62,11 +61,11 @@ MAX_TOKENS = 1 << 20
 
 @dataclass(frozen=True, init=False, repr=False)
 class InformationProfile:
-    """h(n) for n = 0, ..., N - 1, in nats: non-increasing and >= 0. Immutable.
+    """h(n) for n = 0, ..., N - 1, in nats: non-increasing and >= 0; immutable.
 
     Args:
-        h: N numbers >= 0. One that rises somewhere is projected onto the nearest non-increasing
-            curve, with a warning.
+        h: N numbers >= 0. A profile that rises somewhere is projected onto the nearest
+            non-increasing curve, with a warning.
 
     Raises:
         InvalidTypeError, InvalidValueError: not a sequence of 1 to 2**20 finite numbers >= 0.
@@ -76,6 +75,7 @@ class InformationProfile:
     measurement: Measurement | None
 
     def __init__(self, h: Any, *, measurement: Measurement | None = None) -> None:
+        # A tuple of floats, so that profiles are hashable and cannot change.
         object.__setattr__(self, "values", tuple(_check_profile(h).tolist()))
         object.__setattr__(self, "measurement", measurement)
 
@@ -109,19 +109,19 @@ class InformationProfile:
     def _h(self) -> Array:
         return np.array(self.values)
 
-    # --- where profiles come from
+    # --- sources of profiles
 
     @classmethod
     def from_distribution(cls, distribution: Any) -> InformationProfile:
         """The exact profile of a small distribution, from the entropies of all its marginals.
 
         Args:
-            distribution: probabilities [d]*n, one axis per token; sums to 1 within 1e-6 (and is
+            distribution: probabilities [d]*n, one axis per token; must sum to 1 within 1e-6 (and is
                 divided by its sum).
 
         Raises:
-            InvalidTypeError, InvalidValueError: not real numbers, of unequal axes, negative, NaN,
-                of another sum, or with more than 2**28 marginal probabilities, (d + 1)^n.
+            InvalidTypeError, InvalidValueError: not real numbers; axes of unequal length; negative
+                or NaN; another sum; or more than 2**28 marginal probabilities, (d + 1)^n.
         """
         return cls(enumerate_profile(distribution))
 
@@ -141,25 +141,24 @@ class InformationProfile:
         seed: int = 0,
         progress: bool = False,
     ) -> InformationProfile:
-        """Estimate the profile of a model on sequences of its task (a reference answer, or its own
-        good output).
+        """Estimate the profile of a model on sequences of its task.
 
-        Random subsets of each sequence are revealed, and the entropy of the rest is read off the
-        model. The curve through these means is chosen among four kinds by the cost of its plans on
-        held-out sequences, and `measurement` says which it was.
+        Random subsets of each sequence are revealed, and the entropy of the remaining tokens is
+        read off the model. The curve through these means is one of four kinds, chosen by the cost
+        of its plans on held-out sequences; `measurement` records the choice.
 
         Args:
-            model: one that `AutoModelForMaskedDiffusion` loaded, or anything with a method
-                `denoiser()`; a `Denoiser`, (tokens, rows) -> logits, as `sample` takes it; or a
-                callable, tokens [B, L] -> logits [B, L, V] or an output with `.logits`, whose
-                logits at a position speak of that position's token, as those of a transformers
-                masked language model do. A module is run without dropout. The `max_length` of the
-                denoiser, or `config.max_position_embeddings`, bounds L where there is one.
-            sequences: clean token ids [S, L], S >= 2; 16 give plans within a few percent of the
-                optimum.
+            model: a model that `AutoModelForMaskedDiffusion` loaded, or any object with a method
+                `denoiser()`; a `Denoiser`, (tokens, rows) -> logits, as for `sample`; or a
+                callable, tokens [B, L] -> logits [B, L, V] or an output with `.logits`. The logits
+                at a position must predict that position's token, as in a transformers masked
+                language model. A module is run without dropout. L is bounded by the denoiser's
+                `max_length` or by `config.max_position_embeddings`, if there is one.
+            sequences: clean token ids [S, L], S >= 2: reference answers, or good outputs of the
+                model. 16 give plans within a few percent of the optimum.
             maskable: bool [S, L], True at the N tokens to be generated (the same number in each
-                row); the others, such as a prompt, are always visible. None: all L.
-            attention_mask: bool [S, L], False on padding on the left; None where nothing is padded.
+                row); other tokens, such as a prompt, are always visible. None: all L.
+            attention_mask: bool [S, L], False on padding on the left; None without padding.
             mask_token_id: by default that of `model.config`. Its probability is left out of every
                 entropy.
             counts: increasing numbers of revealed tokens to measure, from 0 to N - 1. By default
@@ -170,7 +169,7 @@ class InformationProfile:
             method: "entropy" of the model's prediction, or "cross_entropy" of the true token, which
                 is noisier but does not trust the model's confidence.
             batch_size: sequences per forward call; does not change the result beyond rounding.
-            seed: of the subsets, >= 0. No global generator is used.
+            seed: seed of the subsets, >= 0. No global generator is used.
             progress: show a progress bar.
 
         Raises:
@@ -190,11 +189,14 @@ class InformationProfile:
         data = check_data(model, sequences, maskable, mask_token_id, attention_mask)
         number, n = len(data.tokens), data.num_tokens
         chosen, rounds = choose_counts(number, n, counts, passes)
+        # Everything that can be wrong with the input has been reported by now.
         values, spent = measure(model, data, chosen, rounds, method, seed, batch_size, progress)
+        # A warning, not an error: the profile itself is usable, only its errors are too small.
         trouble = doubt(values, chosen, n)
         if trouble:
             warnings.warn(trouble, stacklevel=2)
         curve, kind, scores = choose_and_fit(values, chosen, n)
+        # The raw means are kept beside the fit, so that its quality can be judged later.
         record = Measurement(
             counts=tuple(chosen.tolist()),
             means=tuple(values.mean(0).tolist()),
@@ -208,16 +210,21 @@ class InformationProfile:
         )
         return cls(curve, measurement=record)
 
-    # --- what follows from them
+    # --- consequences of a profile
 
     def cost(self, plan: Any) -> float:
-        """Expected KL(data || sampler given the reveal order) in nats of a plan: integers >= 0
-        [steps] that sum to N.
+        """Expected KL(data || sampler given the reveal order) of a plan, in nats.
 
         Exact for a uniformly random order without remasking, where it is an upper bound on the
-        divergence of the sampler's own law (see `plan_divergence`). Raises InvalidTypeError or
-        InvalidValueError for anything else than a plan.
+        divergence of the sampler's own law (see `plan_divergence`).
+
+        Args:
+            plan: integers >= 0 [steps] that sum to N.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: not such a plan.
         """
+        # `check_plan` also takes [B, steps]; a single profile prices a single row.
         row = check_plan(plan, torch.tensor([self.num_tokens]))
         if np.ndim(plan) != 1:
             raise InvalidValueError(
@@ -229,27 +236,29 @@ class InformationProfile:
         """The plan of least cost, LongTensor [steps], all >= 1, by an exact dynamic programme.
 
         O(steps N log N): seconds for 4,096 tokens. Among equal costs the last steps are the
-        largest. Raises InvalidValueError for more steps than tokens.
+        largest.
+
+        Raises:
+            InvalidValueError: more steps than tokens.
         """
         steps = self._check_steps("optimal_plan", steps)
         return torch.from_numpy(optimal_plans(self._h, [steps])[steps])
 
     def fit_beta(self, steps: int) -> Beta:
-        """The Beta(a, b) schedule whose plan in `steps` steps costs least; never above the paper's
-        10 x 10 grid.
+        """The Beta(a, b) schedule whose plan in `steps` steps costs least.
 
-        Deterministic: that grid (arXiv 2509.13866, App. E.1) and one from 0.05 to 6.4, then local
-            refinement.
+        Deterministic: a search over the paper's 10 x 10 grid (arXiv 2509.13866, App. E.1) and a
+        grid from 0.05 to 6.4, then local refinement. The cost is never above that of the paper's
+        grid.
         """
         return best_beta(self._h, self._check_steps("fit_beta", steps))
 
     def schedule(self, steps: int | None = None) -> Schedule:
-        """A Tabulated schedule near the best plan at every number of steps, or exactly the best
-        plan for `steps`.
+        """A Tabulated schedule near the best plan at every step count, or the best one for `steps`.
 
-        For any number of steps it follows the density |h'|^(1/2) of the continuous limit, or the
-        mean of the best plans for several step counts, whichever comes nearer to the optimum at 2,
-        4, ..., 32 steps.
+        Without `steps` it follows the density |h'|^(1/2) of the continuous limit, or the mean of
+        the best plans for several step counts, whichever is nearer to the optimum at 2, 4, ..., 32
+        steps. With `steps`, its plan in that many steps is exactly the best plan.
         """
         if steps is None:
             return schedule_for_all_steps(self._h)
@@ -258,6 +267,7 @@ class InformationProfile:
         )
 
     def _check_steps(self, call: str, steps: Any) -> int:
+        # Each step of these plans reveals at least one token.
         number = check_int("steps", steps, 1)
         if number > self.num_tokens:
             raise InvalidValueError(
@@ -274,7 +284,7 @@ class InformationProfile:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> InformationProfile:
-        """Read what `save_pretrained` wrote in the folder `path`.
+        """Read a profile that `save_pretrained` wrote into the folder `path`.
 
         Raises:
             StorageError: nothing there, or unreadable.
@@ -294,15 +304,19 @@ def _check_profile(h: Any) -> Array:
         raise InvalidTypeError(f"h must be a sequence of numbers [N], got {shown(h)}") from None
     if not 1 <= len(array) <= MAX_TOKENS:
         raise InvalidValueError(f"h must have 1 to {MAX_TOKENS} values, got {len(array)}")
+    # Integers are allowed, but sums and logarithms need floats.
     array = array.astype(np.float64)
+    # A negative conditional entropy is impossible, unlike a rise, which noise can cause.
     if not np.isfinite(array).all() or (array < 0).any():
         bad = array[~(array >= 0) | np.isinf(array)][0]
         raise InvalidValueError(f"h must hold finite entropies >= 0 in nats, got {bad}")
     rises = np.diff(array)
     if not (rises > 0).any():
         return array
-    if rises.max() <= 1e-12 * array.max():  # rounding
+    # Rounding alone deserves no warning.
+    if rises.max() <= 1e-12 * array.max():
         return np.minimum.accumulate(array)
+    # Real data are noisy: project, and report where and by how much.
     projected = project(array)
     place = int(np.argmax(rises))
     warnings.warn(

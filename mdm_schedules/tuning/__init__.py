@@ -1,6 +1,6 @@
 """Find the schedule for a model, a task and a number of steps, without training: `tune`.
 
-A new objective is a function schedule -> score; `Objective` names what else it may have.
+A new objective is a function schedule -> score; `Objective` lists its optional attributes.
 """
 
 from mdm_schedules.tuning.objectives.base import Objective, Scores

@@ -16,7 +16,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class MapPoint:
-    """A schedule Beta(a, b), its score, and whether it is as good as the best at 95 %."""
+    """A schedule Beta(a, b), its score, and whether it lies within the 95 % region of the best."""
 
     a: float
     b: float
@@ -29,13 +29,13 @@ class Map:
     """The scores over (a, b).
 
     Attributes:
-        points: what was scored.
-        winner, challenger: (a, b) of the schedule that won, and of the best of the trials where
-            that is another; None for one that is no Beta.
-        bounds: least and largest a and b.
-        metric: what the score is called.
-        higher_is_better: of the score.
-        title: of the picture; "" for none.
+        points: every Beta that was scored.
+        winner, challenger: (a, b) of the winner, and of the best trial if that is another schedule;
+            None for a schedule that is not a Beta.
+        bounds: smallest and largest a and b.
+        metric: name of the score.
+        higher_is_better: whether a higher score is better.
+        title: title of the picture; "" for none.
     """
 
     points: Sequence[MapPoint]
@@ -74,13 +74,17 @@ def _draw_map(figure: Any, axes: Any, scores: Map) -> None:
         xlim=(low * 0.9, high * 1.1),
         ylim=(low * 0.9, high * 1.1),
     )
+    # The diagonal a = b separates schedules that start fast from schedules that start slowly.
     axes.plot([low, high], [low, high], color="0.8", linewidth=0.8, zorder=0)
     if scores.points:
         a, b = [point.a for point in scores.points], [point.b for point in scores.points]
         values = [point.score for point in scores.points]
+        # Bright colours always mark good schedules.
         colours = "viridis" if scores.higher_is_better else "viridis_r"
         spread = np.log([a, b])
         centred = spread - spread.mean(1, keepdims=True)
+        # Contours need a triangulation, which fails for points on one line (a = b, say); with few
+        # points they would suggest a surface that nobody measured.
         if len(scores.points) >= 8 and np.linalg.matrix_rank(centred) == 2:
             axes.tricontourf(a, b, values, levels=16, cmap=colours, alpha=0.5)
         marks = axes.scatter(a, b, c=values, cmap=colours, edgecolors="0.3", linewidths=0.4, s=22)
@@ -107,6 +111,7 @@ def _draw_curves(axes: Any, curves: Sequence[ScoreCurve], metric: str) -> None:
         means, errors = zip(*curve.scores.values(), strict=True)
         style = {"marker": "o", "markersize": 4, "capsize": 3}
         axes.errorbar(list(curve.scores), means, errors, label=curve.label, **style)
+    # Ticks only at the numbers that were tuned: nothing was measured between them.
     axes.set_xticks(sorted({count for curve in curves for count in curve.scores}))
     axes.set(xlabel="steps (forward passes)", ylabel=metric)
     axes.legend(frameon=False, fontsize="small")

@@ -1,6 +1,4 @@
-"""What is worth checking without a search: common schedules, the paper's, and what an information
-profile predicts.
-"""
+"""Candidates that need no search: common and published schedules, and a profile's predictions."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ from mdm_schedules.tuning.selection import Candidate
 if TYPE_CHECKING:
     from mdm_schedules.information import InformationProfile
 
-PREDICTED = "predicted"  # how the origins begin that come from a profile
+PREDICTED = "predicted"  # prefix of every origin that comes from a profile
 
 
 def baselines(given: Any) -> list[Candidate]:
-    """The schedules to beat; the first is the one that wins unless another is ahead."""
+    """The schedules to beat; the first one wins unless a candidate is ahead of it."""
     if isinstance(given, str | Schedule):
         given = [given]
     if not isinstance(given, Sequence) or not given:
@@ -43,6 +41,7 @@ def usual(steps: Sequence[int | None], order: str | None = None) -> list[Candida
         order: the remasking policy in use: presets measured with another are left out. None keeps
             them all.
     """
+    # Keyed by schedule, so that a preset equal to a common schedule is scored once.
     found: dict[Schedule, str] = {}
     for schedule in (Linear(), Sine(), SquaredSine(), Cosine()):
         found[schedule] = schedule.name
@@ -52,13 +51,16 @@ def usual(steps: Sequence[int | None], order: str | None = None) -> list[Candida
         for count in (
             preset.steps if steps == [None] else [step for step in steps if step is not None]
         ):
+            # Several tasks share a best schedule; the first name stays.
             found.setdefault(get_schedule(preset.best(count).schedule), PREFIX + preset.name)
     return [Candidate(schedule, origin) for schedule, origin in found.items()]
 
 
 def predicted(profile: InformationProfile, steps: Sequence[int | None]) -> list[Candidate]:
-    """The best Beta and the best plan by the profile at each number of steps, and its schedule for
-    all of them.
+    """The best Beta and the best plan for each number of steps, and the profile's general schedule.
+
+    Raises:
+        InvalidValueError: no number of steps is given.
     """
     counts = [count for count in steps if count is not None]
     if not counts:
@@ -66,6 +68,7 @@ def predicted(profile: InformationProfile, steps: Sequence[int | None]) -> list[
             "a profile predicts for a number of steps; give steps=16, or steps=[8, 16]"
         )
     found = []
+    # More steps than tokens cannot each reveal a token, so such counts share one prediction.
     for count in sorted({min(count, profile.num_tokens) for count in counts}):
         found.append(Candidate(profile.fit_beta(count), f"{PREDICTED}: best Beta at {count}"))
         found.append(Candidate(profile.schedule(count), f"{PREDICTED}: best plan at {count}"))
@@ -75,14 +78,13 @@ def predicted(profile: InformationProfile, steps: Sequence[int | None]) -> list[
 def predicted_cost(
     profile: InformationProfile, schedule: Schedule, steps: int | None
 ) -> float | None:
-    """Nats by which a schedule's samples diverge, in random order; None where the number of steps
-    is not known.
-    """
+    """Divergence of a schedule's samples in random order, in nats; None if `steps` is unknown."""
     return None if steps is None else profile.cost(schedule.plan(profile.num_tokens, steps))
 
 
 def as_beta(schedule: Schedule) -> tuple[float, float] | None:
-    """(a, b) of a schedule that is a Beta, under whatever name; None for others."""
+    """(a, b) of a Beta, also of one written as linear or squared sine; None for other schedules."""
     if isinstance(schedule, Beta):
         return schedule.a, schedule.b
+    # arXiv 2509.13866, Prop. 3.7
     return {Linear(): (0.5, 0.5), SquaredSine(): (1.0, 1.0)}.get(schedule)

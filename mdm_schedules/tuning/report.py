@@ -1,4 +1,4 @@
-"""One self-contained HTML file with what a tuning found."""
+"""One self-contained HTML file with the results of a tuning run."""
 
 from __future__ import annotations
 
@@ -32,16 +32,20 @@ class Section:
 def write_report(
     path: Path, *, title: str, summary: str, verdicts: Sequence[str], sections: Sequence[Section]
 ) -> Path:
-    """Write the report; a killed process leaves no half of it. All text is escaped.
+    """Write the report, with all text escaped.
+
+    The file is replaced at once, so a killed process leaves no partial report.
 
     Raises:
         StorageError: `path` cannot be written.
     """
+    # Names of models and tasks come from users, so every text is escaped.
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(summary)}</p>"]
     parts.append("<ul>" + "".join(f"<li>{html.escape(one)}</li>" for one in verdicts) + "</ul>")
     for section in sections:
         picture = io.BytesIO()
         section.picture.savefig(picture, format="png", dpi=110)
+        # Pictures are embedded, so that the report can be moved or mailed as one file.
         data = base64.b64encode(picture.getvalue()).decode()
         name = html.escape(section.title)
         parts.append(f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">')

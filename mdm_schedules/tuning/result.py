@@ -1,6 +1,4 @@
-"""What a tuning found: the winner at each number of steps, every trial, pictures, a report, and
-the way to the Hub.
-"""
+"""The result of a tuning run: winners, trials, pictures, a report, and the way to the Hub."""
 
 from __future__ import annotations
 
@@ -34,11 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What `tune` returns.
+    """The return value of `tune`.
 
     Attributes:
-        choices: number of steps -> what won; under None the winner by the mean over several numbers
-            of steps, or for an objective that is given none.
+        choices: number of steps -> winner and its check. The key None holds the winner by the mean
+            over several numbers of steps, or that of an objective without steps.
         trials: every candidate.
         profile: the information profile, if one was used.
     """
@@ -53,9 +51,11 @@ class TuningResult:
 
     @property
     def passes(self) -> int:
-        """Sequences that this call passed forward, as far as the objective counts them, the
-        profile's among them.
+        """Sequences passed forward by this call, including those of the profile.
+
+        Only sequences that the objective counts are included.
         """
+        # The profile is estimated outside the book of scores.
         measured = (
             self.profile.measurement.passes if self.profile and self.profile.measurement else 0
         )
@@ -63,26 +63,28 @@ class TuningResult:
 
     @property
     def choice(self) -> Choice:
-        """The winner over all numbers of steps, and the check that it passed."""
+        """The winner over all numbers of steps, and its check."""
         return self.choices[None] if None in self.choices else next(iter(self.choices.values()))
 
     @property
     def best_schedule(self) -> Schedule:
-        """The winner; the baseline where nothing was ahead of it in the check."""
+        """The winner; the baseline if no candidate was ahead of it in the check."""
         return self.choice.schedule
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the gain of the best candidate over the baseline, in the check."""
+        """95 % interval of the best candidate's gain over the baseline, in the check."""
         return self.choice.gain.low, self.choice.gain.high
 
     def best(self, steps: int | None = None) -> Schedule:
-        """The winner at one of the numbers of steps that were tuned; None is `best_schedule`."""
+        """The winner at one of the tuned numbers of steps; None returns `best_schedule`."""
         return self.choice_at(steps).schedule
 
     def choice_at(self, steps: int | None = None) -> Choice:
-        """The winner at one of the numbers of steps that were tuned, and the check that it
-        passed.
+        """The winner at one of the tuned numbers of steps, and its check.
+
+        Raises:
+            InvalidValueError: `steps` was not tuned.
         """
         if steps is None:
             return self.choice
@@ -92,39 +94,43 @@ class TuningResult:
         return self.choices[steps]
 
     def region(self, steps: int | None = None) -> list[Trial]:
-        """The trials that are not worse than the best candidate with 95 % confidence, the best
-        first.
-        """
+        """The complete trials that are not worse than the best candidate at 95 %, best first."""
         group = self._group(steps)
         sign = self.objective.sign
         scores = {
             trial.schedule: mean_scores(self.book, "select", trial.schedule, group)
             for trial in self.trials
         }
+        # The challenger, not the winner: the baseline may have stayed although a trial scored
+        # higher, and the region shows where to search further.
         best = scores[self.choice_at(steps).challenger.schedule]
         rows = [
             (trial, compare(scores[trial.schedule], best, sign))
             for trial in self.trials
             if scores[trial.schedule] and trial.state == "complete"
         ]
+        # `confidence` is one-sided: below 0.05 the trial is worse than the best at the 95 % level.
         near = [(trial, gap) for trial, gap in rows if gap.confidence >= 0.05]
         return [trial for trial, gap in sorted(near, key=lambda row: -row[1].difference)]
 
     def _group(self, steps: int | None) -> list[int | None]:
+        # Under None the scores are means over all numbers of steps, which the other keys list.
         if steps is not None or len(self.choices) == 1:
             return [steps if steps is not None else self.choice.steps]
         return [count for count in self.choices if count is not None]
 
     def verdict(self, steps: int | None = None) -> str:
-        """In a sentence, what won by how much, and how sure that is."""
+        """One sentence: which schedule won, by how much, and how certain that is."""
         choice = self.choice_at(steps)
         metric = self.objective.metric
         where = " on held-out instances" if choice.held_out else " on the instances that chose"
+        # A deterministic score has no instances to be held out.
         where = where if choice.gain.instances > 1 else ""
         at = f" at {choice.steps} steps" if choice.steps is not None else ""
         score = _plus_minus(choice.score, choice.standard_error)
         base = _plus_minus(choice.baseline, choice.baseline_standard_error)
         if choice.won:
+            # Show diversity beside the score, since a likelihood alone rewards collapse.
             beside = "".join(
                 f"; {name} {value:.3g}, baseline {choice.baseline_extras.get(name, math.nan):.3g}"
                 for name, value in choice.extras.items()
@@ -144,9 +150,11 @@ class TuningResult:
         )
 
     def rows(self, steps: int | None = None) -> tuple[list[str], list[list[str]]]:
-        """The trials as a table of text, the best first: its heads, and its rows."""
+        """The trials as a table of text, best first: column heads, and rows."""
+        # Under None the table shows the first number of steps; `report` has one table for each.
         count = self._group(steps)[0]
         known = [trial for trial in self.trials if count in trial.scores]
+        # Pruned trials saw fewer instances, so their means are not comparable; they come last.
         known.sort(
             key=lambda trial: (
                 trial.state != "complete",
@@ -167,14 +175,14 @@ class TuningResult:
         return heads, lines
 
     def table(self, steps: int | None = None, rows: int | None = None) -> str:
-        """The trials as Markdown, the best first, with all that was measured beside the score."""
+        """The trials as Markdown, best first, with every extra measurement beside the score."""
         heads, lines = self.rows(steps)
         text = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         text += [f"| `{first}` | " + " | ".join(rest) + " |" for first, *rest in lines[:rows]]
         return "\n".join(text)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON can hold it."""
+        """The whole result as JSON-compatible data."""
         return {
             "objective": self.objective.settings,
             "metric": self.objective.metric,
@@ -192,6 +200,7 @@ class TuningResult:
                     "standard_error": _number(choice.standard_error),
                     "baseline": _number(choice.baseline),
                     "baseline_standard_error": _number(choice.baseline_standard_error),
+                    # JSON has no NaN and no infinity; both become null.
                     "gain": {name: _number(value) for name, value in vars(choice.gain).items()},
                     "held_out": choice.held_out,
                     "extras": dict(choice.extras),
@@ -229,11 +238,14 @@ class TuningResult:
         }
 
     def plot(self, path: str | os.PathLike[str] | None = None, steps: int | None = None) -> Any:
-        """A matplotlib Figure: the score over (a, b), with the winner and the region that is as
-        good, and the scores by number of steps where several were tuned. Written to `path` if
-        given. Needs the extra `tune` or `plot`."""
+        """A matplotlib Figure of the scores over (a, b), with the winner and the region as good.
+
+        If several numbers of steps were tuned, a second panel shows the scores by steps. The figure
+        is written to `path` if given. Needs the extra `tune` or `plot`.
+        """
         counts = sorted(count for count in self.choices if count is not None)
         curves = self._curves(counts) if len(counts) > 1 else []
+        # `plots` sees plain numbers only, so a picture cannot start a measurement.
         figure = draw_result(self._map(steps), curves, self.objective.metric)
         if path is not None:
             save_picture(figure, path)
@@ -247,11 +259,14 @@ class TuningResult:
             pair = as_beta(trial.schedule)
             if pair is not None and all(count in trial.scores for count in group):
                 mean = float(np.mean([trial.scores[count][0] for count in group]))
+                # An infinite score (linear's energy, say) has no colour.
                 if np.isfinite(mean):
                     points.append(MapPoint(*pair, mean, trial.schedule in region))
+        # A single tuned number of steps stands in the heading of its table already.
         title = ""
         if choice.steps is not None or len(group) > 1:
             title = "all steps" if choice.steps is None else f"{choice.steps} steps"
+        # A second star in the same place would hide the winner's.
         other = choice.challenger.schedule
         return Map(
             points=points,
@@ -264,7 +279,7 @@ class TuningResult:
         )
 
     def _curves(self, counts: Sequence[int]) -> list[ScoreCurve]:
-        """Scores against steps of the baseline and of the best candidates."""
+        """Scores of the first trial and of the best candidates, by number of steps."""
         wanted = [self.trials[0].schedule]
         wanted += [choice.challenger.schedule for choice in self.choices.values()]
         trials = {trial.schedule: trial for trial in self.trials if trial.schedule in wanted}
@@ -281,6 +296,7 @@ class TuningResult:
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file with verdicts, pictures and all trials."""
+        # One section for each number of steps, or a single one if there is none.
         counts: list[int | None] = [steps for steps in self.choices if steps is not None]
         used = f"{self.passes:,} forward passes of a sequence" if self.passes else ""
         return write_report(
@@ -302,8 +318,15 @@ class TuningResult:
     def evaluation(
         self, steps: int | None = None, *, model: str | None = None, task: str | None = None
     ) -> Evaluation:
-        """The winner's record for the Hub, by the check; `model` and `task` where the objective
-        does not name them.
+        """The winner's record for the Hub, with the scores of the check.
+
+        Args:
+            steps: as for `best`.
+            model: Hub id or name of the model; needed if the objective names none.
+            task: replaces the objective's name.
+
+        Raises:
+            InvalidValueError: the model or the number of steps is unknown.
         """
         choice = self.choice_at(steps)
         source = self.objective
@@ -334,11 +357,10 @@ class TuningResult:
         model: str | None = None,
         task: str | None = None,
     ) -> None:
-        """Write the winner into the folder `path` as `Schedule.save_pretrained` does, and
-        tuning.json beside it.
-        """
+        """Write the winner as `Schedule.save_pretrained` does, with tuning.json beside it."""
         source = self.objective
         named = model or source.model_name
+        # A folder may do without an evaluation; the Hub may not, since it is searched by model.
         record = self.evaluation(steps, model=model, task=task) if named else None
         self.best(steps).save_pretrained(path, evaluation=record)
         text = dump_json(self.to_json(), "the result")
@@ -356,9 +378,7 @@ class TuningResult:
         task: str | None = None,
         **options: Any,
     ) -> Any:
-        """Publish the winner with its evaluation filled in; `options` as in
-        `Schedule.push_to_hub`.
-        """
+        """Publish the winner with its evaluation; `options` are those of `Schedule.push_to_hub`."""
         record = self.evaluation(steps, model=model, task=task)
         return self.best(steps).push_to_hub(repo_id, evaluation=record, **options)
 

@@ -1,4 +1,4 @@
-"""A user's objective, checked, and the book of every score: nothing is sampled twice or lost."""
+"""Checks a user's objective and records every score, so that nothing is sampled twice or lost."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DIRECTIONS = ("maximize", "minimize")
 
 
 class CheckedObjective:
-    """Wraps a user's objective: checks it once, and every score that it returns.
+    """Wraps a user's objective: validates it once, and every score it returns.
 
     Args:
-        objective: schedule -> score; see `Objective` for the attributes that it may have.
+        objective: schedule -> score; see `Objective` for its optional attributes.
         direction: "maximize" or "minimize"; None takes the objective's own, else "maximize".
 
     Raises:
-        InvalidTypeError, InvalidValueError: it is no objective; the message names what it lacks.
+        InvalidTypeError, InvalidValueError: not an objective; the message names the missing part.
     """
 
     def __init__(self, objective: Any, direction: str | None = None) -> None:
@@ -49,11 +49,14 @@ class CheckedObjective:
             )
         self.direction = direction or own or "maximize"
         self.sign = 1.0 if self.direction == "maximize" else -1.0
+        # Callables written in C have no signature; they are called with the schedule alone.
         try:
             parameters = dict(inspect.signature(objective).parameters)
         except (TypeError, ValueError):
             parameters = {}
+        # Plain functions schedule -> score must work, so keywords are passed only if declared.
         self.takes_steps = "steps" in parameters
+        # Without instances no schedule can be dropped early or checked on held-out data.
         self.takes_instances = "instances" in parameters
         self.num_instances: int | None = None
         if self.takes_instances:
@@ -66,6 +69,7 @@ class CheckedObjective:
             if self.num_instances == 0:
                 raise InvalidValueError("the objective has no instances to score a schedule on")
         self.batch_size = check_int("batch_size", self._read("batch_size") or 32, 1)
+        # Measures such as diversity describe many texts at once, so no batch may split a round.
         if self._read("asked_together") and self.num_instances:
             self.batch_size = self.num_instances
         self.name = str(
@@ -77,7 +81,7 @@ class CheckedObjective:
                 raise InvalidTypeError(f"{name} of an objective must be a method or None")
 
     def _read(self, name: str, default: Any = None) -> Any:
-        """An attribute of the objective, where it has one."""
+        """An attribute of the objective, or the default where it has none."""
         return getattr(self.objective, name, default)
 
     @property
@@ -106,18 +110,18 @@ class CheckedObjective:
 
     @property
     def estimate_profile(self) -> Callable[..., Any] | None:
-        """See `Objective`; None where no profile can be measured."""
+        """See `Objective`; None if no profile can be measured."""
         estimate: Callable[..., Any] | None = self._read("estimate_profile")
         return estimate
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the objective says of itself, to be compared when a study goes on."""
+        """The objective's own settings, compared when a study is resumed."""
         about = {"name": self.name, "num_instances": self.num_instances}
         return about | dict(self._read("settings", {}))
 
     def key(self, schedule: Schedule, steps: int | None) -> str:
-        """Equal for schedules with the same scores."""
+        """A text that is equal for schedules with equal scores."""
         same = getattr(self.objective, "plan_key", None)
         found = same(schedule, steps) if same is not None else None
         return schedule.spec if found is None else str(found)
@@ -125,11 +129,16 @@ class CheckedObjective:
     def __call__(
         self, schedule: Schedule, steps: int | None, instances: Sequence[int] | None
     ) -> Scores:
-        """Scores of the given instances; ObjectiveError for anything that is no score."""
+        """Scores of the given instances.
+
+        Raises:
+            ObjectiveError: the objective raised, or returned something that is not a score.
+        """
         options: dict[str, Any] = {}
         if steps is not None:
             options["steps"] = steps
         if instances is not None:
+            # A copy: the user's function may change its argument.
             options["instances"] = list(instances)
         try:
             answer = self.objective(schedule, **options)
@@ -137,6 +146,7 @@ class CheckedObjective:
             raise ObjectiveError(
                 f"the objective failed for {shown(schedule)}: {type(error).__name__}: {error}"
             ) from error
+        # Users may return a number or a list; the book knows Scores only.
         if not isinstance(answer, Scores):
             answer = Scores(answer if _is_many(answer) else [answer])
         values = [self._number(value, schedule) for value in answer.values]
@@ -152,9 +162,7 @@ class CheckedObjective:
         )
 
     def _number(self, value: Any, schedule: Schedule) -> float:
-        """A finite number, or the infinitely bad one (linear's energy under gamma = t is
-        infinite).
-        """
+        """A finite score, or the infinitely bad one, which linear's energy under gamma = t is."""
         if isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0:
             try:
                 number = float(value)  # type: ignore[arg-type]
@@ -179,16 +187,15 @@ def _is_many(answer: Any) -> bool:
 
 @dataclass
 class Entry:
-    """The scores of one schedule at one number of steps, for the first instances in the study's
-    order.
-    """
+    """The scores of one schedule at one number of steps, for the first instances of the study."""
 
     values: list[float] = field(default_factory=list)
     extras: dict[str, float] = field(default_factory=dict)
     passes: int = 0
 
     def add(self, more: Scores) -> Entry:
-        """With the scores of the next instances; extras are averaged over instances."""
+        """A new entry with the scores of the next instances; extras are averaged over all."""
+        # Extras are means over their instances, hence weighted by instances.
         before, new = len(self.values), len(more.values)
         extras = {
             name: (self.extras.get(name, value) * before + value * new) / (before + new)
@@ -198,13 +205,12 @@ class Entry:
 
 
 class ScoreBook:
-    """Every score of a study: asks the objective for what is missing, and writes each answer down
-    at once.
+    """Every score of a study: requests missing ones from the objective and records each at once.
 
     Args:
-        objective: what is asked.
-        parts: names of the disjoint sets of instances and their indices, in the order they are
-            asked for; None for an objective without instances.
+        objective: the objective to call.
+        parts: name -> indices of a disjoint set of instances, in the order they are scored; None
+            for an objective without instances.
     """
 
     def __init__(
@@ -219,27 +225,29 @@ class ScoreBook:
         self.origins: dict[Schedule, str] = {}  # of every schedule that was scored
 
     def keep_in(self, read: Callable[[str], Any], write: Callable[[str, Any], None]) -> None:
-        """Also in a storage, name -> JSON, that several workers may share."""
+        """Also keep scores in a storage, name -> JSON, which several workers may share."""
         self._read, self._write = read, write
 
     def _name(self, part: str, schedule: Schedule, steps: int | None) -> str:
+        # Keyed by content, not by trial: workers that propose equal schedules share their scores.
         digest = hashlib.sha256(self.objective.key(schedule, steps).encode()).hexdigest()[:24]
         return f"scores/{part}/{steps}/{digest}"
 
     def entry(self, part: str, schedule: Schedule, steps: int | None) -> Entry:
-        """What is known."""
+        """The scores known to this process."""
         return self._entries.get(self._name(part, schedule, steps)) or Entry()
 
     def size(self, part: str) -> int:
-        """Instances of a part; 1 for an objective without instances."""
+        """Number of instances of a part; 1 for an objective without instances."""
         indices = self.parts[part]
         return 1 if indices is None else len(indices)
 
     def recall(self, part: str, schedule: Schedule, steps: int | None, origin: str) -> Entry:
-        """What is known, also to other workers and from earlier runs."""
+        """The known scores, including those of other workers and of earlier runs."""
         self.origins.setdefault(schedule, origin)
         name = self._name(part, schedule, steps)
         entry, stored = self._entries.get(name) or Entry(), self._read(name)
+        # Instances are scored in one fixed order, so the longer list contains the shorter one.
         if stored is not None and len(stored["values"]) > len(entry.values):
             entry = self._entries[name] = Entry(
                 stored["values"], stored["extras"], stored["passes"]
@@ -249,9 +257,8 @@ class ScoreBook:
     def extend(
         self, part: str, schedule: Schedule, steps: int | None, upto: int, origin: str = ""
     ) -> Entry:
-        """Scores of the first `upto` instances of a part, those that are missing asked for and
-        written down.
-        """
+        """Scores of the first `upto` instances of a part, measured and recorded where missing."""
+        # Look into the shared storage only if this process knows too little.
         name, indices = self._name(part, schedule, steps), self.parts[part]
         entry = self.entry(part, schedule, steps)
         if len(entry.values) < (1 if indices is None else upto):
@@ -264,6 +271,7 @@ class ScoreBook:
                 if indices is None
                 else indices[len(entry.values) : upto][: self.objective.batch_size]
             )
+            # One batch at a time, each recorded at once: a killed run loses at most one batch.
             answer = self.objective(schedule, steps, wanted)
             entry = self._entries[name] = entry.add(answer)
             with self._lock:

@@ -1,6 +1,4 @@
-"""From many candidates to one: more instances for fewer candidates, then a check on instances that
-chose nothing.
-"""
+"""Successive halving from many candidates to one, then a check on instances that chose nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from mdm_schedules.tuning.scorebook import ScoreBook
 from mdm_schedules.tuning.search import RACE_RISK, mean_scores
 from mdm_schedules.tuning.statistics import Comparison, compare, standard_error
 
-KEPT = 3  # one candidate of so many goes on to twice the instances
-LEAST = 10  # instances that a confidence is told from
-FINALISTS = 4  # are kept at least, unless they are certainly worse than the best
+KEPT = 3  # one in KEPT candidates advances to twice the instances
+LEAST = 10  # instances that a confidence above 0.5 needs
+FINALISTS = 4  # minimum number of survivors, unless some are certainly worse than the best
 
 
 # shows how far the work on candidates is, in a phase with a name
@@ -25,9 +23,7 @@ Bar = Callable[[Sequence["Candidate"], str], Iterable["Candidate"]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A schedule that may win, and where it comes from: "baseline", "trial 12", "preset
-    llada-8b/mbpp", ...
-    """
+    """A schedule that may win, and its origin, such as "baseline" or "trial 12"."""
 
     schedule: Schedule
     origin: str
@@ -35,19 +31,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What won at one number of steps.
+    """The winner at one number of steps, and its check.
 
     Attributes:
-        steps: None for the mean over all numbers of steps, or for an objective that is given none.
-        schedule, origin: the winner; the baseline if nothing is ahead of it by the check.
-        challenger: the best on the instances that chose, whether or not the check confirmed it.
-        gain: of the challenger over the baseline, in the check.
+        steps: None for the mean over all numbers of steps, or for an objective without steps.
+        schedule, origin: the winner; the baseline if the challenger failed the check.
+        challenger: the best candidate on the instances that chose, confirmed by the check or not.
+        gain: gain of the challenger over the baseline, in the check.
         score, standard_error, baseline, baseline_standard_error: means of the winner and of the
             baseline in the check.
-        held_out: whether the check was made on instances that chose nothing.
-        won: whether the challenger did.
-        extras, baseline_extras: what else the objective measured of the winner and of the baseline,
-            such as diversity.
+        held_out: whether the check used instances that chose nothing.
+        won: whether the challenger passed the check.
+        extras, baseline_extras: further measurements of the winner and of the baseline, such as
+            diversity.
     """
 
     steps: int | None
@@ -73,15 +69,15 @@ def shortlist(
     on_round: Callable[[int, int], None] = lambda left, size: None,
     bar: Bar = lambda candidates, phase: candidates,
 ) -> list[Candidate]:
-    """Successive halving over instances (arXiv 2509.13866, App. E.1: a small sample first, the
-    short list on more).
+    """Shorten the list by successive halving over instances (arXiv 2509.13866, Appendix E.1).
 
-    All candidates are scored on the first `first` instances of the part "select", a third of them
-    on twice as many, and so on; one that is certainly worse than the best is left at once.
-    Schedules that are equal by the objective's own word go on as one.
+    All candidates are scored on the first `first` instances of the part "select", the best third
+    on twice as many, and so on. At least FINALISTS candidates remain unless they are certainly
+    worse than the best; such candidates leave at once. Schedules that the objective declares
+    equal count as one.
 
     Returns:
-        The finalists, the best first.
+        The finalists, best first.
     """
     sign, size, whole = book.objective.sign, first, book.size("select")
     left = list(_distinct(candidates, book, steps))
@@ -93,6 +89,7 @@ def shortlist(
             candidate: mean_scores(book, "select", candidate.schedule, steps) for candidate in left
         }
         left.sort(key=lambda candidate: -sign * float(np.mean(means[candidate])))
+        # Scores are paired by instance and seed, so a few instances suffice to see who is hopeless.
         best = means[left[0]]
         left = [
             one
@@ -100,8 +97,10 @@ def shortlist(
             if one is left[0] or compare(means[one], best, sign).confidence >= RACE_RISK
         ]
         on_round(len(left), size)
+        # A single survivor needs no further instances: the check follows on its own ones.
         if size >= whole or len(left) == 1:
             return left
+        # Rounded up.
         left = left[: max(FINALISTS, -(-len(left) // KEPT))]
         size = min(2 * size, whole)
 
@@ -114,9 +113,12 @@ def check(
     confidence: float,
     bar: Bar = lambda candidates, phase: candidates,
 ) -> Choice:
-    """Whether the challenger is ahead of the baseline with at least this confidence, on held-out
-    instances if any.
+    """Compare challenger and baseline, on held-out instances if there are any.
+
+    The challenger wins if its gain is positive with at least this confidence. Confidences above
+    0.5 need LEAST instances.
     """
+    # The best of many candidates owes part of its score to luck on the instances that chose it.
     part = "held_out" if "held_out" in book.parts else "select"
     scores = []
     phase = f"{_at(steps)}checking on {book.size(part)} instances"
@@ -125,10 +127,11 @@ def check(
             book.extend(part, candidate.schedule, count, book.size(part), candidate.origin)
         scores.append(mean_scores(book, part, candidate.schedule, steps))
     gain = compare(scores[0], scores[1], book.objective.sign)
-    # beta(0.5, 0.5) is linear but for it
+    # Equal schedules, such as beta(0.5, 0.5) and linear, may differ by rounding: that is no gain.
     rounding = 1e-12 * max(1.0, abs(float(np.mean(scores[0]))))
     told = confidence <= 0.5 or (gain.instances >= LEAST and gain.confidence >= confidence)
     wins = gain.difference > rounding and told
+    # Without proof of a gain the baseline stays.
     winner, own = (challenger, scores[0]) if wins else (baseline, scores[1])
     extras = [
         {
@@ -165,6 +168,7 @@ def _distinct(
 ) -> list[Candidate]:
     found: dict[tuple[str, ...], Candidate] = {}
     for candidate in candidates:
+        # The first candidate with a plan keeps its origin: the baselines stand in front.
         found.setdefault(
             tuple(book.objective.key(candidate.schedule, count) for count in steps), candidate
         )

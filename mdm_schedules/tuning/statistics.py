@@ -1,6 +1,4 @@
-"""Paired comparison of two schedules on the same instances and seeds, so that their common noise
-cancels.
-"""
+"""Paired comparison of two schedules: shared instances and seeds cancel their common noise."""
 
 from __future__ import annotations
 
@@ -15,17 +13,17 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far one schedule is ahead of another, instance by instance.
+    """The lead of one schedule over another, from differences by instance.
 
     Attributes:
-        difference: mean score less the other's; above 0 is better, whatever the direction of the
-            score.
+        difference: mean score minus the other's, signed so that positive is better for either
+            direction of the score.
         standard_error: of the difference; NaN for a single instance.
-        low, high: its 95 % interval by Student's t; NaN for a single instance.
-        confidence: probability that it is better, by the one-sided paired t-test; where nothing
-            varies, or of a single instance, 0, 0.5 or 1 by the sign of the difference, which then
-            tells no probability.
-        instances: how many were compared.
+        low, high: 95 % interval by Student's t; NaN for a single instance.
+        confidence: probability that the schedule is better, by the one-sided paired t-test. For a
+            single instance, or if all differences are equal, it is 0, 0.5 or 1 by the sign of the
+            difference and no longer a probability.
+        instances: number of instances compared.
     """
 
     difference: float
@@ -46,12 +44,14 @@ class Comparison:
 
 
 def compare(scores: Sequence[float], others: Sequence[float], sign: float = 1.0) -> Comparison:
-    """Compare the scores that both have (the first ones); `sign` is -1 where lower is better."""
+    """Compare the first scores, which both have; `sign` is -1 where lower is better."""
     from scipy.special import stdtr, stdtrit
 
+    # Instances are scored in one fixed order, so equal places are equal instances.
     n = min(len(scores), len(others))
     own, other = np.asarray(scores[:n], dtype=np.float64), np.asarray(others[:n], dtype=np.float64)
-    if not (np.isfinite(own).all() and np.isfinite(other).all()):  # infinitely bad ones
+    # Infinitely bad scores have no spread; only the order of the means is left.
+    if not (np.isfinite(own).all() and np.isfinite(other).all()):
         means = sign * own.mean(), sign * other.mean()
         ahead = float(means[0] > means[1]) - float(means[0] < means[1])
         gap = math.inf * ahead if ahead else 0.0
@@ -59,6 +59,7 @@ def compare(scores: Sequence[float], others: Sequence[float], sign: float = 1.0)
     gaps = sign * (own - other)
     mean = float(gaps.mean())
     error = float(gaps.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    # The t-test would divide by zero.
     if n < 2 or error == 0:
         ends = math.nan if n < 2 else mean
         return Comparison(mean, error, ends, ends, 0.5 + 0.5 * float(np.sign(mean)), n)
@@ -67,7 +68,7 @@ def compare(scores: Sequence[float], others: Sequence[float], sign: float = 1.0)
 
 
 def standard_error(scores: Sequence[float]) -> float:
-    """Of the mean of independent scores; NaN for a single one."""
+    """Standard error of the mean of independent scores; NaN for one score or infinite ones."""
     if len(scores) < 2 or not np.isfinite(scores).all():
         return math.nan
     return float(np.std(scores, ddof=1) / math.sqrt(len(scores)))

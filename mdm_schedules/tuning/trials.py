@@ -1,4 +1,4 @@
-"""Every schedule that a tuning scored."""
+"""The list of every schedule scored in a tuning run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """One schedule that was scored, on the instances that choose.
+    """One scored schedule, on the instances that choose.
 
     Attributes:
-        schedule, origin: what it is, and where it came from.
-        state: "complete", or "pruned" where it was left before its first round ended.
+        schedule, origin: the schedule, and its source.
+        state: "complete", or "pruned" if the schedule left before its first round ended.
         scores: steps -> (mean, standard error, instances).
-        extras: steps -> what else the objective measured, such as diversity.
-        predicted: steps -> nats by the information profile, where one was used.
-        passes: sequences passed forward for it.
+        extras: steps -> further measurements, such as diversity.
+        predicted: steps -> nats predicted by the information profile, if one was used.
+        passes: sequences passed forward for this schedule.
     """
 
     schedule: Schedule
@@ -45,10 +45,12 @@ def list_trials(
     whole: int,
     profile: InformationProfile | None = None,
 ) -> list[Trial]:
-    """Every schedule that was scored; those with fewer than `whole` instances were left early."""
+    """Every scored schedule; those with fewer than `whole` instances are marked "pruned"."""
     rows = []
+    # In the order in which the schedules were first scored.
     for schedule, origin in book.origins.items():
         entries = {count: book.entry("select", schedule, count) for count in steps}
+        # A schedule may leave the race before it is scored at every number of steps.
         entries = {count: entry for count, entry in entries.items() if entry.values}
         if not entries:
             continue
@@ -62,6 +64,7 @@ def list_trials(
                 schedule=schedule,
                 origin=origin,
                 state="complete"
+                # Without instances `whole` is 1: a single score is complete.
                 if min(len(entry.values) for entry in entries.values()) >= whole
                 else "pruned",
                 scores={
@@ -73,6 +76,7 @@ def list_trials(
                     for count, entry in entries.items()
                 },
                 extras={count: entry.extras for count, entry in entries.items()},
+                # No prediction exists where the number of steps is unknown.
                 predicted={count: cost for count, cost in costs.items() if cost is not None},
                 passes=sum(entry.passes for entry in entries.values()),
             )

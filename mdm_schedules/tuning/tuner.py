@@ -1,4 +1,4 @@
-"""`tune`: one call from an objective to a schedule, with what is known of how good it is."""
+"""`tune`: one call from an objective to a schedule, with a measure of its quality."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mdm_schedules.tuning.trials import list_trials
 if TYPE_CHECKING:
     from mdm_schedules.information import InformationProfile
 
-SURE = 0.95  # checked of a schedule that was predicted for another order
+SURE = 0.95  # confidence required of a schedule that was predicted for another order
 
 
 def tune(
@@ -59,38 +59,38 @@ def tune(
 ) -> TuningResult:
     """Find a schedule for a model, a task and a number of steps, without training.
 
-    Candidates, the common schedules and the paper's among them, are scored on some instances, the
-    best of them on more (arXiv 2509.13866, App. E.1), always on the same instances and seeds so
-    that their common noise cancels; the winner is then checked against the baseline on instances
-    that chose nothing.
+    Candidates include the common schedules and the paper's. All are scored on some instances, and
+    the best on more (arXiv 2509.13866, App. E.1). Every schedule sees the same instances and
+    seeds, so that their common noise cancels. The winner is then checked against the baseline on
+    instances that chose nothing.
 
     Args:
-        objective: schedule -> score; see `mdm_schedules.tuning.CheckedObjective` for objectives
-            that know instances and steps, and `GenerationObjective`, `TeacherForcedObjective`,
-            `LikelihoodObjective`, `ProfileObjective` for ready ones.
-        n_trials: (a, b) to try, counting those of earlier runs on the same storage; by default 60,
-            or the grid.
-        seed: of the proposals and of the order of instances.
-        method: how (a, b) is searched: "tpe", "gp", "cmaes", "random", or "grid", the paper's 10 x
-            10; or "profile", which tries instead what an information profile predicts to be best.
-            That is by far the cheapest.
-        steps: forward passes, one number or several; given to the objective as `steps`. Several are
-            tuned together, for the mean of their scores, and `result.best(steps)` tells the winner
-            at each. None leaves it to the objective.
+        objective: schedule -> score. See `mdm_schedules.tuning.Objective` for objectives that take
+            instances and steps; `GenerationObjective`, `TeacherForcedObjective`,
+            `LikelihoodObjective` and `ProfileObjective` are ready-made.
+        n_trials: number of pairs (a, b) to try, including those of earlier runs on the same
+            storage; by default 60, or the whole grid.
+        seed: seed of the proposals and of the order of instances.
+        method: search method for (a, b): "tpe", "gp", "cmaes", "random", or "grid", the paper's
+            10 x 10; or "profile", which tries the predictions of an information profile instead
+            and is by far the cheapest.
+        steps: forward passes, one number or several, passed to the objective as `steps`. Several
+            are tuned together, for the mean of their scores, and `result.best(steps)` is the
+            winner at each. None leaves the number to the objective.
         direction: "maximize" or "minimize" the score; by default the objective's own, else
             maximize.
-        baselines: schedules to beat, the first of which wins unless another is ahead.
-        bounds: least and largest a and b, searched on a logarithmic scale.
-        multi_objective: search for the Pareto front over `steps`, not for their mean.
-        screening: instances for the first round. Later rounds take twice as many and a third of the
-            candidates.
-        held_out: share of the instances kept for the check, in [0, 0.9]. 0 checks on those that
-            chose.
-        confidence: that the winner is ahead of the baseline, in [0.5, 1), for it to be taken. By
-            default 0.5 (its mean is ahead), and 0.95 for a schedule that a profile predicted unless
-            the objective's `remasking` says that its order is random, since the prediction says
-            nothing of others. Above 0.5 it takes 10 instances.
-        race: leave a candidate before its first round ends if it can hardly be the best at any of
+        baselines: schedules to beat; the first one wins unless a candidate is ahead of it.
+        bounds: smallest and largest a and b, searched on a logarithmic scale.
+        multi_objective: search for the Pareto front over `steps` instead of their mean.
+        screening: instances in the first round. Each later round uses twice as many instances and
+            a third of the candidates.
+        held_out: share of the instances reserved for the check, in [0, 0.9]. With 0 the check uses
+            the instances that chose.
+        confidence: minimum probability, in [0.5, 1), that the winner beats the baseline; below it
+            the baseline is kept. Default: 0.5 (the mean is ahead); 0.95 for a schedule predicted
+            by a profile, unless the objective's `remasking` is a random order, since a prediction
+            covers no other order. Values above 0.5 need 10 instances.
+        race: drop a candidate before its first round ends if it can hardly be the best at any of
             the steps (paired t-test, 1 % at each look).
         profile: for method "profile"; by default estimated by the objective
             (`objective.estimate_profile()`).
@@ -107,12 +107,12 @@ def tune(
         `.push_to_hub(repo)`.
 
     Raises:
-        InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument, or a storage with
-            another study.
-        ObjectiveError: the objective raised or gave no finite number; `.finished` has the trials
-            before it.
-        StorageError: the storage cannot be read or written any more; `.finished` as well.
-        KeyboardInterrupt: Ctrl-C; `.finished` as well.
+        InvalidTypeError, InvalidValueError, UnknownNameError: a wrong argument, or a storage that
+            holds another study.
+        ObjectiveError: the objective raised or returned no finite number; `.finished` has the
+            earlier trials.
+        StorageError: the storage can no longer be read or written; `.finished` as above.
+        KeyboardInterrupt: Ctrl-C; `.finished` as above.
         MissingExtraError: optuna is not installed (extra `tune`).
     """
     checked, method = CheckedObjective(objective, direction), check_method(method)
@@ -135,11 +135,14 @@ def tune(
         raise InvalidValueError(
             "multi_objective needs several numbers of steps, such as steps=[8, 16, 32]"
         )
+    # Report a missing extra before any work starts.
     optuna_module()
     base = proposals.baselines(baselines)
+    # The seed alone decides the split, so every worker and every later run uses the same one.
     parts = _parts(checked, share, seed)
     kept, lasting = open_storage(storage)
     book = ScoreBook(checked, parts)
+    # Few instances make the first round the only one.
     first = min(first, book.size("select"))
     with _quiet_optuna(), _keeping(lambda: list_trials(book, counts, first)):
         study = optuna_module().create_study(
@@ -159,7 +162,9 @@ def tune(
             "held_out": share,
             "objective": checked.settings,
         }
+        # Scores of another objective, seed or split must not be mixed into this study.
         check_same(study, settings)
+        # A storage in memory ends with this process, so copies of the scores would be useless.
         if lasting:
             book.keep_in(
                 lambda name: kept.get_study_user_attrs(study._study_id).get(name),
@@ -195,6 +200,7 @@ def tune(
                     trials.update,
                 ).run(n_jobs)
                 states = optuna_module().trial.TrialState
+                # Trials of other workers and of earlier runs compete as well.
                 whole = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
                 found += [Candidate(schedule_of(trial), f"trial {trial.number}") for trial in whole]
         choices = {}
@@ -215,6 +221,7 @@ def _check_steps(checked: CheckedObjective, steps: Any) -> list[int | None]:
             "steps="
         )
     given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
+    # Sorted and distinct, so that the order of the argument does not make another study.
     counts = sorted({check_int("steps", count, 1, MAX_STEPS, "steps=[8, 16]") for count in given})
     if not counts:
         raise InvalidValueError("steps must hold at least one number, such as steps=[8, 16]")
@@ -222,12 +229,12 @@ def _check_steps(checked: CheckedObjective, steps: Any) -> list[int | None]:
 
 
 def _parts(checked: CheckedObjective, share: float, seed: int) -> dict[str, Sequence[int] | None]:
-    """The instances that choose, and those kept for the check, in an order of their own."""
+    """The instances that choose and those reserved for the check, both in a seeded order."""
     if checked.num_instances is None:
         return {"select": None}
     order = np.random.default_rng(seed).permutation(checked.num_instances).tolist()
     kept = round(share * len(order))
-    if kept < 2 or len(order) - kept < 2:  # too few to tell anything apart
+    if kept < 2 or len(order) - kept < 2:  # a paired test needs two instances
         return {"select": order}
     return {"select": order[kept:], "held_out": order[:kept]}
 
@@ -241,9 +248,8 @@ def _decide(
     confidence: float | None,
     bar: Bar,
 ) -> Choice:
-    """The check of the best candidate, and, if that was a mere prediction and failed, of the best
-    of the others.
-    """
+    """Check the best candidate, or the best other one if it was only predicted and fails."""
+    # A profile predicts random order; for any other order its prediction has to prove itself.
     unsure = not book.objective.random_order
     challenger = shortlist(found, book, steps, first, bar=bar)[0]
     foretold = challenger.origin.startswith(proposals.PREDICTED)
@@ -279,8 +285,9 @@ def _estimate(
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Optuna's own messages of each trial off for the time of the call; a bar tells the same."""
+    """Silence Optuna's message about each trial during the call; the progress bar replaces it."""
     optuna = optuna_module()
+    # The caller's own setting returns afterwards.
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -293,12 +300,13 @@ def _quiet_optuna() -> Iterator[None]:
 
 @contextmanager
 def _keeping(finished: Callable[[], Sequence[Any]]) -> Iterator[None]:
-    """Give an error the trials that had finished, and storage troubles their own type."""
+    """Attach the finished trials to an error, and turn storage failures into StorageError."""
     try:
         yield
     except (ObjectiveError, StorageError, KeyboardInterrupt) as error:
         error.finished = finished()  # type: ignore[union-attr]
         raise
+    # Wrong arguments already carry their own message.
     except MDMError:
         raise
     except Exception as error:
@@ -308,6 +316,7 @@ def _keeping(finished: Callable[[], Sequence[Any]]) -> Iterator[None]:
             JSONDecodeError,
             optuna_module().exceptions.StorageInternalError,
         )
+        # Database drivers are optional, so their errors are recognised by module name.
         if not isinstance(error, inner) and type(error).__module__.partition(".")[0] not in (
             "sqlalchemy",
             "sqlite3",

@@ -1,4 +1,4 @@
-"""Ready objectives: a metric of what is written, a judge's likelihood, given text, a profile."""
+"""Ready-made objectives: a metric or a likelihood of samples, given text, or a profile."""
 
 from mdm_schedules.tuning.objectives.base import Objective, Scores
 from mdm_schedules.tuning.objectives.generation import GenerationObjective

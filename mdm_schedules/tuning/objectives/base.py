@@ -1,6 +1,6 @@
-"""What an objective of tuning is, with every attribute that it may have.
+"""The interface of a tuning objective, with all its optional attributes.
 
-A new objective is a class beside this one, or a function: nothing needs to be registered.
+A new objective is a class beside this one, or a function; no registration is needed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mdm_schedules.schedules import Schedule
 
 @dataclass(frozen=True)
 class Scores:
-    """The answer of an objective that says more than one number.
+    """An objective's return value, for more than a single number.
 
     Attributes:
-        values: one score per instance, finite.
-        extras: what else was measured, shown beside the score (diversity beside a likelihood, say).
+        values: one finite score per instance.
+        extras: further measurements, shown beside the score (diversity beside a likelihood, say).
         passes: forward passes of the model, counting every sequence of a batch.
     """
 
@@ -32,19 +32,20 @@ class Scores:
 
 
 class Objective(ABC):
-    """schedule -> score. `tune` takes any callable; deriving from this class adds the defaults.
+    """A function schedule -> score, with defaults for every attribute that `tune` reads.
 
-    A callable that takes keywords `steps` or `instances` is given the number of steps, or the
-    indices (a list of ints in [0, num_instances)) to score.
+    `tune` accepts any callable; deriving from this class is optional. A callable that takes the
+    keywords `steps` or `instances` receives the number of steps, or the indices to score (a list
+    of ints in [0, num_instances)).
 
     Attributes:
-        name: of the task, for reports and the Hub.
-        metric_name: what the score is called.
+        name: name of the task, for reports and the Hub.
+        metric_name: name of the score.
         direction: "maximize" or "minimize" the score; None leaves it to `tune`.
-        num_instances: how many there are; None for an objective without instances.
-        batch_size: instances that are asked for at once.
-        asked_together: ask for a whole round at once (diversity is of many texts).
-        steps: forward passes, where `tune` is given none.
+        num_instances: number of instances; None for an objective without instances.
+        batch_size: instances per call.
+        asked_together: score a whole round in one call (diversity describes many texts).
+        steps: forward passes, if `tune` is given none.
         model_name: Hub id or folder name of the model, for the Hub.
     """
 
@@ -64,17 +65,17 @@ class Objective(ABC):
 
     @property
     def random_order(self) -> bool:
-        """Whether that order is random, so that an information profile predicts the score."""
+        """Whether `remasking` reveals in random order, so that an information profile applies."""
         return is_random_order(self.remasking)
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """Options of `generate` that were used, for the Hub."""
+        """Options passed to `generate`, for the Hub."""
         return {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a study that goes on is compared with, as JSON."""
+        """Settings, as JSON, that a resumed study must share."""
         return {}
 
     @abstractmethod
@@ -82,20 +83,23 @@ class Objective(ABC):
         """The score of a schedule: a number, one per instance, or Scores."""
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
-        """Equal for schedules that the objective cannot tell apart; None compares their specs."""
+        """Equal for schedules that score alike by construction; None compares their specs."""
         return None
 
-    # `estimate_profile(instances=None)`, if there is one, lets `tune(method="profile")` measure
+    # A method `estimate_profile(instances=None)` lets `tune(method="profile")` measure a profile.
+    # None is the default, since most objectives know no model.
     estimate_profile: Any = None
 
 
 def is_random_order(remasking: str | None) -> bool:
-    """What the policy of that name says; False where none is known."""
+    """Whether the named policy reveals in random order; False for an unknown name."""
+    # An unknown order is treated as not random: a prediction then has to prove itself.
     return remasking in policies and get_policy(str(remasking)).random_order
 
 
 def needed_steps(given: int | None, default: int | None, example: str) -> int:
-    """The number of steps asked for, else the objective's own."""
+    """The given number of steps, or else the objective's own."""
+    # A number given to `tune` takes precedence over the objective's own.
     steps = default if given is None else given
     if steps is None:
         raise InvalidValueError(
@@ -105,10 +109,9 @@ def needed_steps(given: int | None, default: int | None, example: str) -> int:
 
 
 def model_name(model: Any) -> str | None:
-    """The Hub id that a model was loaded by, or the name of its folder; None if neither is
-    known.
-    """
+    """The Hub id a model was loaded from, or the name of its folder; None if neither is known."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     if not name:
         return None
+    # A local path is useless to other people and may reveal a user's name.
     return Path(name).resolve().name if Path(name).exists() else str(name)

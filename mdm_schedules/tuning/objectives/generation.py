@@ -22,7 +22,7 @@ from mdm_schedules.tuning.objectives.base import Objective, Scores, model_name, 
 _EXAMPLE = "GenerationObjective(model, instances, steps=16, max_new_tokens=64)"
 PROFILE_SEQUENCES = 16
 
-#: of the written text (or ids) and the instance's answer
+#: name -> function of the written text (or ids) and the instance's answer
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "exact_match": lambda output, answer: float(_plain(output) == _plain(answer)),
     "contains": lambda output, answer: float(str(answer) in str(output)),
@@ -36,25 +36,25 @@ def _plain(value: Any) -> Any:
 
 
 class GenerationObjective(Objective):
-    """Mean of a metric over what the model writes for a list of instances, the same seeds for every
-    schedule.
+    """Mean of a metric over the model's outputs, with the same seeds for every schedule.
 
     Args:
-        model: as `mdm_schedules.generate` takes it.
-        instances: a sequence of mappings with "prompt" (text, or token ids, mask tokens in it to be
-            filled) and, for the metric, "answer"; or of pairs (prompt, answer). "sequence", if
-            given, is a reference answer with its prompt as ids, for `estimate_profile`.
+        model: as for `mdm_schedules.generate`.
+        instances: a sequence of mappings with "prompt" (text, or token ids in which mask tokens
+            are to be filled) and, for the metric, "answer"; or of pairs (prompt, answer). An
+            optional "sequence" is a reference answer including its prompt, as ids, for
+            `estimate_profile`.
         metric: "exact_match", "contains", or a function (output, answer) -> number. The output is
-            the text after the prompt, or of the whole sequence if nothing is appended to it;
+            the text after the prompt, or the whole sequence if nothing is appended to the prompt;
             without a tokenizer it is a LongTensor.
         tokenizer: needed for prompts that are text. Ids that it has no token for are never drawn.
         steps: forward passes, where `tune` is given none.
         batch_size: instances per call of the model; they are padded on the left.
         seed: instance i draws with the seed `seed` + i, whatever the batch.
         direction: "maximize" or "minimize" the metric.
-        name: of the task, for reports and the Hub.
-        add_special_tokens: to prompts that are text.
-        **options: of `mdm_schedules.generate`: max_new_tokens, remasking, temperature,
+        name: name of the task, for reports and the Hub.
+        add_special_tokens: whether the tokenizer adds them to text prompts.
+        **options: options of `mdm_schedules.generate`: max_new_tokens, remasking, temperature,
             block_length, ...
 
     Raises:
@@ -94,6 +94,7 @@ class GenerationObjective(Objective):
                 "metric must be a name or a function (output, answer) -> number, got "
                 f"{shown(metric)}"
             )
+        # Options set here would contradict the schedule and the seeds that tuning controls.
         for taken in ("schedule", "plan", "seed", "num_return_sequences", "callback", "streamer"):
             if taken in options:
                 raise InvalidTypeError(
@@ -112,11 +113,12 @@ class GenerationObjective(Objective):
         self.instances = [_instance(one) for one in instances]
         self.model_name = model_name(model)
         self.num_instances = len(self.instances)
+        # Tokenised here, so that a bad prompt is reported before the first forward pass.
         self.prompts = [self._ids(one["prompt"]) for one in self.instances]
 
     @property
     def remasking(self) -> str:
-        """The position policy's name."""
+        """Name of the position policy."""
         return self._policy.name
 
     @property
@@ -125,7 +127,8 @@ class GenerationObjective(Objective):
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """The options that JSON can hold."""
+        """The options that JSON can represent."""
+        # Streamers, processors and the like have no JSON form.
         plain = {
             key: value
             for key, value in self.options.items()
@@ -135,13 +138,14 @@ class GenerationObjective(Objective):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a study that goes on is compared with."""
+        """Settings that a resumed study must share."""
         told = {
             "metric": self.metric_name,
             "seed": self.seed,
             "model": self.model_name,
             "steps": self.steps,
         }
+        # A digest recognises the same instances without copying them into every study.
         texts = repr(
             [
                 (row, one.get("answer"))
@@ -158,6 +162,7 @@ class GenerationObjective(Objective):
             return list(
                 self.tokenizer(prompt, add_special_tokens=self.add_special_tokens).input_ids
             )
+        # Tensors and arrays of any library have `tolist`.
         ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
         if not isinstance(ids, Sequence):
             raise InvalidTypeError(f"a prompt must be text or token ids, got {shown(prompt)}")
@@ -181,13 +186,14 @@ class GenerationObjective(Objective):
         return Scores(values, {"nfe": passes / len(wanted), **self.measure(written)}, passes)
 
     def measure(self, written: list[torch.Tensor]) -> dict[str, float]:
-        """What is shown beside the score, of all that was written."""
+        """Extra measurements over all outputs, shown beside the score; none here."""
         return {}
 
     def write(
         self, batch: Sequence[int], schedule: Schedule | None, steps: int | None
     ) -> GenerationOutput:
-        """What the model writes for these instances; padded on the left."""
+        """The model's outputs for these instances, with prompts padded on the left."""
+        # The seed belongs to the instance, so neither batch nor schedule changes the noise.
         ids, attention_mask = left_pad([self.prompts[index] for index in batch])
         return generate(
             self.model,
@@ -212,22 +218,24 @@ class GenerationObjective(Objective):
         ]
 
     def answers(self, out: GenerationOutput, batch: Sequence[int]) -> list[torch.Tensor]:
-        """What follows each prompt; the whole sequence, without padding, if nothing is appended to
-        it.
-        """
+        """The tokens after each prompt, or the whole unpadded sequence if nothing is appended."""
         width = out.prompt_length
+        # Without appended tokens the answer stands inside the prompt, at its masks.
         whole = out.sequences.shape[1] == width
+        # Padding is on the left, hence each row's own start.
         starts = [width - len(self.prompts[index]) if whole else width for index in batch]
         return [row[start:] for row, start in zip(out.sequences.cpu(), starts, strict=True)]
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
-        """The plan where it alone decides: one block, one number of masks, counts that are not
-        random.
+        """The plan if it alone determines the output, else None.
+
+        It does so for a single block, equal numbers of masks, and counts that are not random.
         """
         if self._policy.random_counts or any(
             self.options.get(name) for name in ("block_length", "eos_token_id")
         ):
             return None
+        # Blocks split the masks and an end token frees some, so the plan is not known beforehand.
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         masks = {row.count(mask) + new for row in self.prompts}
         count = needed_steps(steps, self.steps, _EXAMPLE)
@@ -235,7 +243,7 @@ class GenerationObjective(Objective):
 
     @property
     def mask_token_id(self) -> int:
-        """The mask token, given as an option or the model's own."""
+        """The mask token: the option of that name, or the model's own."""
         adapter = get_adapter(self.model, self.options.get("adapter"))
         return check_mask_token(adapter, self.options.get("mask_token_id"))
 
@@ -248,19 +256,21 @@ class GenerationObjective(Objective):
         """The information profile of the model on this task.
 
         Args:
-            sequences: how many instances; their "sequence" where all have one, else the model's own
-                answers at one token per pass.
-            instances: among these, the first of them; by default among all.
-            **options: of `InformationProfile.estimate`.
+            sequences: number of instances. Their "sequence" is used if all have one, else the
+                model's own answers at one token per pass.
+            instances: indices to choose the first `sequences` from; by default all.
+            **options: options of `InformationProfile.estimate`.
 
         Raises:
-            InvalidValueError: answers of different lengths.
+            InvalidValueError: a "sequence" differs in length from its prompt with masks, or the
+                answers differ in length.
         """
         batch = list(range(self.num_instances) if instances is None else instances)[:sequences]
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         start, real = left_pad([[*self.prompts[index], *[mask] * new] for index in batch])
         if all("sequence" in self.instances[index] for index in batch):
             answers = [self._ids(self.instances[index]["sequence"]) for index in batch]
+            # Maskable places are read off the prompt, so both must line up.
             if [len(answer) for answer in answers] != real.sum(1).tolist():
                 raise InvalidValueError(
                     "each 'sequence' must be as long as its prompt with the masks to be filled"

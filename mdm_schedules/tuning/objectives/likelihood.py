@@ -1,6 +1,4 @@
-"""Likelihood of what a model writes under a second model, with diversity beside it, since collapse
-raises it.
-"""
+"""Likelihood of the model's outputs under a second model, with diversity to reveal collapse."""
 
 from __future__ import annotations
 
@@ -18,17 +16,19 @@ Judge = Callable[[torch.Tensor, int], Any]
 
 
 def diversity(sequences: torch.Tensor) -> dict[str, float]:
-    """How much sequences LongTensor [B, L] of one length differ.
+    """Diversity of sequences LongTensor [B, L] of one length.
 
     Returns:
         distinct: share of different sequences, in (0, 1].
-        hamming: mean share of positions at which two of them differ, in [0, 1]; 0 for a single one.
-        unigram_entropy: of the tokens of all of them, in nats.
+        hamming: mean share of positions at which two sequences differ, in [0, 1]; 0 for a single
+            sequence.
+        unigram_entropy: entropy of all tokens, in nats.
     """
     rows, length = sequences.shape
     counts = torch.unique(sequences, return_counts=True)[1].double()
     equal = 0.0
-    for column in sequences.t():  # pairs that agree, without a [B, B, L] table
+    # Count agreeing pairs by token, without a table [B, B, L].
+    for column in sequences.t():
         same = torch.unique(column, return_counts=True)[1].double()
         equal += float((same * (same - 1)).sum())
     pairs = rows * (rows - 1) * length
@@ -40,23 +40,26 @@ def diversity(sequences: torch.Tensor) -> dict[str, float]:
 
 
 class LikelihoodObjective(GenerationObjective):
-    """Mean log-likelihood per written token under a judge, in nats; distinct, hamming and
-    unigram_entropy beside it.
+    """Mean log-likelihood per written token under a judge, in nats, with diversity beside it.
 
-    A likelihood alone is raised by collapse (a model that repeats one likely text), so never read
-    it without them. They are of all texts that were asked for at once, which is a whole round of
-    `tune`.
+    Collapse (a model that repeats one likely text) raises the likelihood, so always read it
+    together with distinct, hamming and unigram_entropy. They cover all texts of one call, which is
+    a whole round of `tune`.
 
     Args:
         judge: a transformers causal language model with the same token ids; or a function
             (sequences LongTensor [B, L], prompt_length) -> log-likelihood of the answer in nats,
             [B].
-        prompts: text or token ids each; the same one many times is fine, every instance has its own
+        prompts: text or token ids each. One prompt may be repeated: every instance has its own
             seed.
-        **options: of `GenerationObjective`.
+        **options: options of `GenerationObjective`.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: a wrong argument, no `max_new_tokens`, or a prompt
+            that contains masks.
     """
 
-    asked_together = True  # diversity is of many texts
+    asked_together = True  # diversity describes many texts at once
 
     def __init__(self, model: Any, judge: Any, prompts: Sequence[Any], **options: Any) -> None:
         if not callable(judge):
@@ -84,12 +87,14 @@ class LikelihoodObjective(GenerationObjective):
         """See `GenerationObjective.judge`."""
         written, values = out.sequences.shape[1] - out.prompt_length, [0.0] * len(batch)
         lengths = [len(self.prompts[index]) for index in batch]
-        for length in sorted(set(lengths)):  # a judge is shown no padding
+        # One call per prompt length, since a judge of the user may not know of padding.
+        for length in sorted(set(lengths)):
             rows = [row for row, other in enumerate(lengths) if other == length]
             told = self.judged_by(out.sequences[rows, out.prompt_length - length :], length)
             for row, value in zip(
                 rows, torch.as_tensor(told, dtype=torch.float64).reshape(-1).tolist(), strict=True
             ):
+                # Per token, so that answers of any length compare.
                 values[row] = value / written
         return values
 
@@ -99,12 +104,14 @@ class LikelihoodObjective(GenerationObjective):
 
 
 def causal_judge(model: torch.nn.Module) -> Judge:
-    """The log-likelihood of what follows the prompt, by a transformers causal language model."""
+    """A judge that scores the answer with a transformers causal language model."""
 
     @torch.no_grad()
     def judge(sequences: torch.Tensor, prompt_length: int) -> torch.Tensor:
-        first = max(1, prompt_length)  # nothing tells the probability of a first token
+        # A causal model gives the first token of a sequence no probability.
+        first = max(1, prompt_length)
         device = next(model.parameters()).device
+        # The logits at position i predict token i + 1.
         logits = model(input_ids=sequences.to(device)).logits[:, first - 1 : -1].double()
         wanted = sequences[:, first:].to(device)
         return torch.log_softmax(logits, -1).gather(-1, wanted[..., None])[..., 0].sum(1).cpu()

@@ -1,4 +1,4 @@
-"""The objective that samples nothing: what an information profile predicts."""
+"""The objective without sampling: the prediction of an information profile."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _EXAMPLE = "ProfileObjective(profile, steps=16)"
 
 
 class ProfileObjective(Objective):
-    """Minus the nats by which a schedule's samples diverge from the data in random order (arXiv
-    2510.25544).
+    """Minus the divergence of a schedule's samples in random order, in nats (arXiv 2510.25544).
+
+    For any other order the score is only a guide.
 
     Args:
         profile: an InformationProfile.
-        steps: forward passes, where `tune` is given none.
-
-    Under another order than random it is only a guide.
+        steps: forward passes, if `tune` is given none.
     """
 
     name = "information profile"
     metric_name = "minus nats"
+    # The theory covers random order only; naming it lets `tune` trust the prediction.
     remasking = "random"  # type: ignore[assignment]
 
     def __init__(self, profile: InformationProfile, steps: int | None = None) -> None:
@@ -36,13 +36,13 @@ class ProfileObjective(Objective):
         self.steps = None if steps is None else check_int("steps", steps, 1, MAX_STEPS, _EXAMPLE)
 
     def __call__(self, schedule: Schedule, steps: int | None = None) -> float:
-        """The score of a schedule."""
+        """Minus the cost of the schedule's plan, in nats."""
         return -self.profile.cost(
             schedule.plan(self.profile.num_tokens, needed_steps(steps, self.steps, _EXAMPLE))
         )
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str:
-        """The plan."""
+        """The plan, which alone determines the score."""
         count = needed_steps(steps, self.steps, _EXAMPLE)
         return str(schedule.plan(self.profile.num_tokens, count).tolist())
 

@@ -1,6 +1,4 @@
-"""How well a schedule explains given text: the true tokens are revealed step by step, as the plan
-and the order say.
-"""
+"""How well a schedule explains given text, revealed step by step under the plan and the order."""
 
 from __future__ import annotations
 
@@ -22,27 +20,26 @@ _EXAMPLE = "TeacherForcedObjective(model, sequences, steps=16)"
 
 
 class TeacherForcedObjective(Objective):
-    """Mean log-likelihood per token of given sequences, in nats, when they are revealed by the
-    schedule and the order.
+    """Mean log-likelihood per token of given sequences, in nats, revealed under the schedule.
 
-    In each step the tokens that it reveals are scored by the model given those before, as if
-    independent, which is what sampling takes them for. In random order its mean is minus the
-    entropy less the predicted cost (arXiv 2510.25544); in an order by confidence it prices that
-    order too, which no profile does. It needs no judge, and is far less noisy than the quality of
-    samples.
+    In each step the model scores the revealed tokens given the earlier ones, as if they were
+    independent; sampling makes the same assumption. In random order the mean is minus the entropy
+    minus the predicted cost (arXiv 2510.25544). In a confidence order the score includes the effect
+    of that order, which no profile does. The objective needs no judge and is far less noisy than
+    the quality of samples.
 
     Args:
-        model: as `InformationProfile.estimate` takes it; run without dropout.
+        model: as for `InformationProfile.estimate`; run without dropout.
         sequences: clean token ids [S, L].
-        maskable: bool [S, L], True at the N tokens that are to be generated (as many in each row);
+        maskable: bool [S, L], True at the N tokens to be generated (the same number in each row);
             None is all.
-        steps: forward passes, where `tune` is given none.
-        remasking: position policy; confidence is that of the model's own best token, as in sampling
-            at temperature 0.
+        steps: forward passes, if `tune` is given none.
+        remasking: position policy. Confidence is that of the model's own best token, as in
+            sampling at temperature 0.
         mask_token_id: by default that of the model's config.
         batch_size: sequences per call of the model.
         seed: sequence i is revealed with the seed `seed` + i.
-        name: of the task, for reports.
+        name: name of the task, for reports.
     """
 
     metric_name = "log-likelihood per token"
@@ -77,28 +74,29 @@ class TeacherForcedObjective(Objective):
 
     @property
     def remasking(self) -> str:
-        """The position policy's name."""
+        """Name of the position policy."""
         return self.policy.name
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """What the order is."""
+        """The position policy, for the Hub."""
         return {"remasking": self.remasking}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a study that goes on is compared with."""
+        """Settings that a resumed study must share."""
         told = {
             "remasking": self.remasking,
             "seed": self.seed,
             "model": self.model_name,
             "steps": self.steps,
         }
+        # A digest recognises the same sequences without copying them into every study.
         texts = repr((self.data.tokens.tolist(), self.data.places.tolist()))
         return {**told, "sequences": hashlib.sha256(texts.encode()).hexdigest()[:16]}
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
-        """The plan, unless counts are random."""
+        """The plan, unless the policy's counts are random."""
         count = needed_steps(steps, self.steps, _EXAMPLE)
         return (
             None
@@ -117,6 +115,7 @@ class TeacherForcedObjective(Objective):
                 wanted[begin : begin + self.batch_size], device=self.data.tokens.device
             )
             truth, places = self.data.tokens[batch], self.data.places[batch]
+            # The sampler's own loop runs, so the order is exactly that of generation.
             teacher = _Teacher(self.denoiser, truth, self.policy, self.data.mask_token_id)
             with evaluating(self.model):
                 out = sample(
@@ -136,15 +135,14 @@ class TeacherForcedObjective(Objective):
 
 
 class _Teacher(Denoiser):
-    """A denoiser through which the loop reveals the true tokens in the order of the policy, and
-    adds up their scores.
+    """A denoiser that makes the sampling loop reveal the true tokens, and sums their scores.
 
-    The loop is answered with logits of two tokens. The true one has a probability above one half,
-    in float64, so that it is drawn at temperature 0, and one that rises with the policy's score, so
-    that the order is the policy's.
+    It answers with logits of two tokens. The true token has a probability above one half, in
+    float64, so that the loop draws it at temperature 0. The probability rises with the policy's
+    score, so that the order is the policy's.
     """
 
-    whole_batch = True  # the truth is by row
+    whole_batch = True  # the true tokens are stored by row
 
     def __init__(
         self,
@@ -154,7 +152,7 @@ class _Teacher(Denoiser):
         mask: int,
     ) -> None:
         self.denoiser, self.truth, self.policy, self.mask = denoiser, truth, policy, mask
-        # by the latest pass
+        # Log-probability of each true token in the latest pass that scored it.
         self.known = torch.zeros(truth.shape, dtype=torch.float64, device=truth.device)
 
     def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -164,27 +162,29 @@ class _Teacher(Denoiser):
             torch.float64 if logits.dtype == torch.float64 else torch.float32, copy=True
         )
         probs = scores.softmax(1) if isinstance(self.policy, ConfidencePolicy) else None
+        # The mask is no text, so its probability is shared among the other tokens.
         scores[:, self.mask : self.mask + 1] = -torch.inf
         logs = torch.log_softmax(scores, 1)
         true = self.truth.flatten()[rows]
-        # a position that is asked again before it is revealed is overwritten, so that its last
-        # score stays
+        # Each pass overwrites the scores of positions still hidden, so the score that remains is
+        # from the pass that revealed the token.
         self.known.view(-1)[rows] = logs.gather(1, true[:, None])[:, 0].double()
         chance = torch.full((len(rows),), 0.6, dtype=torch.float64, device=rows.device)
         if isinstance(self.policy, ConfidencePolicy) and probs is not None:
             score = self.policy.score(probs, logs.argmax(1)).double()
-            # equal scores stay equal, whatever the policy's range
+            # Ranks fit any policy's range into (0.6, 0.9), and ties remain ties.
             ranks = score.unique(return_inverse=True)[1]
             chance += 0.3 * ranks / (ranks.max() + 1.0)
         out = torch.full(
             (len(rows), logits.shape[1]), -torch.inf, dtype=torch.float64, device=rows.device
         )
         first, second = [token for token in range(logits.shape[1]) if token != self.mask][:2]
+        # Any second token will do: it only carries the rest of the probability.
         out.scatter_(
             1, torch.where(true == first, second, first)[:, None], (1 - chance).log()[:, None]
         )
         return out.scatter_(1, true[:, None], chance.log()[:, None])
 
     def total(self) -> torch.Tensor:
-        """Log-likelihood of each row."""
+        """Log-likelihood of each row, float64 [B]."""
         return self.known.sum(1).cpu()
