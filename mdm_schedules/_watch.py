@@ -30,28 +30,49 @@ class _Loader(importlib.abc.Loader):
         return created
 
     def exec_module(self, module: ModuleType) -> None:
-        """As the plain loader, and register."""
+        """As the plain loader, and register, unless modules that need the table wait for it."""
         self.plain.exec_module(module)
-        importlib.import_module(NATIVE)
+        _register(may_load=frozenset({TABLES}))
 
 
 class _Finder(importlib.abc.MetaPathFinder):
+    """Watches imports until the native models are registered."""
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The table's spec with a loader that registers; None for every other module."""
         if fullname != TABLES:
+            if TABLES in sys.modules:  # the first try came while transformers was loading
+                _register()
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path.remove(self)  # or it would be asked for the plain spec
         spec = importlib.util.find_spec(fullname)
+        sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
         return spec
 
 
+def _register(may_load: frozenset[str] = frozenset()) -> None:
+    """Import the native models, unless a module of transformers is half loaded.
+
+    They import modules of transformers that may be waiting for the very one that is loading.
+
+    Args:
+        may_load: modules that may be loading all the same.
+    """
+    for name, module in list(sys.modules.items()):
+        loading = getattr(getattr(module, "__spec__", None), "_initializing", False)
+        if loading and name.startswith("transformers.") and name not in may_load:
+            return
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+    importlib.import_module(NATIVE)
+
+
 def watch() -> None:
     """Register the native models now if transformers has its table, else when it comes."""
     if TABLES in sys.modules:
-        importlib.import_module(NATIVE)
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        _register()
+    if NATIVE not in sys.modules and not any(isinstance(one, _Finder) for one in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

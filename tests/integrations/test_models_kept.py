@@ -13,7 +13,7 @@ import transformers
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import MDMError, StorageError
-from mdm_schedules.integrations.transformers.auto import load_tokenizer
+from mdm_schedules.integrations.transformers.native import load_tokenizer
 from mdm_schedules.sampling.generation import own_schedule
 from tests.integrations.test_transformers import MASK, build
 
