@@ -280,8 +280,15 @@ class TensorFile:
         self.data = b""
         self._file = Path()
         self._tensors: dict[str, Mapping[str, Any]] = {}
+        # one tuple for a tensor that is named many times: a small file must not fill the memory
+        self._read: dict[str, tuple[float, ...]] = {}
 
     def __getitem__(self, key: str) -> tuple[float, ...]:
+        if key not in self._read:
+            self._read[key] = self._values(key)
+        return self._read[key]
+
+    def _values(self, key: str) -> tuple[float, ...]:
         self._open()
         if key not in self._tensors:
             raise FormatError(f"{self._file} has no tensor {shown(key)}")

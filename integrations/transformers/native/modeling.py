@@ -15,7 +15,7 @@ Config values beside those of the base class (all of them optional):
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -42,7 +42,9 @@ def _recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
     return_dict.
     """
     try:
-        from transformers.utils.generic import merge_with_config_defaults
+        from transformers.utils.generic import (  # type: ignore[attr-defined]
+            merge_with_config_defaults,
+        )
         from transformers.utils.output_capturing import capture_outputs
 
         return merge_with_config_defaults(capture_outputs(forward))  # type: ignore[no-any-return]
@@ -184,7 +186,10 @@ class NativeHead:
                 labels[:, shift:].flatten().to(logits.device),
             )
         return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
+            loss=cast(Any, loss),  # transformers 4 says FloatTensor
+            logits=logits,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
         )
 
 
@@ -227,31 +232,31 @@ class _OrderedMixture(modeling_glm4_moe.Glm4MoeMoE):
         return (each.to(weights.dtype) * weights[..., None]).sum(1).to(hidden.dtype)
 
 
-class MDMLlamaConfig(NativeConfig, LlamaConfig):
+class MDMLlamaConfig(NativeConfig, LlamaConfig):  # type: ignore[misc]
     """Config of `MDMLlamaForMaskedLM`."""
 
     model_type = "mdm_llama"
 
 
-class MDMQwen2Config(NativeConfig, Qwen2Config):
+class MDMQwen2Config(NativeConfig, Qwen2Config):  # type: ignore[misc]
     """Config of `MDMQwen2ForMaskedLM`."""
 
     model_type = "mdm_qwen2"
 
 
-class MDMQwen3Config(NativeConfig, Qwen3Config):
+class MDMQwen3Config(NativeConfig, Qwen3Config):  # type: ignore[misc]
     """Config of `MDMQwen3ForMaskedLM`."""
 
     model_type = "mdm_qwen3"
 
 
-class MDMQwen3MoeConfig(NativeConfig, Qwen3MoeConfig):
+class MDMQwen3MoeConfig(NativeConfig, Qwen3MoeConfig):  # type: ignore[misc]
     """Config of `MDMQwen3MoeForMaskedLM`."""
 
     model_type = "mdm_qwen3_moe"
 
 
-class MDMGlm4MoeConfig(NativeConfig, Glm4MoeConfig):
+class MDMGlm4MoeConfig(NativeConfig, Glm4MoeConfig):  # type: ignore[misc]
     """Config of `MDMGlm4MoeForMaskedLM`."""
 
     model_type = "mdm_glm4_moe"
@@ -294,7 +299,7 @@ def register() -> None:
         transformers.AutoModel.register(config, model.body_class, exist_ok=True)
         transformers.AutoModelForMaskedLM.register(config, model, exist_ok=True)
     try:
-        from transformers import conversion_mapping as mapping
+        from transformers import conversion_mapping as mapping  # type: ignore[attr-defined]
     except ImportError:  # up to transformers 4 experts are modules, as in the files
         return
     for model_type in ("mdm_qwen3_moe", "mdm_glm4_moe"):
