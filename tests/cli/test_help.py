@@ -50,6 +50,7 @@ def test_every_command_shows_examples_that_its_parser_takes():
 def test_sample_has_a_flag_for_every_option_that_text_can_give():
     flags = {flag for action in COMMANDS["sample"]._actions for flag in action.option_strings}
     objects = {"logits_processor", "generation_config", "streamer", "callback", "progress"}
+    objects |= {"tokenizer"}
     for name in OPTIONS.keys() - objects - {"output_history"}:
         assert "--" + name.replace("_", "-") in flags
 

@@ -96,7 +96,9 @@ def test_a_signal_says_what_is_kept_and_how_to_go_on(processes, number, command,
         time.sleep(0.05)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
-    lines = [line for line in err.decode().splitlines() if "/4000 [" not in line]
+    # older transformers speak of the weights as well
+    lines = [line for line in err.decode().splitlines() if line.startswith("mdm-schedules: ")]
+    assert b"Traceback" not in err
     assert (process.returncode, out) == (128 + number, b"")
     assert len(lines) == 1, lines
     assert "finished prompts are kept in out file.jsonl.shards" in lines[0]
