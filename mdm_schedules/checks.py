@@ -44,8 +44,9 @@ def missing_extra(package: str, extra: str) -> MissingExtraError:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """' Did you mean ...? Known: ...' for an unknown `name`; upper and lower case are near to each
-    other.
+    """' Did you mean ...? Known: ...' for an unknown `name`.
+
+    Upper and lower case are near to each other.
     """
     known = sorted(set(choices))
     lower = {choice.lower(): choice for choice in known}
@@ -108,7 +109,7 @@ def check_distribution(p: Any, max_states: int, remedy: str) -> npt.NDArray[np.f
 
     Args:
         max_states: the most partly masked sequences, (d + 1)^n, that the caller can enumerate.
-        remedy: what the error tells to do with larger ones.
+        remedy: what the error advises for larger ones.
 
     Raises:
         InvalidTypeError, InvalidValueError: not real numbers, of unequal axes, too many states,

@@ -64,8 +64,9 @@ class SeveralSchedulesError(InvalidValueError):
 
 
 class ObjectiveError(MDMError):
-    """An objective of tuning that failed, or whose answer is no score. The trials that had finished
-    are kept.
+    """An objective of tuning failed, or its answer is no score.
+
+    The trials that had finished are kept.
 
     Attributes:
         finished: those trials (`mdm_schedules.tuning.Trial`).
@@ -75,9 +76,7 @@ class ObjectiveError(MDMError):
 
 
 class DistributedError(MDMError, RuntimeError):
-    """A process of a job on several processes failed, fell silent, or was given other arguments
-    than the rest.
-    """
+    """A process of a distributed job failed, fell silent, or got other arguments than the rest."""
 
 
 class MissingExtraError(MDMError, ImportError):

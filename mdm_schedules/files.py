@@ -140,8 +140,10 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
-    """Call `write` with a temporary name in the same folder, then rename: readers see the old file
-    or the new one. What is there and no plain file is left as it is.
+    """Call `write` with a temporary name in the same folder, then rename the file.
+
+    Readers see the old file or the new one. Raises StorageError if what is there is no plain file,
+    and leaves it as it is.
     """
     try:
         if path.exists() and not path.is_file():

@@ -10,7 +10,7 @@ from mdm_schedules.checks import check_int
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 
 MAX_STEPS = 1 << 24
-MAX_TOKENS = 1 << 52  # beyond it a float64 cannot tell N * alpha from its neighbours
+MAX_TOKENS = 1 << 52  # beyond it a float64 cannot resolve N * alpha from its neighbours
 ROUNDING_GUARD = 1e-9  # so that N * alpha that should be an exact half is not lost to float error
 
 
@@ -59,8 +59,9 @@ def make_plan(
 def share_out(
     fractions: torch.Tensor, counts: torch.Tensor, allow_empty: bool = False
 ) -> torch.Tensor:
-    """Split each of `counts` [U] by cumulative rounding of `fractions` [K], increasing to 1:
-    LongTensor [U, K].
+    """Split each of `counts` [U] by cumulative rounding of `fractions` [K]: LongTensor [U, K].
+
+    `fractions` increases to 1.
     """
     fractions = torch.cat([fractions.new_zeros(1), fractions])
     revealed = torch.floor(counts[:, None] * fractions + (0.5 + ROUNDING_GUARD)).long()
@@ -72,9 +73,7 @@ def share_out(
 
 
 def _at_least_one_a_step(revealed: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Raise and lower cumulative counts [U, K+1] so that every step adds one while tokens
-    remain.
-    """
+    """Raise and lower cumulative counts [U, K+1]: every step adds one while tokens remain."""
     passes = torch.arange(revealed.shape[1], device=revealed.device)
     raised = (revealed - passes).cummax(dim=1).values + passes
     tokens = counts[:, None]

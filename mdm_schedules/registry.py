@@ -36,8 +36,9 @@ Call = tuple[str, list[Any], dict[str, Any]]  # name, positional and keyword par
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name: where it comes from (a distribution, or 'registered at run time') and
-    what it points to.
+    """One registered name: where it comes from and what it points to.
+
+    The origin is a distribution, or 'registered at run time'.
     """
 
     name: str
@@ -47,11 +48,10 @@ class Entry:
 
 @lru_cache(maxsize=8)
 def _entry_points(group: str, search_path: tuple[str, ...]) -> dict[str, list[metadata.EntryPoint]]:
-    """Entry points by name; the same distribution seen twice on the path (an editable install, say)
-    counts once.
+    """Entry points by name; the same distribution seen twice on the path counts once.
 
-    Only the same name in the same spelling does: one that claims a name in two spellings clashes
-    with itself.
+    An editable install may be seen twice, say. Only the same spelling counts once: a distribution
+    that claims a name in two spellings clashes with itself.
     """
     found: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
     for point in _installed(group):
@@ -62,8 +62,9 @@ def _entry_points(group: str, search_path: tuple[str, ...]) -> dict[str, list[me
 
 
 def canonical(name: str) -> str:
-    """How a name is kept and looked up: 'log-linear' is 'log_linear', since 'a-b(p=1)' would be a
-    subtraction.
+    """How a name is kept and looked up: 'log-linear' is 'log_linear'.
+
+    With its hyphen, 'a-b(p=1)' would be a subtraction.
     """
     return name.strip().replace("-", "_")
 
@@ -122,8 +123,9 @@ class Registry(Generic[T]):
         return isinstance(name, str) and canonical(name) in {*self._points(), *self._local}
 
     def entries(self) -> list[Entry]:
-        """Every name and where it comes from, without loading anything; a name claimed twice is
-        listed twice.
+        """Every name and where it comes from, without loading anything.
+
+        A name claimed twice is listed twice.
         """
         rows = [
             Entry(name, _distribution(point), point.value)
@@ -137,8 +139,9 @@ class Registry(Generic[T]):
         return sorted(rows, key=lambda row: (row.name, row.source))
 
     def register(self, cls: type[T], name: str | None = None) -> type[T]:
-        """Add a class for this process only. Registering a taken name raises PluginError; usable
-        as a decorator.
+        """Add a class for this process only; usable as a decorator.
+
+        Registering a taken name raises PluginError.
         """
         self._check(cls, f"{cls!r}")
         name = getattr(cls, "name", None) if name is None else name
@@ -188,8 +191,9 @@ class Registry(Generic[T]):
         return self._loaded[key]
 
     def load_all(self) -> dict[str, type[T]]:
-        """Every class that loads; one that does not is left out with a warning that names its
-        package.
+        """Every class that loads.
+
+        A class that does not is left out with a warning that names its package.
         """
         loaded = {}
         for name in self.names():

@@ -1,5 +1,4 @@
-"""What the processes of one job tell each other, through the key-value store that torch.distributed
-starts with.
+"""Messages between the processes of one job, through torch.distributed's key-value store.
 
 No collective operation is used: when a process dies, the others stop `timeout` seconds later, after
 their batch.
@@ -71,8 +70,9 @@ def _shared_store() -> Any:
 
 
 class Job:
-    """One call of `generate_distributed` on all its processes; a context that reports its own
-    failure to the others.
+    """One call of `generate_distributed` on all its processes.
+
+    A context manager: a failure inside it is reported to the other processes.
 
     Args:
         rank: of this process.
@@ -118,8 +118,9 @@ class Job:
                 return
 
     def _watch(self, rank: int) -> None:
-        """Report another process if it has been silent for long. Each watches the next one, so
-        that all are watched.
+        """Report another process if it has been silent for long.
+
+        Each process watches the next one, so that all are watched.
         """
         beat, now = self.store.add(f"beat/{rank}", 0), time.monotonic()
         if beat != self.seen[0]:
@@ -141,8 +142,9 @@ class Job:
             ) from error
 
     def _fail(self, error: BaseException) -> None:
-        """Tell the others; the main process, which may hold the store, stays a little so that they
-        can learn it.
+        """Report the failure to the others.
+
+        The main process, which may hold the store, stays a little so that they can learn of it.
         """
         try:
             if (
@@ -176,10 +178,10 @@ class Job:
         return True
 
     def check(self) -> None:
-        """Raise what a process failed with: the same class if it is ours, and the traceback of that
-        process.
+        """Raise what a process failed with.
 
-        Its attribute `remote` says whether another process is the one to tell the user.
+        The error has the same class if that is ours, and carries the traceback of that process. Its
+        attribute `remote` says whether another process reports it to the user.
         """
         if not self._ask("check", ["failure"]):
             return
@@ -195,8 +197,9 @@ class Job:
         raise error from DistributedError(f"in process {failure['rank']}:\n{failure['traceback']}")
 
     def _wait(self, name: str, ranks: list[int]) -> None:
-        """Wait until the ranks have set `name`, or one has failed, or has not even begun for
-        long.
+        """Wait until the ranks have set `name`.
+
+        Raises if a process has failed, or if one of the ranks has not even begun for long.
         """
         start = time.monotonic()
         for rank in ranks:
@@ -275,9 +278,7 @@ class Tickets:
 
 
 def lane_of(model: Any, rank: int, world: int) -> list[int]:
-    """The ranks that must run each pass of `model` together: those over which its weights are
-    spread.
-    """
+    """The ranks over which the weights of `model` are spread; they must run each pass together."""
     module = unwrap(model)
     if world == 1 or not isinstance(module, torch.nn.Module):
         return [rank]

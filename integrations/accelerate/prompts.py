@@ -1,9 +1,8 @@
-"""Prompts from lists, files and streams of unknown length, in windows that are sorted by length and
-cut into batches.
+"""Prompts from lists, files and streams of unknown length, in windows cut into batches.
 
-A window and its batches depend on the prompts and the batch size alone, never on the number of
-processes or on what was done before a restart; so the model sees the same batches whatever runs
-them, even one that is not batch-invariant.
+Each window is sorted by length before it is cut. A window and its batches depend on the prompts and
+the batch size alone, never on the number of processes or on what was done before a restart; so the
+model sees the same batches whatever runs them, even one that is not batch-invariant.
 """
 
 from __future__ import annotations
@@ -69,8 +68,9 @@ class Window:
 
 
 def windows(source: Any, mark: int | None = None) -> Iterator[Window]:
-    """All prompts of a path, or of an iterable of text, ids, or mappings with "prompt" and perhaps
-    "id".
+    """All prompts of a path, or of an iterable, in windows.
+
+    An iterable holds text, ids, or mappings with "prompt" and perhaps "id".
     """
     marked: str | None = None
     digest, number, prompts = hashlib.blake2b(digest_size=8), 0, []
@@ -259,10 +259,10 @@ class Encoder:
 
 
 def cut(prompts: list[Prompt], batch_size: int, group: Callable[[int], int]) -> list[list[Prompt]]:
-    """Batches of at most `batch_size` encoded prompts of about the same length; those with errors
-    by themselves.
+    """Batches of at most `batch_size` encoded prompts of about the same length.
 
-    `group` maps a length to a number; prompts with different numbers never share a batch.
+    Prompts with errors come by themselves. `group` maps a length to a number; prompts with
+    different numbers never share a batch.
     """
 
     def key(prompt: Prompt) -> int:

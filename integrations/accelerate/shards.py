@@ -1,11 +1,15 @@
-"""Results on disk: a shard for each process while the job runs, then one JSONL file in the order of
-the prompts.
+"""Results on disk: shards while the job runs, then one JSONL file in the order of the prompts.
 
-    out.jsonl.shards/run.json            what makes the results: model, schedule, options, seed
-    (`fingerprint`) out.jsonl.shards/rank-00003.jsonl    records of finished batches, each batch
-    closed by a {"batch": ...} line out.jsonl                            at the end, atomically; the
-    folder goes out.jsonl.run.json                   run.json with the number of prompts, by which a
-    repeated call knows its output
+Each process writes a shard of its own. The files:
+
+    out.jsonl.shards/run.json
+        what makes the results: model, schedule, options, seed (`fingerprint`)
+    out.jsonl.shards/rank-00003.jsonl
+        records of finished batches, each batch closed by a {"batch": ...} line
+    out.jsonl
+        at the end, atomically; the folder goes
+    out.jsonl.run.json
+        run.json with the number of prompts, by which a repeated call knows its output
 
 A batch is written in one piece and counts once its closing line is whole; what follows the last
 such line is cut off.
@@ -100,8 +104,9 @@ class Output:
         return self.folder / f"rank-{rank:05d}.jsonl"
 
     def start(self, fingerprint: dict[str, Any], overwrite: bool, force: bool) -> Finished:
-        """Make the folder, or take up what is there. `fingerprint["seed"]` None becomes the seed
-        that was used.
+        """Make the folder, or take up what is there.
+
+        A `fingerprint["seed"]` of None becomes the seed that was used.
         """
         check_output(self.path, plain=True)
         if self.path.exists() and not overwrite:
@@ -321,8 +326,9 @@ class Output:
 
 
 def _batches(file: IO[bytes]) -> Iterator[tuple[int, str, list[tuple[int, int]], int]]:
-    """Whole batches from the start: window, digest, (index, offset) of the records, and the offset
-    of the end.
+    """The whole batches at the start of a shard.
+
+    Of each: window, digest, (index, offset) of the records, and the offset of the end.
     """
     records: list[tuple[int, int]] = []
     offset = 0
@@ -360,9 +366,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _compare(stored: dict[str, Any], fingerprint: dict[str, Any], force: bool, what: str) -> None:
-    """Refuse results of another model, schedule or option; take over the seed where none is
-    given.
-    """
+    """Refuse results of another model, schedule or option; take over the seed if none is given."""
     if fingerprint["seed"] is None:
         fingerprint["seed"] = stored["fingerprint"].get("seed")
     told = differences(stored["fingerprint"], fingerprint)

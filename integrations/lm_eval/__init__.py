@@ -1,5 +1,4 @@
-"""lm-eval: masked diffusion models under the name `mdm_schedules`, and its tasks as objectives for
-tuning.
+"""lm-eval: masked diffusion models as `mdm_schedules`, and its tasks as tuning objectives.
 
 lm-eval discovers no plugins, so import this module before asking it for the model, or run
 `mdm-schedules eval`.

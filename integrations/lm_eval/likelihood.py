@@ -1,6 +1,4 @@
-"""The likelihood bound of a masked diffusion model for pieces of text (LLaDA, arXiv 2502.09992,
-eq. 6).
-"""
+"""Likelihood bounds of texts under a masked diffusion model (LLaDA, arXiv 2502.09992, eq. 6)."""
 
 from __future__ import annotations
 
@@ -54,8 +52,9 @@ class Bound:
 
 
 def pieces(context: list[int], target: list[int], size: int | None) -> list[Piece]:
-    """`target` in pieces that the model can read, each token in one piece, each with as much
-    before it as fits.
+    """`target` in pieces that the model can read, each preceded by as many tokens as fit.
+
+    Each token is in one piece.
     """
     size = size or max(1, len(context) + len(target))
     result = []
@@ -67,8 +66,7 @@ def pieces(context: list[int], target: list[int], size: int | None) -> list[Piec
 
 
 def patterns(piece: Piece, draws: int, seed: int) -> Iterator[tuple[npt.NDArray[np.bool_], float]]:
-    """What to hide of the target's N tokens, and the weight with which the hidden ones'
-    log-probabilities add up.
+    """Which of the target's N tokens to hide, and the weight of their summed log-probability.
 
     The bound is the mean over l = 1 .. N, and over all sets of l hidden tokens, of N / l times
     their summed log-probability. If there are no more sets than draws, all of them are taken and
@@ -76,7 +74,7 @@ def patterns(piece: Piece, draws: int, seed: int) -> Iterator[tuple[npt.NDArray[
     keeps the mean and lowers the variance.
 
     The draws depend on the seed and the context, so that the answers of one question are compared
-    under the same noise; of a text without context, on the text.
+    under the same noise; without a context they depend on the text.
     """
     n = len(piece.target)
     if n < (draws + 1).bit_length():  # 2^n - 1 <= draws
@@ -94,8 +92,9 @@ def patterns(piece: Piece, draws: int, seed: int) -> Iterator[tuple[npt.NDArray[
 
 
 def bounds(adapter: ModelAdapter, work: Sequence[Piece], how: Bound) -> Iterator[tuple[int, float]]:
-    """Each piece's number and bound in nats, at most 0, as it is known; the longest pieces come
-    first.
+    """Each piece's number and bound in nats, at most 0, as soon as it is known.
+
+    The longest pieces come first.
     """
     order = sorted(range(len(work)), key=lambda i: len(work[i]), reverse=True)
     totals, left = [0.0] * len(work), [0] * len(work)

@@ -1,6 +1,4 @@
-"""A masked diffusion model as lm-eval calls it: it writes answers, and bounds the likelihood of
-given ones.
-"""
+"""A masked diffusion model for lm-eval: writes answers, and bounds the likelihood of given ones."""
 
 from __future__ import annotations
 
@@ -240,8 +238,9 @@ class MaskedDiffusionLM(SharedLM):
         return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
     def _fit(self, prompt: list[int], options: dict[str, Any]) -> list[int]:
-        """The prompt, or its end if it is too long; what `generate` would refuse hours later is
-        refused here.
+        """The prompt, or its end if it is too long.
+
+        What `generate` would refuse hours later is refused here.
         """
         new = check_int("max_new_tokens", options["max_new_tokens"], 0, example="max_new_tokens=64")
         masks = self.mask_token_id in prompt
@@ -289,10 +288,9 @@ class MaskedDiffusionLM(SharedLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """The bound in nats of each continuation after its context, and whether it is what would be
-        written.
+        """Each continuation's bound in nats after its context, and whether it would be written.
 
-        Of no continuation: 0 and True.
+        An empty continuation gives 0 and True.
         """
         asked = [request.args for request in requests]
         return self._scores(
@@ -313,9 +311,7 @@ class MaskedDiffusionLM(SharedLM):
         return self._scores("loglikelihood", [(context, text)], pairs, disable_tqdm=True)[0][0]
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        """lm-eval's way in for pairs that are tokens already: ((context, continuation), ids,
-        ids).
-        """
+        """lm-eval's entry for pairs of tokens: ((context, continuation), ids, ids)."""
         pairs = [(list(context), list(target)) for _, context, target in requests]
         return self._scores(
             "loglikelihood",
@@ -374,9 +370,7 @@ class MaskedDiffusionLM(SharedLM):
         return list(zip(totals, same, strict=True))
 
     def _greedy(self, work: list[Piece], disable_tqdm: bool) -> list[bool]:
-        """Whether each target is written after its context, by the options of the model at
-        temperature 0.
-        """
+        """Whether the model's options at temperature 0 write each target after its context."""
         options = {
             name: value
             for name, value in self.options.items()

@@ -123,8 +123,9 @@ class LMEvalObjective(Objective):
         instances: Sequence[int] | None = None,
         **options: Any,
     ) -> Scores | float:
-        """Scores in the order of the documents, more is better; one score if the metric is none of
-        single documents.
+        """Scores in the order of the documents; higher is better.
+
+        One score if the metric has none for single documents.
 
         Args:
             schedule: name, spec or Schedule.
@@ -150,8 +151,9 @@ class LMEvalObjective(Objective):
     def _run(
         self, lm: MaskedDiffusionLM, wanted: list[tuple[str, int]]
     ) -> dict[tuple[str, int], float]:
-        """The score of each document; of all together, under the first, if the metric is none of
-        single ones.
+        """The score of each document.
+
+        If the metric has none for single documents, the score of all stands under the first.
         """
         for task in self._tasks.values():
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # the same examples for every schedule

@@ -20,8 +20,9 @@ DEFAULT_LENGTH = 256  # lm-eval's
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
-    """'pretrained=x,schedule=beta(a=0.9,b=0.3),steps=16' as a dict; commas inside brackets
-    separate nothing.
+    """'pretrained=x,schedule=beta(a=0.9,b=0.3),steps=16' as a dict.
+
+    Commas inside brackets separate nothing.
     """
     parts, depth = [""], 0
     for letter in text:
@@ -52,8 +53,7 @@ def _value(text: str) -> Any:
 
 
 def check_options(options: dict[str, Any], others: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The options that were given; a name that is no option, or a schedule that is none, is an
-    error.
+    """The options that were given; an unknown name or an invalid schedule is an error.
 
     `others` are the names that the constructor takes besides, for the message.
     """
@@ -67,8 +67,7 @@ def check_options(options: dict[str, Any], others: tuple[str, ...] = ()) -> dict
 
 
 def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What a request's generation settings say in the terms of `generate`, and the strings that end
-    the answer.
+    """A request's generation settings as options of `generate`, and its stop strings.
 
     As for lm-eval's own models, `do_sample` False means temperature 0, and the length is 256 tokens
     if nothing is said.

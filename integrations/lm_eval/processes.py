@@ -1,5 +1,6 @@
-"""Several processes, as `accelerate launch` or `torchrun` starts them: lm-eval gives each its
-share of the requests.
+"""Several processes, as `accelerate launch` or `torchrun` starts them.
+
+lm-eval gives each its share of the requests.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""transformers models that write text by unmasking: `generate`, a mixin, an auto class, a
-generation config.
-"""
+"""transformers models that write by unmasking: `generate`, mixin, auto class, generation config."""
 
 from mdm_schedules.integrations.transformers.auto import (
     AutoModelForMaskedDiffusion,

@@ -1,6 +1,4 @@
-"""Classes that give a transformers model a schedule and `.generate()`: a mixin, and an auto
-class.
-"""
+"""A mixin and an auto class that give a transformers model a schedule and `.generate()`."""
 
 from __future__ import annotations
 
@@ -179,8 +177,9 @@ class AutoModelForMaskedDiffusion:
 
     @classmethod
     def from_model(cls, model: Any, schedule: str | Schedule = "linear") -> MaskedDiffusionModel:
-        """Give a loaded model a schedule and `.generate()`, in place; it stays an instance of its
-        class.
+        """Give a loaded model a schedule and `.generate()`, in place.
+
+        The model stays an instance of its class.
         """
         if not isinstance(model, MaskedDiffusionMixin):
             get_adapter(model)
@@ -299,9 +298,7 @@ def _transformers_version() -> str:
 
 
 def _auto_class(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Any:
-    """AutoModelForMaskedLM, or the auto class under which a repository with its own code lists its
-    model.
-    """
+    """The auto class under which a repository's own code is listed, else AutoModelForMaskedLM."""
     import transformers
 
     names = ["AutoModelForMaskedLM"]

@@ -38,7 +38,7 @@ def as_turn(tokenizer: Any, content: Any) -> str:
 def chat_prompts(path: Path, tokenizer: Any) -> Iterator[Path]:
     """A file like the one at `path`, line by line, with each prompt as a turn of a chat.
 
-    A line that cannot be read stays as it is, for the reader of prompts to tell.
+    A line that cannot be read stays as it is, for the reader of prompts to report.
     """
     json_lines = path.suffix in (".jsonl", ".json", ".ndjson")
     with tempfile.TemporaryDirectory(prefix="mdm-schedules-") as folder:

@@ -54,7 +54,7 @@ def in_shell_words() -> Iterator[None]:
 
 
 def scored(evaluation: Evaluation) -> str:
-    """One line that tells what a schedule scored."""
+    """One line that reports what a schedule scored."""
     against = f", linear {evaluation.baseline_score}" if evaluation.baseline is not None else ""
     where = f"{evaluation.task} in {evaluation.steps} steps on {evaluation.model}"
     return f"{where}: {evaluation.metric} {evaluation.score}{against}"

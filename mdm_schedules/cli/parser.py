@@ -72,7 +72,7 @@ def build_parser(words: Sequence[str]) -> tuple[CommandParser, CommandParser | N
 def read(
     parser: CommandParser, command: CommandParser | None, words: Sequence[str]
 ) -> argparse.Namespace:
-    """The arguments; a flag that there is not is told by the name that it has here."""
+    """The arguments; the error for an unknown flag names the flag that is meant here."""
     if command is None and words and not words[0].startswith("-"):
         names = [name for action in parser._subparsers._group_actions for name in action.choices]  # type: ignore
         parser.error(

@@ -126,7 +126,7 @@ def _sample_file(args: argparse.Namespace, path: Path, stack: ExitStack) -> None
         )
     except MDMError as error:
         if getattr(error, "remote", False):
-            raise SystemExit(1) from None  # the process that failed tells it
+            raise SystemExit(1) from None  # the process that failed reports it
         raise
     if not state.is_main_process:
         return

@@ -50,7 +50,7 @@ def number_of(stop: KeyboardInterrupt) -> int:
 
 
 def is_quiet() -> bool:
-    """Whether another process is the one to tell: the launcher, or the first of the job."""
+    """Whether another process reports the signal: the launcher, or the first of the job."""
     return WORKER in os.environ or os.environ.get("RANK", "0") != "0"
 
 

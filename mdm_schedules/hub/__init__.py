@@ -1,19 +1,19 @@
-"""Schedules as files in a folder or a Hub repository. Only JSON and safetensors are read: no
-pickles, no code.
+"""Schedules as files in a folder or a Hub repository.
 
-A folder may hold a model beside them. Format 1.0:
+Only JSON and safetensors are read: no pickles, no code. A folder may hold a model beside the
+files. Format 1.0:
 
 schedule.json
     format_version  "1.0"; a newer major version is refused, fields of a newer minor one are kept
-    and written back. time            "generation": 0 is fully masked, 1 is clean text.
+                    and written back.
+    time            "generation": 0 is fully masked, 1 is clean text.
     name, params    as `get_schedule` takes them; a param may be a number, text, a list, another
-    {name, params}, or
-                    {"tensor": key}, a float64 vector in schedule.safetensors (for more than 16
-                    numbers).
+                    {name, params}, or {"tensor": key}, a float64 vector in schedule.safetensors
+                    (for more than 16 numbers).
     evaluation      optional: model, task, steps, metric, value; and if known standard_error,
-    baseline and
-                    baseline_standard_error (linear, same settings), model_revision, nfe, sampler
-                    (the arguments of `generate`), date, library_version. See `Evaluation`.
+                    baseline and baseline_standard_error (linear, same settings), model_revision,
+                    nfe, sampler (the arguments of `generate`), date, library_version. See
+                    `Evaluation`.
 schedule.safetensors
     the vectors. Their names end in a hash of their content, so that a new schedule never shares one
     with an old one and a save killed between the two files leaves the old schedule readable.

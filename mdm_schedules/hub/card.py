@@ -1,6 +1,4 @@
-"""The model card of a schedule repository: metadata that the Hub can search, a table, the plots,
-and how to use it.
-"""
+"""The model card of a schedule repository: metadata for search, a table, the plots, and usage."""
 
 from __future__ import annotations
 
@@ -116,9 +114,7 @@ def _result(evaluation: Evaluation) -> EvalResult:
 
 
 def read_results(card_data: Any) -> list[Evaluation]:
-    """The evaluations in a repository's metadata, as far as they are ours; anything else is passed
-    over.
-    """
+    """Our evaluations in a repository's metadata; anything else is passed over."""
     read = map(_read_result, getattr(card_data, "eval_results", None) or ())
     return [evaluation for evaluation in read if evaluation is not None]
 

@@ -34,8 +34,9 @@ class Source(Protocol):
         """How messages call it."""
 
     def file(self, name: str) -> Path:
-        """A file by its path with '/', ready to be read. Raises StorageError, MissingFileError
-        among them.
+        """A file by its path with '/', ready to be read.
+
+        Raises StorageError, MissingFileError among them.
         """
 
 
@@ -60,9 +61,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Place:
-    """One schedule of a repository: the folder that holds it ('' is the root), its text, and what
-    it scored.
-    """
+    """One schedule of a repository: its folder ('' is the root), its text, and what it scored."""
 
     path: str
     schedule: str
@@ -89,8 +88,9 @@ def check_subfolder(subfolder: Any) -> str:
 
 
 def read_index(source: Source) -> list[Place]:
-    """What schedules.json lists. Raises MissingFileError without one, FormatError for one that is
-    none.
+    """What schedules.json lists.
+
+    Raises MissingFileError if there is none, FormatError if the file is no index.
     """
     file = source.file(INDEX_FILE)
     document = read_json(file)
@@ -162,8 +162,9 @@ def locate(source: Source, subfolder: str | None, task: str | None, steps: int |
 
 
 def choose(places: Sequence[Place], task: str | None, steps: int | None, where: str) -> Place:
-    """The place for `task` whose steps are nearest to `steps`, by their ratio; of two as near, the
-    one with more.
+    """The place for `task` whose steps are nearest to `steps`.
+
+    The nearest step count differs by the smallest factor; ties go to the larger.
     """
     tasks = {place.evaluation.task for place in places if place.evaluation is not None}
     if task is not None:

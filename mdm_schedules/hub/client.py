@@ -1,6 +1,4 @@
-"""Talking to the Hub: its client, attempts again where that is safe, and its errors in one clear
-line.
-"""
+"""Talking to the Hub: its client, new attempts where they are safe, and its errors in one line."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 PAUSES_SECONDS = (0.5, 2.0)  # before the second and the third attempt
 PATIENCE_SECONDS = 6.0  # after which nothing is tried again
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or pass token="
-# before huggingface_hub 1, and after: told by module, to import none of them
+# before huggingface_hub 1, and after: recognised by module, to import none of them
 _HTTP_LIBRARIES = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
 T = TypeVar("T")
 
@@ -45,8 +43,9 @@ def client(token: str | bool | None = None) -> HfApi:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """huggingface_hub's own lines about each of its attempts, left out in this thread: we say it
-    in one at the end.
+    """Leave out huggingface_hub's own lines about each of its attempts, in this thread.
+
+    One line of ours reports the trouble at the end.
     """
     if logging.getLogger("huggingface_hub").getEffectiveLevel() < logging.WARNING:
         yield  # the user has asked to see more
@@ -77,11 +76,10 @@ def call(
     writing: bool = False,
     retry: bool = True,
 ) -> T:
-    """`ask()`, with `retry` again where the connection or the server failed; its last error as one
-    of ours.
+    """Return `ask()`; with `retry`, ask again where the connection or the server failed.
 
-    Some calls of some versions of huggingface_hub try again themselves: what took long is not
-    repeated.
+    The last error is raised as one of ours. Some calls of some versions of huggingface_hub try
+    again themselves: what took long is not repeated.
     """
     start = time.monotonic()
     for pause in (*(PAUSES_SECONDS if retry else ()), None):

@@ -1,6 +1,4 @@
-"""The record of what a schedule scored: on which model and task, in how many steps, against
-linear.
-"""
+"""The record of a schedule's score: on which model and task, in how many steps, against linear."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ def check_text(name: str, value: Any) -> str:
 
 
 def slug(task: str) -> str:
-    """`task` as a folder name and Hub tag: lower case, with '-' for what is not a letter or
-    digit.
-    """
+    """`task` as a folder name and Hub tag: lower case, '-' for all but letters and digits."""
     return re.sub(r"[^a-z0-9._]+", "-", task.lower()).strip("-._")[:64] or "task"
 
 

@@ -1,6 +1,4 @@
-"""Publish a schedule: its files, the index of the repository, the card with its plot, in one
-commit.
-"""
+"""Publish a schedule in one commit: its files, the repository's index, the card with its plot."""
 
 from __future__ import annotations
 

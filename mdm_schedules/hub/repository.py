@@ -1,5 +1,6 @@
-"""Schedules in Hub repositories, read through huggingface_hub's cache; and its errors in one clear
-line.
+"""Schedules in Hub repositories, read through huggingface_hub's cache.
+
+The Hub's errors become one clear line.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def check_revision(revision: Any) -> str | None:
 
 
 class HubRepo:
-    """A repository on the Hub as a `Source`: every file from the same commit, downloaded when
-    first asked for.
+    """A repository on the Hub as a `Source`.
+
+    Every file comes from the same commit and is downloaded when first asked for.
     """
 
     def __init__(
@@ -115,8 +117,9 @@ class HubRepo:
         return path
 
     def _check_size(self, name: str) -> Exception | None:
-        """Refuse a file that is too large to be ours. Returns the trouble where the Hub cannot be
-        asked just now.
+        """Refuse a file that is too large to be ours.
+
+        Returns the trouble if the Hub cannot be asked just now.
         """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -159,7 +162,7 @@ def load(
     steps: int | None = None,
     **download: Any,
 ) -> Record:
-    """`Schedule.from_pretrained`, which see."""
+    """What `Schedule.from_pretrained` does; its docstring describes the arguments."""
     source: Source
     named = isinstance(path, str) and path.startswith(HUB_PREFIX)
     if named or is_hub_id(path):

@@ -16,9 +16,7 @@ from mdm_schedules.hub.repository import check_repo_id
 
 @dataclass(frozen=True)
 class FoundSchedule:
-    """A repository of schedules: its id, the models and scores in its metadata, and how it is
-    received.
-    """
+    """A repository of schedules: its id, its metadata, its downloads and likes."""
 
     repo_id: str
     base_models: tuple[str, ...]
@@ -38,7 +36,8 @@ def search_schedules(
     limit: int = 50,
     token: str | bool | None = None,
 ) -> list[FoundSchedule]:
-    """The schedule repositories on the Hub that fit, in the Hub's order;
+    """The schedule repositories on the Hub that fit, in the Hub's order.
+
     `get_schedule(found.repo_id)` loads one.
 
     Args:

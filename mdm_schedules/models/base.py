@@ -1,7 +1,7 @@
-"""What the sampler needs to know of a model family, in one small class. A new family is one module
-beside this one.
+"""What the sampler needs to know of a model family, in one small class.
 
-Register it under the entry-point group `mdm_schedules.models`, by the `model_type` of its config.
+A new family is one module beside this one. Register it under the entry-point group
+`mdm_schedules.models`, by the `model_type` of its config.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ class ModelAdapter(ABC):
 
     @property
     def plain_model(self) -> Any:
-        """The model as its class has it, to look into: torch.compile's wrapper hides its signature
-        and its class.
-        """
+        """The model without torch.compile's wrapper, which hides its signature and its class."""
         return unwrap(self.model)
 
     @classmethod
@@ -62,8 +60,9 @@ class ModelAdapter(ABC):
 
     @property
     def head(self) -> torch.nn.Module | None:
-        """The module that turns hidden states [B, L, H] into logits; None asks for all logits
-        every time.
+        """The module that turns hidden states [B, L, H] into logits.
+
+        None asks for all logits every time.
         """
         try:
             head = self.plain_model.get_output_embeddings()
@@ -73,10 +72,10 @@ class ModelAdapter(ABC):
 
     @property
     def device(self) -> torch.device | None:
-        """Where token ids have to be: where the model computes, which under offload is not where it
-        lies.
+        """Where token ids have to be: where the model computes.
 
-        None where nothing is known, as of a function: they stay where they are.
+        Under offload that is not where the model lies. None where nothing is known, as of a
+        function: they stay where they are.
         """
         model = self.plain_model
         device = getattr(model, "device", None)
@@ -91,7 +90,7 @@ class ModelAdapter(ABC):
 
     @property
     def mask_token_id(self) -> int | None:
-        """The mask token by the model's config, if that tells it."""
+        """The mask token by the model's config, if the config names it."""
         return getattr(getattr(self.plain_model, "config", None), "mask_token_id", None)
 
     @property
@@ -106,16 +105,18 @@ class ModelAdapter(ABC):
 
     @property
     def block_length(self) -> int | None:
-        """Length of the blocks that the model itself attends by, counted from the sequence's
-        start; None for most.
+        """Length of the model's own attention blocks, counted from the sequence's start.
+
+        None for most models.
         """
         return None
 
     def check_tokens(  # noqa: B027 - most models begin with any tokens
         self, tokens: torch.Tensor, attention_mask: torch.Tensor, mask_token_id: int
     ) -> None:
-        """Raise if the model cannot begin with these `tokens` [B, L]; `attention_mask` as in
-        `forward`.
+        """Raise if the model cannot begin with these `tokens` [B, L].
+
+        `attention_mask` is as in `forward`.
         """
 
     def logits(
@@ -142,8 +143,9 @@ class ModelAdapter(ABC):
     def _sources(
         self, rows: torch.Tensor, length: int, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """The positions whose logits speak of `rows`; a sequence's first token is spoken of at its
-        own position.
+        """The positions whose logits predict `rows`.
+
+        A sequence's first token is predicted at its own position.
         """
         column = rows % length
         first = (
@@ -230,8 +232,10 @@ class ModelAdapter(ABC):
 
 
 def _close(some: torch.Tensor, full: torch.Tensor) -> bool:
-    """Equal but for rounding. In half precision rotary positions alone move single logits by more
-    than any fixed bound, so there the mean error counts, against the logits' own spread.
+    """Equal but for rounding.
+
+    In half precision rotary positions alone move single logits by more than any fixed bound. There
+    the mean error is compared with the logits' own spread.
     """
     if full.dtype in (torch.float32, torch.float64):
         return torch.allclose(some, full, rtol=1e-3, atol=1e-4)
@@ -252,8 +256,9 @@ def list_models() -> list[Entry]:
 
 
 def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
-    """The adapter for `model`: by `name`, else by config.model_type, else the first that accepts
-    it.
+    """The adapter for `model`.
+
+    Found by `name`, else by config.model_type, else the first that accepts the model.
     """
     if isinstance(model, ModelAdapter):
         return model

@@ -289,7 +289,7 @@ def _try_out(adapter: ModelAdapter, prompt: _Prompt, scale: float) -> None:
 def _cropped(
     callback: Callable[[StepInfo], object] | None, prompt: _Prompt
 ) -> Callable[[StepInfo], object] | None:
-    """`callback`, told only of the columns that are returned."""
+    """`callback`, given only the columns that are returned."""
     if callback is None or prompt.end == prompt.tokens.shape[1]:
         return callback
     told, end = callback, prompt.end

@@ -1,4 +1,4 @@
-"""What a run of the sampler returns, and what it tells a callback after each step."""
+"""What a run of the sampler returns, and what it reports to a callback after each step."""
 
 from __future__ import annotations
 

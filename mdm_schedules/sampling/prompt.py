@@ -166,8 +166,9 @@ def check_new_tokens(given: int | None, has_masks: bool) -> int:
 def block_ends(
     adapter: ModelAdapter, attention_mask: torch.Tensor, new: int, block_length: int | None
 ) -> list[int]:
-    """Columns where the blocks of the answer end, from the prompt's `attention_mask` bool [B,
-    P].
+    """Columns where the blocks of the answer end.
+
+    `attention_mask` is that of the prompt, bool [B, P].
     """
     prompt = attention_mask.shape[1]
     if block_length is not None:
@@ -224,11 +225,10 @@ def check_rest(rest: Mapping[str, Any]) -> None:
 def unexpanded(
     input_ids: Any, attention_mask: Any, config: Any, rest: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The prompts once each, where transformers' own generate has repeated them for
-    num_return_sequences of `config`.
+    """The prompts once each, where transformers' generate repeated them for num_return_sequences.
 
-    It does so for every custom function, and hands over the config, by which we repeat them
-    ourselves.
+    transformers repeats the prompts for every custom function, and hands over `config`, by which we
+    repeat them ourselves.
     """
     copies = getattr(config, "num_return_sequences", None) or 1
     if (

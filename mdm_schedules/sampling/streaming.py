@@ -11,11 +11,10 @@ from mdm_schedules.sampling.output import StepInfo
 
 
 class StreamerFeed:
-    """Puts the prompt, then the answer's filled prefix as it grows, and drafts of the rest where
-    they are taken.
+    """Puts the prompt, then the answer's filled prefix as it grows.
 
-    A TextDiffusionStreamer (transformers 5) has `put_draft`; a TextStreamer gets whole words as
-    they become final.
+    Drafts of the rest are put where the streamer takes them. A TextDiffusionStreamer (transformers
+    5) has `put_draft`; a TextStreamer gets whole words as they become final.
 
     Args:
         streamer: has `put` and `end`.

@@ -1,5 +1,6 @@
-"""Mask schedules: what alpha(t) is. A new family is a module here and an entry point in
-pyproject.toml.
+"""Mask schedules: what alpha(t) is.
+
+A new family is a module here and an entry point in pyproject.toml.
 """
 
 from mdm_schedules.schedules.base import Schedule, schedules

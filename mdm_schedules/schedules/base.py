@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 
 class Schedule(StoredSchedule):
-    """The expected fraction of tokens revealed, alpha: [0, 1] -> [0, 1], strictly increasing from 0
-    to 1.
+    """The expected fraction of tokens revealed, alpha: [0, 1] -> [0, 1].
+
+    alpha increases strictly from 0 to 1.
 
     Subclasses are frozen dataclasses (`@dataclass(frozen=True, repr=False)`) with a class attribute
     `name`; their fields are the parameters. They write `_alpha` and `_alpha_dot` on float64
@@ -58,8 +59,9 @@ class Schedule(StoredSchedule):
     def _alpha_dot(self, t: torch.Tensor) -> torch.Tensor: ...
 
     def _masked(self, t: torch.Tensor) -> torch.Tensor:
-        """1 - alpha, to be given without the cancellation near t = 1 where a formula allows: it
-        divides the loss.
+        """1 - alpha, without the cancellation near t = 1 where a formula allows.
+
+        The loss is divided by it.
         """
         return 1 - self._alpha(t)
 
@@ -76,20 +78,20 @@ class Schedule(StoredSchedule):
         return self._alpha(t).sqrt(), self._masked(t).sqrt()
 
     def _end_orders(self) -> tuple[float, float] | None:
-        """Powers (p, q) with gamma(t) ~ t^p at t = 0 and 1 - gamma(t) ~ (1 - t)^q at t = 1, up to a
-        factor.
+        """Powers (p, q) with gamma ~ t^p at t = 0 and 1 - gamma ~ (1 - t)^q at t = 1.
 
-        In alpha they are twice that: alpha ~ t^(2p) and 1 - alpha ~ (1 - t)^(2q). A class that
-        returns them promises that `_alpha`, `_masked` and the slopes keep their digits near both
-        ends. Energies then decide exactly whether they are finite, and the noise-time view resolves
-        times that 1 - tau rounds away. None: the ends are measured, with less accuracy. A subclass
-        that changes the ends of its base must override this.
+        Both hold up to a factor. In alpha they are twice that: alpha ~ t^(2p) and 1 - alpha ~ (1 -
+        t)^(2q). A class that returns them promises that `_alpha`, `_masked` and the slopes keep
+        their digits near both ends. Energies then decide exactly whether they are finite, and the
+        noise-time view resolves times that 1 - tau rounds away. None: the ends are measured, with
+        less accuracy. A subclass that changes the ends of its base must override this.
         """
         return None
 
     def _end_gaps(self) -> tuple[float, float]:
-        """Powers (r, s) of the first correction at the ends: gamma ~ t^p (1 + c t^r), and likewise
-        at 1.
+        """Powers (r, s) of the first correction at the ends.
+
+        At 0, gamma ~ t^p (1 + c t^r), and likewise at 1.
         """
         return 1.0, 1.0
 
@@ -121,8 +123,10 @@ class Schedule(StoredSchedule):
         return torch.where(masked == 0, math.inf, self._alpha_dot(t) / masked)
 
     def _late(self, tau: torch.Tensor, order: float) -> tuple[torch.Tensor, ...]:
-        """The float t next to 1 - tau; the angle from the end, (pi/2) (1 - gamma), at t and at 1 -
-        tau itself; and the ratio of gamma_dot at 1 - tau to that at t.
+        """The float t next to 1 - tau, and how the curve differs between the two.
+
+        Returns t; the angle from the end, (pi/2) (1 - gamma), at t and at 1 - tau itself; and the
+        ratio of gamma_dot at 1 - tau to that at t.
 
         1 - gamma is a power of its distance from 1, `order`, times a factor that hardly changes
         from one float to the next.
@@ -153,8 +157,7 @@ class Schedule(StoredSchedule):
         return torch.where(tau == 0, -self._alpha_dot(torch.ones_like(tau)), inside)
 
     def alpha(self, t: T) -> T:
-        """Expected fraction of tokens revealed at generation time t in [0, 1] (arXiv 2509.13866,
-        Section 2).
+        """Expected fraction of tokens revealed at generation time t (arXiv 2509.13866, Section 2).
 
         Raises InvalidValueError (a ValueError) for t outside [0, 1] or NaN. Differentiable in a
         tensor t.
@@ -170,28 +173,31 @@ class Schedule(StoredSchedule):
         return apply_curve(self._inverse, alpha, "alpha")
 
     def gamma(self, t: T) -> T:
-        """The interpolation schedule that this schedule is optimal for: (2/pi) arcsin sqrt
-        alpha(t) (Lemma 3.5).
+        """The interpolation schedule for which this one is optimal (arXiv 2509.13866, Lemma 3.5).
+
+        It is (2/pi) arcsin sqrt alpha(t).
         """
         return apply_curve(self._gamma, t, "t", self._gamma_dot)
 
     def gamma_dot(self, t: T) -> T:
-        """Slope of gamma at t: alpha_dot / (pi sqrt(alpha (1 - alpha))); `inf` where gamma is
-        vertical.
+        """Slope of gamma at t: alpha_dot / (pi sqrt(alpha (1 - alpha))).
+
+        `inf` where gamma is vertical.
         """
         return apply_curve(self._gamma_dot, t, "t")
 
     def loss_weight(self, t: T) -> T:
-        """Weight of the masked cross-entropy in the MDM bound, alpha_dot / (1 - alpha); `inf` at t
-        = 1.
+        """Weight of the masked cross-entropy in the MDM bound, alpha_dot / (1 - alpha).
 
-        It is also the rate at which a masked token is revealed (arXiv 2509.13866, Section 2).
+        The weight is `inf` at t = 1. It is also the rate at which a masked token is revealed (arXiv
+        2509.13866, Section 2).
         """
         return apply_curve(self._loss_weight, t, "t")
 
     def alpha_noise(self, tau: T) -> T:
-        """alpha in noise time, alpha(1 - tau): 1 at tau = 0 (clean), 0 at tau = 1, as MDLM, LLaDA
-        and dLLM write it.
+        """alpha in noise time, alpha(1 - tau): 1 at tau = 0 (clean), 0 at tau = 1.
+
+        MDLM, LLaDA and dLLM write it so.
         """
         return apply_curve(self._alpha_noise, tau, "tau", self._alpha_noise_dot)
 
@@ -199,7 +205,7 @@ class Schedule(StoredSchedule):
         """Slope of `alpha_noise` in tau: -alpha_dot(1 - tau), never positive.
 
         Computed in tau, so that it keeps its digits however near tau is to 0 (for a schedule
-        without `_end_orders`, only as near as 1 - tau can tell).
+        without `_end_orders`, only as near as 1 - tau resolves).
         """
         return apply_curve(self._alpha_noise_dot, tau, "tau")
 

@@ -1,5 +1,6 @@
-"""Schedules with elementary formulas. Each docstring says where the field uses it and what its
-ends do.
+"""Schedules with elementary formulas.
+
+Each docstring says where the field uses the schedule and what its ends do.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ HALF_PI = math.pi / 2
 
 @dataclass(frozen=True, repr=False)
 class Linear(Schedule):
-    """alpha = t: equal numbers of tokens per step (LLaDA, Dream); it is Beta(0.5, 0.5)
-    (2509.13866, Prop. 3.7).
+    """alpha = t: equal numbers of tokens per step (LLaDA, Dream).
+
+    It is Beta(0.5, 0.5) (arXiv 2509.13866, Prop. 3.7).
     """
 
     name: ClassVar[str] = "linear"
@@ -41,10 +43,10 @@ class Linear(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class LogLinear(Linear):
-    """MDLM's log-linear noise: total noise -log(1 - (1 - eps) tau), so alpha is linear (arXiv
-    2406.07524).
+    """MDLM's log-linear noise, by which alpha is linear (arXiv 2406.07524).
 
-    MDLM keeps eps = 1e-3 away from the end; here the ends are exact, hence alpha = t.
+    The total noise is -log(1 - (1 - eps) tau). MDLM keeps eps = 1e-3 away from the end; here the
+    ends are exact, hence alpha = t.
     """
 
     name: ClassVar[str] = "log_linear"
@@ -52,8 +54,9 @@ class LogLinear(Linear):
 
 @dataclass(frozen=True, repr=False)
 class Sine(Schedule):
-    """alpha = sin(pi t / 2): many tokens early, few late (MDLM's "cosine" noise in generation
-    time).
+    """alpha = sin(pi t / 2): many tokens early, few late.
+
+    It is MDLM's "cosine" noise in generation time.
     """
 
     name: ClassVar[str] = "sine"
@@ -81,8 +84,9 @@ class Sine(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class SquaredSine(Schedule):
-    """alpha = sin^2(pi t / 2), "cosine squared" in noise time (MDLM): energy-optimal for gamma =
-    t, Beta(1, 1).
+    """alpha = sin^2(pi t / 2), energy-optimal for gamma = t; it is Beta(1, 1).
+
+    In noise time it is "cosine squared" (MDLM).
     """
 
     name: ClassVar[str] = "squared_sine"
@@ -111,8 +115,9 @@ class SquaredSine(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Cosine(Schedule):
-    """MaskGIT's cosine, alpha = 1 - cos(pi t / 2): few tokens early, many late (2202.04200;
-    aMUSEd, dLLM, MD4).
+    """MaskGIT's cosine, alpha = 1 - cos(pi t / 2): few tokens early, many late.
+
+    Source: arXiv 2202.04200. aMUSEd, dLLM and MD4 use it too.
     """
 
     name: ClassVar[str] = "cosine"
@@ -144,11 +149,10 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Polynomial(Schedule):
-    """alpha = t^p, p > 0 (MaskGIT's square and cubic, arXiv 2202.04200). p > 1 starts slowly, p < 1
-    starts fast.
+    """alpha = t^p, p > 0 (MaskGIT's square and cubic, arXiv 2202.04200).
 
-    MD4's "polynomial" is the mirror image, a masked fraction of tau^p, that is 1 - (1 - t)^p in
-    generation time.
+    p > 1 starts slowly, p < 1 starts fast. MD4's "polynomial" is the mirror image, a masked
+    fraction of tau^p, that is 1 - (1 - t)^p in generation time.
     """
 
     p: float = 2.0
@@ -190,13 +194,11 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Geometric(Schedule):
-    """Geometric noise: exp(-sigma(tau)), sigma = sigma_min^(1-tau) sigma_max^tau (MD4, arXiv
-    2406.04329; SEDD, MDLM).
+    """Geometric noise: exp(-sigma(tau)), sigma = sigma_min^(1-tau) sigma_max^tau.
 
-    Those systems stop at exp(-sigma_min) and exp(-sigma_max); here alpha is that curve stretched to
-    reach 0 and 1
-    exactly: (exp(-sigma) - exp(-sigma_max)) / (exp(-sigma_min) - exp(-sigma_max)). Defaults are
-        MD4's.
+    Sources: MD4 (arXiv 2406.04329), SEDD, MDLM. Those systems stop at exp(-sigma_min) and
+    exp(-sigma_max); here alpha is that curve stretched to reach 0 and 1 exactly: (exp(-sigma) -
+    exp(-sigma_max)) / (exp(-sigma_min) - exp(-sigma_max)). Defaults are MD4's.
     """
 
     sigma_min: float = 1e-5

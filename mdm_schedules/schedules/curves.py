@@ -24,8 +24,9 @@ def exact_ends(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 def end_limits(t: torch.Tensor, from_zero: Curve, from_one: Curve) -> torch.Tensor:
-    """Slope at an end of [0, 1] from the values next to it: 0, `inf`, or the difference quotient
-    where it settles.
+    """Slope at an end of [0, 1] from the values next to it.
+
+    The slope is 0, `inf`, or the difference quotient where it settles.
 
     Args:
         t: gives shape and device, and which end is meant: 0 below one half, 1 above.
@@ -49,8 +50,9 @@ def time_before(tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
-    """Evaluate a float64 curve on numbers in [0, 1], keeping type, shape, floating dtype and
-    device.
+    """Evaluate a float64 curve on numbers in [0, 1].
+
+    The result keeps type, shape, floating dtype and device.
 
     Args:
         curve: float64 tensor in, float64 tensor of the same shape out.

@@ -1,5 +1,6 @@
-"""The closed-form optimum of all three energies for a given gamma (arXiv 2509.13866, Lemma 3.5,
-Theorem 3.6).
+"""The closed-form optimum of all three energies for a given gamma.
+
+Source: arXiv 2509.13866, Lemma 3.5 and Theorem 3.6.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from mdm_schedules.schedules.curves import end_limits, exact_ends
 
 @dataclass(frozen=True, repr=False, init=False)
 class EnergyOptimal(Schedule):
-    """alpha*(t) = sin^2(pi/2 * gamma(t)), the schedule of least energy (pi^2) under the weight
-    1/gamma_dot.
+    """alpha*(t) = sin^2(pi/2 * gamma(t)): the least energy (pi^2) under the weight 1/gamma_dot.
 
     Args:
         gamma: None for gamma(t) = t; a Schedule or its spec, standing for its own `gamma` as in the

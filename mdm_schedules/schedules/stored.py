@@ -66,16 +66,17 @@ class StoredSchedule(ABC):
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> Schedule:
-        """Read a schedule that `save_pretrained` or `push_to_hub` wrote; on a subclass, it must be
-        of that subclass.
+        """Read a schedule that `save_pretrained` or `push_to_hub` wrote.
+
+        On a subclass, the schedule must be of that subclass.
 
         Args:
             path: folder, file, or Hub id such as "user/repo" or "user/repo@revision".
             revision: branch, tag or commit; None is "main".
             subfolder: the folder in it that holds the schedule.
             task, steps: where one repository holds several schedules, the one for this task, tuned
-                for the number of forward passes nearest to `steps` (by their ratio; of two as near,
-                the one with more).
+                for the number of forward passes nearest to `steps` (by their ratio; ties go to the
+                larger).
             cache_dir, token, local_files_only, force_download: as huggingface_hub takes them.
 
         Raises:
@@ -114,8 +115,9 @@ class StoredSchedule(ABC):
         commit_message: str | None = None,
         create_pr: bool = False,
     ) -> CommitInfo:
-        """Publish on the Hub, in one commit: the schedule, a model card with plot and metadata, an
-        index.
+        """Publish the schedule on the Hub in one commit, with a model card and an index.
+
+        The card holds a plot and metadata.
 
         Args:
             repo_id: "user/repo" or "repo", made if missing. A README there that is not ours stays

@@ -20,8 +20,9 @@ MAX_SLOPE = 1e300  # of gamma between two knots, so that nothing computed from i
 
 @dataclass(frozen=True, repr=False, init=False)
 class Tabulated(Schedule):
-    """alpha through knots (t_i, alpha_i), joined by arcs of least energy: linear in (2/pi) arcsin
-    sqrt alpha.
+    """alpha through knots (t_i, alpha_i), joined by arcs of least energy.
+
+    The arcs are linear in (2/pi) arcsin sqrt alpha.
 
     Args:
         alpha: 2 to 2**20 strictly increasing numbers from 0 to 1.

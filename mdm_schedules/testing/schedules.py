@@ -40,8 +40,9 @@ def check_ends(schedule: Schedule) -> None:
 
 
 def check_monotone(schedule: Schedule) -> None:
-    """alpha never falls, rises over any tenth of [0, 1], stays in [0, 1], and its slope is never
-    negative.
+    """alpha never falls, rises over any tenth of [0, 1], and stays in [0, 1].
+
+    Its slope is never negative.
     """
     t = _times()
     alpha, slope = schedule.alpha(t), schedule.alpha_dot(t)
@@ -62,7 +63,7 @@ def check_inverse(schedule: Schedule, tolerance: float = 1e-9) -> None:
     require(
         bool(((inverted >= 0) & (inverted <= 1)).all()), schedule, "inverse must stay in [0, 1]"
     )
-    # a time nearer to 1 (or 0) than floats can tell moves alpha by up to its steepness
+    # a time nearer to 1 (or 0) than floats resolve moves alpha by up to its steepness
     room = tolerance + (
         schedule.alpha((inverted + 2e-16).clamp(max=1))
         - schedule.alpha((inverted - 2e-16).clamp(min=0))
@@ -80,8 +81,9 @@ def check_inverse(schedule: Schedule, tolerance: float = 1e-9) -> None:
 
 
 def check_slope(schedule: Schedule, tolerance: float = 1e-4) -> None:
-    """alpha_dot and gamma_dot agree with differences (at a kink, with one side), autograd of alpha
-    with alpha_dot.
+    """alpha_dot and gamma_dot agree with differences, autograd of alpha with alpha_dot.
+
+    At a kink the slopes agree with the difference on one side.
     """
     t = _times()
     t = t[(t > 1e-3) & (t < 1 - 1e-3)]
@@ -123,8 +125,9 @@ def check_views(schedule: Schedule, tolerance: float = 1e-6) -> None:
 
 
 def check_noise_time(schedule: Schedule, tolerance: float = 1e-9) -> None:
-    """alpha_noise(tau) is alpha(1 - tau), and its slope keeps its digits where 1 - tau rounds to
-    1.
+    """alpha_noise(tau) is alpha(1 - tau).
+
+    Its slope keeps its digits where 1 - tau rounds to 1.
     """
     tau = _times()
     t = 1 - tau
@@ -161,8 +164,9 @@ def check_noise_time(schedule: Schedule, tolerance: float = 1e-9) -> None:
 
 
 def check_end_orders(schedule: Schedule) -> None:
-    """`_end_orders`, where given, are the powers of gamma at 0 and of 1 - gamma at 1, and the
-    formulas keep their digits there.
+    """`_end_orders`, where given, are the powers of gamma at 0 and of 1 - gamma at 1.
+
+    The formulas keep their digits there.
     """
     orders = schedule._end_orders()
     if orders is None:
@@ -189,8 +193,9 @@ def check_end_orders(schedule: Schedule) -> None:
 
 
 def check_types(schedule: Schedule) -> None:
-    """Shape, floating dtype, device and container of the argument are kept, and the argument is
-    not changed.
+    """Shape, floating dtype, device and container of the argument are kept.
+
+    The argument is not changed.
     """
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         t = (
@@ -238,8 +243,9 @@ def check_types(schedule: Schedule) -> None:
 
 
 def check_round_trips(schedule: Schedule) -> None:
-    """repr, pickle and files give back an equal schedule with the same hash; it cannot be
-    changed.
+    """repr, pickle and files give back an equal schedule with the same hash.
+
+    The schedule cannot be changed.
     """
     with tempfile.TemporaryDirectory() as folder:
         schedule.save_pretrained(folder)

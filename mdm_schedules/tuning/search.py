@@ -1,5 +1,6 @@
-"""The search over (a, b): Optuna proposes, the score book scores, and what can no longer win is
-left early.
+"""The search over (a, b): Optuna proposes, the score book scores.
+
+What can no longer win is left early.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def check_bounds(bounds: Any) -> tuple[float, float]:
 
 
 def make_sampler(method: str, seed: int, trial: int) -> BaseSampler:
-    """A sampler for one proposal, seeded by the trial's number, so that a resumed study goes on as
-    it would have.
+    """A sampler for one proposal, seeded by the trial's number.
+
+    So a resumed study goes on as it would have.
     """
     optuna = optuna_module()
     word = hashlib.sha256(f"{seed}/{trial}".encode()).digest()
@@ -149,10 +151,9 @@ class Search:
                     self._stop.set()
 
     def _release(self, states: Any) -> bool:
-        """Give up what dead workers had begun; it is proposed again, and the book keeps the scores
-        that it had.
+        """Give up the trials that dead workers had begun; they are proposed again.
 
-        Returns whether a look in a moment will tell more.
+        The book keeps the scores that they had. Returns whether a look in a moment will show more.
         """
         running = self.study.get_trials(deepcopy=False, states=(states.RUNNING,))
         for trial in running:
@@ -203,8 +204,9 @@ class Search:
         self.on_trial()
 
     def _check_storage(self, running: Sequence[FrozenTrial], states: Any) -> None:
-        """Raise if the storage holds a trial for unfinished that this process has finished: it
-        would wait for ever.
+        """Raise if the storage lists as unfinished a trial that this process has finished.
+
+        The search would wait for that trial for ever.
         """
         done = {trial.number for trial in running if signed_here(trial)} - self._active
         if done and any(
@@ -218,8 +220,9 @@ class Search:
             )
 
     def _next(self, states: Any) -> Trial | None:
-        """The next trial; None once enough have finished, waiting for other workers' that may yet
-        fail.
+        """The next trial; None once enough have finished.
+
+        Waits for other workers' trials, which may yet fail.
         """
         while True:
             with self._lock:
@@ -290,7 +293,7 @@ class Search:
         )
 
     def _score(self, trial: Trial) -> list[float] | None:
-        """The mean scores to be told; None if the candidate cannot win, or was left on the way."""
+        """The mean scores to report; None if the candidate cannot win, or was left on the way."""
         schedule, size = schedule_of(trial), self.book.objective.batch_size
         for upto in [*range(size, self.upto, size), self.upto]:
             for steps in self.steps:

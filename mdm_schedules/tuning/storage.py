@@ -1,5 +1,6 @@
-"""Where a study is kept: memory, SQLite, a journal file, or any Optuna storage; and what a killed
-worker left there.
+"""Where a study is kept: memory, SQLite, a journal file, or any Optuna storage.
+
+Also deals with what a killed worker left there.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """What a full disk or a power cut left at the end of a journal; the next line would be joined
-    to it.
+    """Drop what a full disk or a power cut left at the end of a journal.
+
+    The next line would be joined to it.
     """
     from optuna.storages.journal import JournalFileSymlinkLock
 
@@ -106,8 +108,9 @@ def _drop_unfinished_line(path: Path) -> None:
 
 
 def _open_sqlite(path: Path) -> BaseStorage:
-    """Several workers that find no file make its tables at once; those that come second try
-    again.
+    """Open an SQLite file that several workers may create at once.
+
+    Workers that find no file make its tables; those that come second try again.
     """
     from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -126,9 +129,7 @@ def _open_sqlite(path: Path) -> BaseStorage:
 
 
 def check_same(study: Study, settings: dict[str, Any]) -> None:
-    """Write down what a new study is about; refuse to go on with one that is about something
-    else.
-    """
+    """Write down what a new study is about; refuse to go on with one about something else."""
     known = study.user_attrs.get("settings")
     if known is None and study.get_trials(deepcopy=False):
         raise InvalidValueError(
@@ -179,8 +180,9 @@ def taken_away(error: BaseException) -> bool:
 
 
 def unsigned(trial: FrozenTrial) -> bool:
-    """Whether a running trial may have lost its worker before that signed it, or be signed in a
-    moment.
+    """Whether a running trial may have lost its worker before that worker signed it.
+
+    The worker may also sign it in a moment.
     """
     return _OWNER not in trial.user_attrs and not abandoned(trial)
 
@@ -199,9 +201,7 @@ def abandoned(trial: FrozenTrial) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine began, so that a reused number is told apart; '' if there is
-    none.
-    """
+    """When a process of this machine began, to recognise a reused number; '' if there is none."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()

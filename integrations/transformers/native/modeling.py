@@ -38,8 +38,9 @@ from mdm_schedules.integrations.transformers.native.attention import positions_o
 
 
 def _recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` as transformers decorates its own, for output_hidden_states, output_attentions and
-    return_dict.
+    """`forward` as transformers decorates its own.
+
+    The decorators serve output_hidden_states, output_attentions and return_dict.
     """
     try:
         from transformers.utils.generic import (  # type: ignore[attr-defined]
@@ -201,8 +202,10 @@ def _set_out_bias(attention: nn.Module, wanted: bool | None) -> None:
 
 
 class _GroupRouter(modeling_glm4_moe.Glm4MoeTopkRouter):
-    """Up to transformers 4, experts of groups that are not chosen count as 0, which is more than a
-    negative bias leaves the others; they must not be chosen at all.
+    """A router that never chooses an expert outside the chosen groups.
+
+    Up to transformers 4, its router counts such experts as 0, which is more than a negative bias
+    leaves the others.
     """
 
     def get_topk_indices(self, scores: torch.Tensor) -> torch.Tensor:

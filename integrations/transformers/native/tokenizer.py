@@ -63,8 +63,9 @@ def has_tokenizer(path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> bo
 
 
 def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
-    """The tokenizer at `path`; where it is code of the repository, its equivalent from the
-    vocabulary and merges.
+    """The tokenizer at `path`.
+
+    If it is code of the repository: its equivalent from the vocabulary and merges.
 
     Args:
         path: folder or Hub id.
