@@ -339,9 +339,10 @@ def digest(values: bytes | bytearray) -> str:
 
 @contextmanager
 def one_writer(folder: Path) -> Iterator[bool]:
-    """Savers into one folder take turns. Yields whether they do: not every system locks folders.
+    """Savers into one folder take turns.
 
-    The lock is the system's, so a process that is killed gives it back.
+    Yields whether they do: not every system locks folders. The lock is the system's, so a
+    process that is killed gives it back.
     """
     try:
         import fcntl

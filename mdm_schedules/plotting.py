@@ -1,4 +1,7 @@
-"""Pictures of curves, plans and quality, from plain arrays. Needs matplotlib: the extra `plot`."""
+"""Pictures of curves, plans and quality, from plain arrays.
+
+Needs matplotlib: the extra `plot`.
+"""
 
 from __future__ import annotations
 

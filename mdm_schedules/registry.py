@@ -244,7 +244,7 @@ class Registry(Generic[T]):
         return self.build(name, positional, {**written, **params})
 
     def parse(self, text: str) -> Call:
-        """Split "name(a=1, b=[0, 1], gamma=other(p=2))"; a nested call is built. Runs no code."""
+        """Split "name(a=1, b=[0, 1], gamma=other(p=2))"; a nested call is built, no code run."""
         if len(text) > MAX_SPEC_LENGTH:
             raise InvalidValueError(
                 f"a {self.kind} spec may have at most {MAX_SPEC_LENGTH} characters, got {len(text)}"

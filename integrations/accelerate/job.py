@@ -161,10 +161,10 @@ class Job:
             while time.monotonic() < end and not self.store.check(others):
                 time.sleep(POLL)
         except RuntimeError:
-            pass  # there is nobody left to tell
+            pass  # no process is left to report to
 
     def _report(self, rank: int, error: BaseException) -> bool:
-        """Tell all that process `rank` failed; False if another failure was told before."""
+        """Report the failure of process `rank` to all; False if another was reported before."""
         if self.store.add("failures", 1) > 1:
             return False
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -222,7 +222,7 @@ class Job:
         self._ask("set", f"{name}/{self.rank}", json.dumps(value))
 
     def hear(self, name: str, rank: int = 0) -> Any:
-        """The value that `rank` tells."""
+        """The value that `rank` has set under `name`."""
         self._wait(name, [rank])
         return json.loads(self._ask("get", f"{name}/{rank}"))
 

@@ -34,15 +34,15 @@ from mdm_schedules.sampling.prompt import check_mask_token
 class MaskedDiffusionLM(SharedLM):
     """lm-eval's model `mdm_schedules`.
 
-    Answers are written by `mdm_schedules.generate`. What is given here, or saved with the model,
-    goes before what the task says; the task's `until` always ends the answer, and so does the
-    end-of-sequence token.
+    Answers are written by `mdm_schedules.generate`. Options given here, or saved with the model,
+    take precedence over those of the task; the task's `until` always ends the answer, and so does
+    the end-of-sequence token.
 
     The log-likelihood of a text is the masked diffusion lower bound (arXiv 2502.09992, eq. 6) in
     nats: exact for one token, exact as a bound where all patterns of masks fit into `mc_num` passes
-        (6 tokens for 128), and otherwise a
-    Monte Carlo estimate of it, so that a perplexity made of it is an upper bound with noise. No
-    schedule changes it. Texts longer than the model go in pieces of its length.
+    (6 tokens for 128), and otherwise a Monte Carlo estimate, so that reported perplexities are
+    noisy upper bounds. No schedule changes them. Texts longer than the model are scored in pieces
+    of its length.
 
     A prompt or context that is too long loses its beginning, but for a beginning-of-sequence token;
     a warning counts them, and the results' `config` holds the counts as `truncated`.
@@ -62,8 +62,8 @@ class MaskedDiffusionLM(SharedLM):
         max_length: tokens that the model can read, by default as many as it says.
         seed: integer >= 0.
         mc_num: forward passes per likelihood.
-        check_greedy: also write each text whose likelihood is asked, at temperature 0, and tell
-            whether it came out, as LAMBADA's accuracy wants to know. It costs up to one pass per
+        check_greedy: also write each text whose likelihood is asked, at temperature 0, and report
+            whether it came out, as LAMBADA's accuracy needs. It costs up to one pass per
             token; without it the answer is always no.
         add_bos_token: begin every text with the beginning-of-sequence token. No other special token
             is ever added.

@@ -25,7 +25,7 @@ def joined_processes() -> Any:
 
 
 class SharedLM(TemplateLM):  # type: ignore[misc]
-    """The part of an lm-eval model that tells how many processes there are, and gathers."""
+    """The part of an lm-eval model that knows the number of processes, and gathers results."""
 
     def __init__(self) -> None:
         super().__init__()

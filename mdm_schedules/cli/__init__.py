@@ -1,6 +1,7 @@
-"""The command line. Exit status 0 is done, 1 an error reported in one line, 2 wrong usage.
+"""The command line.
 
-130 is Ctrl-C, and 128 + n an end by signal n. A new command is a function and its arguments in a
+Exit status 0 is done, 1 an error reported in one line, 2 wrong usage, 130 Ctrl-C, and 128 + n an
+end by signal n. A new command is a function and its arguments in a
 module beside this one, which `parser.MODULES` lists.
 """
 

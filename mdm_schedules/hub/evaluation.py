@@ -121,7 +121,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, record: Any) -> Evaluation:
-        """Read what `to_json` wrote. Raises FormatError for anything else."""
+        """Read what `to_json` wrote; anything else raises FormatError."""
         if not isinstance(record, Mapping):
             raise FormatError(f"evaluation must be an object, got {shown(record)}")
         names = {item.name for item in dataclasses.fields(cls)} - {"extra"}

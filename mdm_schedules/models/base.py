@@ -24,7 +24,9 @@ _found_out: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDic
 
 
 class ModelAdapter(ABC):
-    """Binds one model; `logits` answers the sampling loop. A subclass says how the model is called.
+    """Binds one model; `logits` answers the sampling loop.
+
+    A subclass says how the model is called.
 
     Attributes:
         model: the model, which is only called.
@@ -75,7 +77,7 @@ class ModelAdapter(ABC):
         """Where token ids have to be: where the model computes.
 
         Under offload that is not where the model lies. None where nothing is known, as of a
-        function: they stay where they are.
+        function: the ids stay where they are.
         """
         model = self.plain_model
         device = getattr(model, "device", None)

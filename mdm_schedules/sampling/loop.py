@@ -80,7 +80,7 @@ def sample(
             own first token.
         commit: reveal more than the plan where the model is sure.
         remask_fraction: share in [0, 1] of a block's revealed tokens, chosen at random, that each
-            pass masks again, as far as the steps left can fill them (ReMDM's capped rate, arXiv
+            pass masks again, but no more than the steps left can fill (ReMDM's capped rate, arXiv
             2503.00307); the passes stay as planned.
         eos_token_ids: a row ends at its first such token in the answer once all before it is
             filled. What follows becomes `pad_token_id`, and the row leaves the batch.

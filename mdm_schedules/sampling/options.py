@@ -62,7 +62,7 @@ def _names(text: str) -> dict[str, str]:
 
 
 class GenerateOptions(TypedDict, total=False):
-    """The keyword arguments of `generate`. None is the config's value, else the default."""
+    """The keyword arguments of `generate`; None is the config's value, else the default."""
 
     schedule: Annotated[
         str | os.PathLike[str] | Schedule | None,

@@ -127,7 +127,7 @@ class SamplerState:
                 queue_BW = queue_BW[torch.from_numpy(keep)]
 
             # 2. The plan says how many tokens each row gains. What is masked again is on top: the
-            #    pass reveals as many more, as far as there are masks.
+            #    pass reveals as many more, while there are masks.
             quota_B = np.minimum(table_BK[:, step], left_B)
             wanted_B = np.floor(self.remask_fraction * done_B + 0.5).astype(np.int64)
             remask_count_B = np.minimum(wanted_B, left_B - quota_B) * (quota_B > 0)

@@ -80,11 +80,12 @@ class Schedule(StoredSchedule):
     def _end_orders(self) -> tuple[float, float] | None:
         """Powers (p, q) with gamma ~ t^p at t = 0 and 1 - gamma ~ (1 - t)^q at t = 1.
 
-        Both hold up to a factor. In alpha they are twice that: alpha ~ t^(2p) and 1 - alpha ~ (1 -
-        t)^(2q). A class that returns them promises that `_alpha`, `_masked` and the slopes keep
-        their digits near both ends. Energies then decide exactly whether they are finite, and the
-        noise-time view resolves times that 1 - tau rounds away. None: the ends are measured, with
-        less accuracy. A subclass that changes the ends of its base must override this.
+        Both hold up to a factor. In alpha they are twice that: alpha ~ t^(2p) and
+        1 - alpha ~ (1 - t)^(2q). A class that returns them promises that `_alpha`, `_masked` and
+        the slopes keep their digits near both ends. Energies then decide exactly whether they are
+        finite, and the noise-time view resolves times that 1 - tau rounds away. None: the ends are
+        measured, with less accuracy. A subclass that changes the ends of its base must override
+        this.
         """
         return None
 

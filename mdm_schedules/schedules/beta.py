@@ -179,9 +179,10 @@ class Beta(Schedule):
     def _steep_density(self, t: torch.Tensor) -> torch.Tensor:
         """The same density relative to that at the mean.
 
-        Logarithms of the size of a and b would lose digits. With s ~ a / (a + b), r ~ 1 - s: t^a (1
-        - t)^b = (t / s)^a ((1 - t) / r)^b s^a r^b, and s^a r^b / B(a, b) is sqrt(a b / (2 pi (a +
-        b))) times Stirling's remainders. What rounding makes of s and r is put back exactly.
+        Logarithms of the size of a and b would lose digits. With s ~ a / (a + b), r ~ 1 - s:
+        t^a (1 - t)^b = (t / s)^a ((1 - t) / r)^b s^a r^b, and s^a r^b / B(a, b) is
+        sqrt(a b / (2 pi (a + b))) times Stirling's remainders. What rounding makes of s
+        and r is put back exactly.
         """
         a, b = Fraction(self.a), Fraction(self.b)
         s, r = float(a / (a + b)), float(b / (a + b))

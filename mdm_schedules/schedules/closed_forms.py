@@ -197,8 +197,8 @@ class Geometric(Schedule):
     """Geometric noise: exp(-sigma(tau)), sigma = sigma_min^(1-tau) sigma_max^tau.
 
     Sources: MD4 (arXiv 2406.04329), SEDD, MDLM. Those systems stop at exp(-sigma_min) and
-    exp(-sigma_max); here alpha is that curve stretched to reach 0 and 1 exactly: (exp(-sigma) -
-    exp(-sigma_max)) / (exp(-sigma_min) - exp(-sigma_max)). Defaults are MD4's.
+    exp(-sigma_max); here alpha is that curve stretched to reach 0 and 1 exactly:
+    (exp(-sigma) - exp(-sigma_max)) / (exp(-sigma_min) - exp(-sigma_max)). Defaults are MD4's.
     """
 
     sigma_min: float = 1e-5

@@ -86,7 +86,7 @@ def convert(
         folder: new, empty, or one in which the same conversion was stopped.
         to: "native" or "released".
         shard_bytes: largest size of a file; a weight is never cut.
-        told: called with the files that are done and all of them.
+        told: called with the numbers of finished and of all files.
         **options: revision, token, cache_dir, ... as from_pretrained takes them; mask_token_id.
 
     Returns:

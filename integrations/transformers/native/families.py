@@ -1,4 +1,7 @@
-"""The released families, one table each. A new family is one more, and a test."""
+"""The released families, one table each.
+
+A new family is one more table, and a test.
+"""
 
 from __future__ import annotations
 
