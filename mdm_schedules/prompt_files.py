@@ -26,7 +26,8 @@ def check_prompt_file(path: str | os.PathLike[str]) -> Path:
     if not os.path.isfile(file):
         what = "is not a file" if os.path.exists(file) else "does not exist"
         raise StorageError(
-            f"the prompt file {shown(str(file))} {what}; for a single prompt give a list of one"
+            f"cannot read the prompt file {shown(str(file))}: it {what}; for a single prompt "
+            "give a list of one"
         )
     return file
 

@@ -6,6 +6,7 @@ import torch
 from transformers import GenerationConfig
 
 import mdm_schedules as mdm
+from mdm_schedules.checks import say_once
 from mdm_schedules.errors import MDMError
 from tests.integrations.test_transformers import MASK, build
 
@@ -200,6 +201,7 @@ def test_filters_without_temperature_are_warned_about_once(model, caplog):
 
 
 def test_padding_without_a_mask_is_warned_about_once(model, caplog):
+    say_once.cache_clear()  # an earlier test may have had the same warning
     padded = torch.tensor([[0, 0, 0, 7], [7, 8, 9, 7]])
     mdm.generate(model, padded, padded != 0, **OK)
     mdm.generate(model, torch.tensor([[0, 7], [0, 8]]), **OK)  # may be meant

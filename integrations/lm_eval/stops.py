@@ -17,7 +17,10 @@ def stop_tokens(tokenizer: Any, stops: Sequence[str], vocab_size: int | None) ->
     for stop in filter(None, stops):
         token = added.get(stop)
         if token is None:
-            ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
+            try:
+                ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
+            except Exception:  # of tokenizers, which raises no other class; the text is cut then
+                continue
             if len(ids) != 1 or tokenizer.decode(ids) != stop:
                 continue
             token = int(ids[0])

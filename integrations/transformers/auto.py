@@ -29,7 +29,7 @@ from mdm_schedules.lookup import find_schedule, get_schedule
 from mdm_schedules.models import ModelDenoiser, get_adapter
 from mdm_schedules.models.llada import UNSET
 from mdm_schedules.sampling import GenerationOutput
-from mdm_schedules.sampling.generation import generate
+from mdm_schedules.sampling.generation import Prompts, generate
 from mdm_schedules.sampling.options import GenerateOptions
 from mdm_schedules.schedules import Linear, Schedule
 
@@ -59,7 +59,7 @@ class MaskedDiffusionMixin:
 
     def generate(
         self,
-        input_ids: Any = None,
+        input_ids: Prompts | None = None,
         attention_mask: torch.Tensor | None = None,
         **options: Unpack[GenerateOptions],
     ) -> GenerationOutput:

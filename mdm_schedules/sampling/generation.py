@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,11 +45,14 @@ from mdm_schedules.sampling.streaming import StreamerFeed
 from mdm_schedules.sampling.vocabulary import undrawable
 from mdm_schedules.schedules import Linear, Schedule
 
+# token ids [B, P], what a tokenizer returned, or texts
+Prompts = torch.Tensor | Mapping[str, Any] | str | Sequence[str]
+
 
 @torch.no_grad()
 def generate(
     model: Any,
-    input_ids: Any = None,
+    input_ids: Prompts | None = None,
     attention_mask: torch.Tensor | None = None,
     *in_order: Never,
     **options: Unpack[GenerateOptions],

@@ -10,6 +10,7 @@ A new one is a class with a `name`, and an entry point in the group `mdm_schedul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -184,6 +185,12 @@ def list_policies() -> list[Entry]:
     return policies.entries()
 
 
+@lru_cache(maxsize=64)
+def _built(name: str, cls: type[PositionPolicy]) -> PositionPolicy:
+    """The policy of a plain name; one object for all runs, since policies keep no state."""
+    return policies.build(name, [], {})
+
+
 def get_policy(
     remasking: str | ConfidencePolicy | OrderPolicy,
 ) -> ConfidencePolicy | OrderPolicy:
@@ -201,7 +208,8 @@ def get_policy(
                 f"no remasking policy is named {remasking!r}; {where}'s {remasking} is {ours!r} "
                 "here"
             )
-        found = policies.read(remasking)
+        bare = "(" not in remasking
+        found = _built(remasking, policies.get(remasking)) if bare else policies.read(remasking)
         if isinstance(found, ConfidencePolicy | OrderPolicy):
             return found
         raise InvalidTypeError(

@@ -771,15 +771,21 @@ def test_eval_prints_a_table_and_writes_the_results(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "x.json"]
 
 
+def test_eval_refuses_values_of_flags_as_wrong_usage(run, tasks, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("--tasks", "writes", "--steps", "0")
+    assert caught.value.code == 2
+    assert "--steps must be an integer >= 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ("--tasks wrties", "lm-eval has no task 'wrties'; did you mean writes"),
         ("--tasks ,", "no tasks were given"),
         ("--tasks writes --limit 0", "--limit must be an integer >= 1"),
-        ("--tasks writes --output no/such/x.json", "cannot write no/such/x.json"),
+        ("--tasks writes --output no/such/x.json", "cannot write 'no/such/x.json'"),
         ("--tasks writes --schedule lineer", "Did you mean 'linear'"),
-        ("--tasks writes --steps 0", "steps must be an integer >= 1"),
         ("--tasks writes --max-new-tokens 200", "leaves no room for the prompt"),
         ("--tasks writes --apply-chat-template", "no chat template"),
         ("--tasks writes --model sudoku", "the tokenizer cannot read"),

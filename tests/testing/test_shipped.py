@@ -1,6 +1,7 @@
 """Every plug-in that ships passes the suite of its kind."""
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,28 @@ def families():
     return families.FAMILIES
 
 
+# the released family whose small model each native architecture is tried with
+NATIVE = {
+    "mdm_llama": "llada",
+    "mdm_qwen2": "dream",
+    "mdm_qwen3": "sdar",
+    "mdm_qwen3_moe": "llada_moe",
+    "mdm_glm4_moe": "llada2",
+}
+
+
+def native(family):
+    """A small released model, loaded natively."""
+    families()  # puts the folder of such modules on the path
+    from released import write
+
+    from mdm_schedules.integrations.transformers.native import load_native
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), family)
+        return load_native(folder).eval()
+
+
 def adapted(name, bert):
     """A small model for each adapter, and what the suite must be given with it."""
     if name == "masked_lm":
@@ -101,6 +124,8 @@ def adapted(name, bert):
     if name == "callable":
         table = torch.randn(20, 20, generator=torch.Generator().manual_seed(0))
         return (lambda tokens: table[tokens]), {"tokens": torch.arange(16).view(2, 8)}
+    if name in NATIVE:
+        return native(NATIVE[name]), {}
     kind = {"lladamoe": "llada", "llada_moe": "llada", "Dream": "dream"}.get(name, name)
     kind = "llada2" if kind.startswith("llada2") else kind
     return families()[kind]().eval(), {}

@@ -86,7 +86,8 @@ def test_sudoku_is_tuned_by_profile_and_checked():
     found = mdm.tune(objective, method="profile", profile=profile, steps=6, screening=16)
     origins = {trial.origin for trial in found.trials}
     assert {"baseline", "cosine", "predicted: best Beta at 6"} <= origins
-    assert any(origin.startswith("preset:llada-8b/") for origin in origins)
+    # presets were measured in another order
+    assert not any(origin.startswith("preset:") for origin in origins)
     costs = [trial.predicted[6] for trial in found.trials]
     assert min(costs) == pytest.approx(profile.cost(profile.optimal_plan(6)))  # it is among them
     assert found.choice.held_out
