@@ -205,7 +205,7 @@ def test_padding_without_a_mask_is_warned_about_once(model, caplog):
     padded = torch.tensor([[0, 0, 0, 7], [7, 8, 9, 7]])
     mdm.generate(model, padded, padded != 0, **OK)
     mdm.generate(model, torch.tensor([[0, 7], [0, 8]]), **OK)  # may be meant
-    assert not caplog.text
+    assert "pad tokens" not in caplog.text
     for _ in range(2):
         mdm.generate(model, padded, **OK)
     assert caplog.text.count("begin with up to 3 pad tokens") == 1

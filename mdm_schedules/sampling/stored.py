@@ -73,7 +73,8 @@ def options_of(config: Any) -> dict[str, Any]:
     if config is None:
         return {}
     # by name, since the core imports no transformers
-    if "GenerationConfig" not in (base.__name__ for base in type(config).__mro__):
+    names_of_bases = [base.__name__ for base in type(config).__mro__]
+    if "GenerationConfig" not in names_of_bases:
         raise InvalidTypeError(
             f"generation_config must be a GenerationConfig, got {type(config).__name__}"
         )
@@ -84,7 +85,7 @@ def options_of(config: Any) -> dict[str, Any]:
             "from left to right; leave it out, and use num_return_sequences=... for several answers"
         )
     stored = getattr(config, "masked_diffusion", None)
-    if isinstance(stored, StoredOptions):
+    if "MaskedDiffusionGenerationConfig" in names_of_bases:
         return dict(stored)
     # transformers copies the model's own field into a plain config, too
     kept: dict[str, Any] = dict(StoredOptions(stored or {}))

@@ -95,7 +95,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         ([tmp_path / "none.jsonl", "--steps", 4], "cannot read"),
         ([tmp_path / "bad.jsonl", "--steps", 4], "bad.jsonl, line 2: not JSON"),
         ([tmp_path / "other.jsonl", "--steps", 4], 'line 1: must be {"prompt"'),
-        ([tmp_path / "empty.jsonl", "--steps", 4], "at least one prompt"),
+        ([tmp_path / "empty.jsonl", "--steps", 4], "empty.jsonl is empty"),
         (["--model", "sudoku", "--steps", 4, "--limit", 0], "--limit must be an integer"),
         ([tmp_path / "bad.jsonl", "--steps", 4, "--lm-eval-task", "x"], "give either a file"),
     ):
