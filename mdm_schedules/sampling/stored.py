@@ -86,7 +86,7 @@ def options_of(config: Any) -> dict[str, Any]:
         )
     stored = getattr(config, "masked_diffusion", None)
     if "MaskedDiffusionGenerationConfig" in names_of_bases:
-        return dict(stored)
+        return dict(stored or {})
     # transformers copies the model's own field into a plain config, too
     kept: dict[str, Any] = dict(StoredOptions(stored or {}))
     names = ["max_new_tokens"]
