@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from mdm_schedules.errors import InvalidValueError
-from mdm_schedules.sampling.draw import chunk_rows
+from mdm_schedules.sampling.rows import chunk_rows
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from mdm_schedules.errors import (
     PluginError,
     StorageError,
 )
+from mdm_schedules.hub.client import DOWNLOAD, download_options
 from mdm_schedules.hub.evaluation import MODEL_ID
 from mdm_schedules.integrations.transformers.generation_config import (
     MaskedDiffusionGenerationConfig,
@@ -210,14 +211,9 @@ def _check_place(path: Any, kwargs: dict[str, Any]) -> None:
         raise StorageError(f"{folder} holds no model, for it has no config.json; {wanted}")
 
 
-_FILES = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
-
-
 def _carried(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> Schedule:
     """The schedule beside the model; linear if there is none."""
-    found = find_schedule(
-        path, **{key: kwargs[key] for key in _FILES if kwargs.get(key) is not None}
-    )
+    found = find_schedule(path, **download_options(kwargs))
     if found is None:
         return Linear()
     if found != Linear():
@@ -268,7 +264,7 @@ def _tokenizer_mask(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> int
 
 def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The loading options that every from_pretrained takes."""
-    return {name: kwargs[name] for name in (*_FILES, "trust_remote_code") if name in kwargs}
+    return {name: kwargs[name] for name in (*DOWNLOAD, "trust_remote_code") if name in kwargs}
 
 
 def _load(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:

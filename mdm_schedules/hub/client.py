@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdm_schedules._version import __version__
 from mdm_schedules.checks import shown
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 PAUSES_SECONDS = (0.5, 2.0)  # before the second and the third attempt
 PATIENCE_SECONDS = 6.0  # after which nothing is tried again
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or pass token="
+# the options of every from_pretrained that say where files come from
+DOWNLOAD = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 # before huggingface_hub 1, and after: recognised by module, to import none of them
 _HTTP_LIBRARIES = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
 T = TypeVar("T")
+
+
+def download_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `options` that say where files come from."""
+    return {key: options[key] for key in DOWNLOAD if options.get(key) is not None}
 
 
 def client(token: str | bool | None = None) -> HfApi:

@@ -18,7 +18,6 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.sampling.fast import FastDraw
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 from mdm_schedules.sampling.rows import RowReader, ranked
-from mdm_schedules.sampling.rows import chunk_rows as chunk_rows  # the diffusers schedulers' too
 from mdm_schedules.sampling.segments import inverse_cdf
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -15,13 +15,13 @@ from typing import Any
 
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import FormatError, StorageError
+from mdm_schedules.hub.client import download_options
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 MAX_HEADER = 1 << 27
 MAX_JSON = 1 << 27
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-DOWNLOAD = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def fetched(path: str | os.PathLike[str], name: str, options: Mapping[str, Any])
     """
     from transformers.utils import cached_file
 
-    known = {key: options[key] for key in DOWNLOAD if options.get(key) is not None}
+    known = download_options(options)
     folder = Path(path)
     if folder.is_dir():
         file = folder / known.get("subfolder", "") / name

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
+from mdm_schedules.files import write_atomically
 from mdm_schedules.integrations.transformers.native.checkpoint import (
     INDEX,
     SINGLE,
@@ -252,28 +253,26 @@ def _write(path: Path, shard: list[Entry]) -> str:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        free = shutil.disk_usage(path.parent).free
-        if place + len(text) > free:
-            raise StorageError(
-                f"{path.name} needs {place + len(text)} bytes, but the disk of {path.parent} has "
-                f"{free} left; make room and run it again: finished files are kept"
-            )
-        with temporary.open("wb") as out:
+
+    def write(name: str) -> None:
+        with open(name, "wb") as out:
             for block in _blocks(text, shard):
                 digest.update(block)
                 out.write(block)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
+
+    try:
+        free = shutil.disk_usage(path.parent).free
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, StorageError):
-            raise
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    if place + len(text) > free:
         raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; finished files are kept, run it again"
-        ) from error
+            f"{path.name} needs {place + len(text)} bytes, but the disk of {path.parent} has "
+            f"{free} left; make room and run it again: finished files are kept"
+        )
+    try:
+        write_atomically(path, write)
+    except StorageError as error:
+        raise StorageError(f"{error}; finished files are kept, run it again") from error
     return digest.hexdigest()
 
 
@@ -304,12 +303,8 @@ def _sha256(path: Path) -> str:
 
 
 def _save(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    text = json.dumps(value, indent=2) + "\n"
+    write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
 
 
 def _beside(source: Any, target: Path, options: dict[str, Any], native: bool) -> None:

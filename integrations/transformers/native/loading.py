@@ -15,8 +15,8 @@ import torch
 
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
+from mdm_schedules.hub.client import DOWNLOAD
 from mdm_schedules.integrations.transformers.native.checkpoint import (
-    DOWNLOAD,
     Checkpoint,
     fetched,
     read_json,

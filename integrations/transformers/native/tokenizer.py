@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mdm_schedules.errors import MDMError, StorageError
-from mdm_schedules.integrations.transformers.native.checkpoint import DOWNLOAD, fetched, read_json
+from mdm_schedules.hub.client import download_options
+from mdm_schedules.integrations.transformers.native.checkpoint import fetched, read_json
 
 # Python tokenizers of released models that are the byte-level BPE of Qwen2, and nothing more
 SAME_AS_QWEN2 = ("DreamTokenizer", "Qwen2Tokenizer", "Qwen2TokenizerFast")
@@ -35,7 +36,6 @@ def tokenizer_mask(path: str | os.PathLike[str], options: Mapping[str, Any]) -> 
     return None if found is None else int(found)
 
 
-_DOWNLOAD = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 #: at least one of these lies beside a model that has a tokenizer of its own
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -56,7 +56,7 @@ def has_tokenizer(path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> bo
     """
     from transformers.utils import cached_file
 
-    files = {name: kwargs[name] for name in _DOWNLOAD if kwargs.get(name) is not None}
+    files = download_options(kwargs)
     for reason in ("gated_repo", "missing_entries", "connection_errors"):
         files[f"_raise_exceptions_for_{reason}"] = False
     return any(cached_file(path, name, **files) for name in _TOKENIZER_FILES)
@@ -107,9 +107,8 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Any) -> Any:
 
 
 def _json(path: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    known = {key: options[key] for key in DOWNLOAD if options.get(key) is not None}
     try:
-        file = fetched(path, name, known)
+        file = fetched(path, name, options)
         return {} if file is None else read_json(file)
     except MDMError:
         raise
