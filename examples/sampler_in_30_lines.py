@@ -1,6 +1,6 @@
 """The whole sampler in plain torch: what `mdm_schedules.generate` does, without its cares.
 
-It writes the tokens that `generate` writes (tests/sampling/test_thirty_lines.py). What `generate`
+It writes the tokens that `generate` writes (tests/examples/test_thirty_lines.py). What `generate`
 has beside it: padding, many models, noise that does not depend on the batch, logits of the wanted
 positions only, checks of everything, and options such as guidance, commits and ends of sequences.
 

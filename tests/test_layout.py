@@ -422,3 +422,20 @@ def test_the_installed_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) ->
         "mdm_schedules",
         f"mdm_schedules-{mdm.__version__}.dist-info",
     ]
+
+
+# --- tests
+
+
+@in_the_tree
+def test_tests_mirror_the_rooms():
+    """A folder of tests is named as the room that it tests; a file beside them tests a module."""
+    rooms = {path.name for above in (PACKAGE, ROOT) for path in above.iterdir() if path.is_dir()}
+    bridges = {path.name for path in (ROOT / "integrations").iterdir() if path.is_dir()}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("**/test_*.py"))}
+    assert folders <= rooms
+    inside = (ROOT / "tests/integrations").iterdir()
+    assert {path.name for path in inside if any(path.rglob("test_*.py"))} <= bridges
+    loose = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    modules = {f"test_{path.stem}" for path in PACKAGE.glob("*.py")}
+    assert loose - modules == {"test_layout", "test_types"}

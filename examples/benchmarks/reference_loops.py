@@ -2,7 +2,7 @@
 
 The loops keep the costs of the originals, since the benchmarks time them: softmax, noise and argmax
 over all positions and the whole vocabulary in each pass, float64 Gumbel noise, and one top-k per
-row. `tests/integrations/test_parity.py` asserts that `mdm_schedules.generate` writes the same
+row. `tests/sampling/test_parity.py` asserts that `mdm_schedules.generate` writes the same
 tokens at temperature 0.
 """
 

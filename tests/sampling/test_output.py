@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 import torch
+from encoders import MASK, PAD, V, build
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, UnknownNameError
 from mdm_schedules.sampling import DrawOptions, sample
-from tests.integrations.test_transformers import MASK, PAD, V, build
 
 PROMPT = torch.tensor([[7, 8, 9], [9, 8, 7]])
 EOS = 5

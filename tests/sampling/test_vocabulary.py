@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from encoders import build
 from transformers import PreTrainedTokenizer
 
 import mdm_schedules as mdm
@@ -12,7 +13,6 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.integrations.lm_eval import MaskedDiffusionLM
 from mdm_schedules.sampling.vocabulary import ids_without_token, special_ids, undrawable
 from mdm_schedules.tuning import GenerationObjective
-from tests.integrations.test_transformers import build
 
 V = 50
 OPTIONS = {"max_new_tokens": 12, "steps": 3, "temperature": 1.0, "remasking": "random", "seed": 0}

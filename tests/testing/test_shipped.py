@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import FAMILIES
+from released import write
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 import mdm_schedules as mdm
@@ -85,16 +87,6 @@ def roberta():
     return RobertaForMaskedLM(config).eval()
 
 
-def families():
-    """The models of other families, written for the tests of adapters."""
-    folder = str(next(Path(__file__).parents[1].glob("**/families.py")).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    import families
-
-    return families.FAMILIES
-
-
 # the released family whose small model each native architecture is tried with
 NATIVE = {
     "mdm_llama": "llada",
@@ -107,9 +99,6 @@ NATIVE = {
 
 def native(family):
     """A small released model, loaded natively."""
-    families()  # puts the folder of such modules on the path
-    from released import write
-
     from mdm_schedules.integrations.transformers.native import load_native
 
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +117,7 @@ def adapted(name, bert):
         return native(NATIVE[name]), {}
     kind = {"lladamoe": "llada", "llada_moe": "llada", "Dream": "dream"}.get(name, name)
     kind = "llada2" if kind.startswith("llada2") else kind
-    return families()[kind]().eval(), {}
+    return FAMILIES[kind]().eval(), {}
 
 
 @pytest.mark.parametrize("name", models.names())

@@ -12,44 +12,18 @@ import pytest
 import torch
 import transformers
 from families import FAMILIES, MASK, V
+from generating import OPTIONS, bert, prompts
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
 from mdm_schedules.models import get_adapter
 
 
-class BertThatGenerates(transformers.BertForMaskedLM, GenerationMixin):
-    """A masked LM with transformers' own generate, as remote code often has."""
-
-
-def bert(cls=BertThatGenerates):
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-    }
-    config = transformers.BertConfig(
-        **sizes, vocab_size=V, pad_token_id=0, max_position_embeddings=64, initializer_range=0.2
-    )
-    config.mask_token_id = MASK
-    model = cls(config).eval()
-    # transformers 4 does not see that this class generates
-    if getattr(model, "generation_config", None) is None:
-        model.generation_config = GenerationConfig()
-    return model
-
-
 @pytest.fixture(scope="module")
 def model():
     return bert()
-
-
-def prompts(batch=2, length=5, seed=0):
-    return torch.randint(5, MASK, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +34,6 @@ def tokenizer():
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=core, mask_token="[MASK]", pad_token="w0"
     )
-
-
-OPTIONS = {
-    "schedule": "beta(a=0.8, b=0.3)",
-    "steps": 4,
-    "max_new_tokens": 12,
-    "temperature": 0.7,
-    "seed": 3,
-}
 
 
 # --- configs

@@ -23,7 +23,7 @@ from mdm_schedules.information.curves import project
 from mdm_schedules.information.plans import optimal_plans, plan_cost
 from mdm_schedules.sampling import DrawOptions, sample
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def example(path):

@@ -29,7 +29,7 @@ from PIL import Image
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
 
-EXAMPLE = Path(__file__).parents[2] / "examples/diffusers_swap.py"
+EXAMPLE = Path(__file__).parents[3] / "examples/diffusers_swap.py"
 OLD = tuple(map(int, diffusers.__version__.split(".")[:2])) < (0, 42)
 TABLE = mdm.Tabulated([0, 0.1, 0.2 + 1e-16, 0.7123456789012345, 1])
 

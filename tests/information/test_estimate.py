@@ -19,7 +19,7 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.information.curves import CURVES, choose_and_fit
 from mdm_schedules.information.estimate import spread_counts
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "markov_chains.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "markov_chains.py"
 
 
 @pytest.fixture

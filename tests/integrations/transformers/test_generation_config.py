@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from test_generation import OPTIONS, bert, prompts
+from generating import OPTIONS, bert, prompts
 from transformers import GenerationConfig
 
 import mdm_schedules as mdm

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from encoders import MASK, build
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import MDMError, StorageError
 from mdm_schedules.integrations.transformers.native import load_tokenizer
 from mdm_schedules.sampling.generation import own_schedule
-from tests.integrations.test_transformers import MASK, build
 
 PROMPT = torch.tensor([[7, 8]])
 SINE, BETA = mdm.get_schedule("sine"), mdm.get_schedule("beta(a=0.9, b=0.3)")

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from encoders import MASK, build
 from transformers import GenerationConfig
 
 import mdm_schedules as mdm
 from mdm_schedules.checks import say_once
 from mdm_schedules.errors import MDMError
-from tests.integrations.test_transformers import MASK, build
 
 IDS = torch.tensor([[7, 8, 9]])
 OK = {"max_new_tokens": 4, "steps": 2}

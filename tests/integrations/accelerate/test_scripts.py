@@ -13,7 +13,7 @@ from mdm_schedules.cli import main
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(*words, cwd):

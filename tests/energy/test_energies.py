@@ -631,7 +631,7 @@ def test_the_error_is_a_bound_on_a_random_sweep():
 
     For 10,000 pairs (some ten minutes):
 
-        MDM_ENERGY_SWEEP=10000 python -m pytest tests/test_energy.py -k random_sweep
+        MDM_ENERGY_SWEEP=10000 python -m pytest tests/energy/test_energies.py -k random_sweep
     """
     wrong = []
     for alpha, gamma in random_betas(int(os.environ.get("MDM_ENERGY_SWEEP", "100"))):

@@ -1,0 +1,41 @@
+"""Encoders of transformers with random weights, small enough to be built in every test."""
+
+import torch
+import transformers
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+V, MASK, PAD = 50, 4, 0
+
+
+def build(kind):
+    torch.manual_seed(0)
+    common = {
+        "vocab_size": V,
+        "pad_token_id": PAD,
+        "max_position_embeddings": 40,
+        "initializer_range": 0.2,
+    }
+    if kind == "bert":
+        model = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, **common))
+    elif kind == "roberta":
+        model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SIZES, **common))
+    elif kind == "esm":
+        config = transformers.EsmConfig(
+            **SIZES, **common, mask_token_id=MASK, position_embedding_type="rotary"
+        )
+        config.token_dropout = False
+        model = transformers.EsmForMaskedLM(config)
+    elif kind == "modernbert":
+        config = transformers.ModernBertConfig(**SIZES, **common, reference_compile=False)
+        model = transformers.ModernBertForMaskedLM(config)
+    else:
+        config = transformers.DistilBertConfig(
+            dim=32, n_layers=2, n_heads=2, hidden_dim=48, **common
+        )
+        model = transformers.DistilBertForMaskedLM(config)
+    return model.eval()
