@@ -64,6 +64,8 @@ def _register(may_load: frozenset[str] = frozenset()) -> None:
     """
     for name, module in list(sys.modules.items()):
         loading = getattr(getattr(module, "__spec__", None), "_initializing", False)
+        # An import of ours now would ask for names that the half-loaded module has not defined yet;
+        # the next import of any module tries again.
         if loading and name.startswith("transformers.") and name not in may_load:
             return
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]

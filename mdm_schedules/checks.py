@@ -62,6 +62,7 @@ def check_int(name: str, value: Any, low: int, high: int | None = None, example:
     bounds = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high}]"
     hint = f"; for example {example}" if example else ""
     try:
+        # True is an int to Python, and a 0-d bool tensor to operator.index; both are mistakes here.
         if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
             raise TypeError
         number = operator.index(value)
@@ -137,6 +138,7 @@ def check_distribution(p: Any, max_states: int, remedy: str) -> npt.NDArray[np.f
         raise InvalidValueError(
             f"distribution must have n axes of equal length d, got {array.shape}; {example}"
         )
+    # Each axis gets one more state, the mask.
     if (d + 1) ** n > max_states:
         raise InvalidValueError(
             f"{n} tokens of {d} letters have (d+1)^n = {(d + 1) ** n} partly masked sequences, at "

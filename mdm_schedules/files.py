@@ -59,6 +59,8 @@ def inside(folder: Path, name: str) -> Path:
     # a loop, a null character: opening it says so better
     except (OSError, RuntimeError, ValueError):
         return file
+    # The Hub's cache keeps files as links: snapshots/<commit>/name -> blobs/<hash>, beside each
+    # other.
     roots = [
         home,
         *(
@@ -117,6 +119,7 @@ def check_output_folder(path: str | os.PathLike[str]) -> Path:
     """
     folder = local_path(path)
     try:
+        # The nearest folder that exists decides whether the missing ones can be made.
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     except (OSError, ValueError):
@@ -156,6 +159,8 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
+            # mkstemp makes the file private; a result has the rights of any new file. The umask can
+            # only be read by setting it.
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(temporary, 0o666 & ~umask)
@@ -211,6 +216,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise FormatError(f"{file} is not UTF-8 text: {error.reason}") from None
     try:
+        # Stricter than Python: a key twice, NaN, and 1e999 are refused, as other readers would do.
         document = json.loads(
             text,
             object_pairs_hook=_no_duplicates,
@@ -238,6 +244,7 @@ def read_bytes(file: Path, limit: int) -> bytes:
         if not stat.S_ISREG(file.stat().st_mode):  # a pipe or a device may never end
             raise StorageError(f"{file} is not a file")
         with open(file, "rb") as opened:
+            # One byte more than is allowed shows that there is too much, however large the file is.
             data = opened.read(limit + 1)
     except FileNotFoundError:
         raise MissingFileError(f"there is no file {file}") from None
@@ -306,6 +313,7 @@ class TensorFile:
                 f"{self._file}: tensor {shown(key)} does not hold what its name says; save the "
                 "schedule again"
             )
+        # safetensors is little-endian on every machine.
         return struct.unpack(f"<{shape[0]}d", tensor["data"])
 
     @property
@@ -354,6 +362,7 @@ def one_writer(folder: Path) -> Iterator[bool]:
     try:
         locked = False
         with suppress(OSError):
+            # The folder itself is locked, so no lock file is left behind.
             fcntl.flock(handle, fcntl.LOCK_EX)
             locked = True
         yield locked

@@ -94,6 +94,7 @@ def schedule_for_steps(
     spec: str | os.PathLike[str] | Schedule, steps: int | None, **params: Any
 ) -> Schedule:
     """`get_schedule` where the number of passes is known: it chooses among several schedules."""
+    # A preset is a table by steps; one with its own "(steps=...)" has chosen already.
     if steps is not None and isinstance(spec, str) and re.fullmatch(r"\s*preset:[^(]*", spec):
         return get_schedule(spec, steps=steps, **params)
     try:
@@ -121,6 +122,7 @@ def find_schedule(model: str | os.PathLike[str], **options: Any) -> Schedule | N
 def _is_path(text: str) -> bool:
     if text.startswith((".", "/", "~", "\\", "hub:", "file:")):
         return True
+    # A spec may hold a path in quotes, and is no path for it.
     if "(" in text:
         return False
     # a folder that happens to be called 'linear' does not hide the schedule of that name

@@ -48,6 +48,7 @@ def make_plan(
             "num_tokens must be an int or an integer tensor [B], "
             f"got {num_tokens.dtype} of shape {tuple(num_tokens.shape)}"
         )
+    # Rows with the same number of masks share a plan, which is computed once.
     counts, which = torch.unique(num_tokens.detach().cpu().long(), return_inverse=True)
     if len(counts) and int(counts[0]) < 0:
         raise InvalidValueError(f"num_tokens must be >= 0, got {int(counts[0])}")
@@ -64,6 +65,7 @@ def share_out(
     `fractions` increases to 1.
     """
     fractions = torch.cat([fractions.new_zeros(1), fractions])
+    # [U, K+1], tokens revealed before each step; halves round up.
     revealed = torch.floor(counts[:, None] * fractions + (0.5 + ROUNDING_GUARD)).long()
     # a flat alpha may waver by an ulp
     revealed = torch.minimum(revealed, counts[:, None]).cummax(dim=1).values
@@ -75,6 +77,7 @@ def share_out(
 def _at_least_one_a_step(revealed: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Raise and lower cumulative counts [U, K+1]: every step adds one while tokens remain."""
     passes = torch.arange(revealed.shape[1], device=revealed.device)
+    # The smallest curve above `revealed` that rises by at least one at every step.
     raised = (revealed - passes).cummax(dim=1).values + passes
     tokens = counts[:, None]
     # leave a token for each later pass; a row with fewer tokens than passes reveals one a pass
@@ -103,6 +106,7 @@ def check_plan(plan: Any, num_tokens: torch.Tensor) -> torch.Tensor:
         ) from None
     if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
         raise InvalidTypeError(f"a plan must hold integers, got {table.dtype}")
+    # One row is a plan for all; `expand` copies nothing.
     if table.ndim == 1:
         table = table.expand(len(num_tokens), -1)
     if table.ndim != 2 or table.shape[0] != len(num_tokens) or table.shape[1] == 0:

@@ -57,6 +57,7 @@ def new_figure(columns: int) -> tuple[Any, Any]:
     canvas = _canvas()
     from matplotlib.figure import Figure
 
+    # Not by pyplot, which keeps every figure and asks for a display.
     figure = Figure(figsize=(5.2 * columns, 4.0), layout="constrained")
     canvas(figure)
     return figure, figure.subplots(1, columns, squeeze=False)[0]

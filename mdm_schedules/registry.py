@@ -53,6 +53,7 @@ def _entry_points(group: str, search_path: tuple[str, ...]) -> dict[str, list[me
     An editable install may be seen twice, say. Only the same spelling counts once: a distribution
     that claims a name in two spellings clashes with itself.
     """
+    # The cache is keyed by the search path, so that what is added to sys.path later is seen.
     found: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
     for point in _installed(group):
         found.setdefault(canonical(point.name), {}).setdefault(
@@ -181,6 +182,8 @@ class Registry(Generic[T]):
         if key not in self._loaded:
             origin = f"{points[0].value} of {_distribution(points[0])}"
             try:
+                # Somebody else's module: it may raise anything, and may even try to end the
+                # process.
                 cls = points[0].load()
             except (Exception, SystemExit) as error:
                 raise PluginError(
@@ -220,6 +223,7 @@ class Registry(Generic[T]):
                     f"{usage}.{near}"
                 )
         try:
+            # Too many or too few are told apart from a fault inside the constructor.
             inspect.signature(cls).bind(*positional, **params)
         except TypeError as error:
             raise InvalidValueError(f"{self.kind} {name!r}: {error}; its form is {usage}") from None
@@ -253,6 +257,7 @@ class Registry(Generic[T]):
         if "(" not in stripped:
             return canonical(stripped), [], {}
         try:
+            # Parsed as Python, and only calls, names and literals are accepted: nothing in it runs.
             tree = ast.parse(stripped, mode="eval").body
             if not isinstance(tree, ast.Call):
                 raise ValueError

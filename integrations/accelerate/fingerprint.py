@@ -15,6 +15,8 @@ from mdm_schedules.schedules import Schedule
 _TENSORS = 32  # weights that are sampled
 _VALUES = 64  # values sampled from each
 _APART = ("schedule", "seed", "callback")  # recorded elsewhere, or without effect on the tokens
+# Config entries that say where a model came from, not what it computes; the dtype is taken from the
+# weights, since configs of equal models name it differently.
 _NAMES_OF_PLACES = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
 
@@ -67,6 +69,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        # A subclass (a LogitsProcessorList) is named too: equal items may act differently in it.
         return [_name(value)] * (type(value) not in (list, tuple)) + [
             _plain(item) for item in value
         ]
@@ -74,6 +77,7 @@ def _plain(value: Any) -> Any:
         return value
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
+    # An address differs in every process, and would make equal jobs look unlike.
     return _name(value) if callable(value) or " at 0x" in repr(value) else repr(value)
 
 
@@ -96,6 +100,8 @@ def _model(model: Any, sharded: bool) -> dict[str, Any]:
             told["dtype"], told["device"] = str(parameter.dtype), parameter.device.type
         if weights:
             told["weights"] = str(sum(value.numel() for _, value in weights))
+            # A sample spread over all layers tells another checkpoint or a fine-tuned one, where a
+            # hash of all weights would have to read every byte.
             every = weights[:: -(-len(weights) // _TENSORS)]
             told["sample"] = _hash(
                 b"".join(name.encode() + _sample(value) for name, value in every)

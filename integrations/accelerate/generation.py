@@ -146,6 +146,7 @@ def generate_distributed(
     batch_size = check_int("batch_size", batch_size, 1, 1 << 20, "batch_size=8")
     timeout = check_real("timeout", timeout, 0, low_open=True)
     model = _unwrapped(model)
+    # What is wrong with the arguments is wrong on every process, so it is raised before they meet.
     bound = get_adapter(model, adapter)
     state = _state(bound)
     with Job(state.process_index, state.num_processes, timeout) as job, ExitStack() as stack:
@@ -161,6 +162,7 @@ def generate_distributed(
                 f"output_path is the prompt file itself, {path}; name another file"
             )
         options = _options(model, bound, tokenizer, generation_config, options)
+        # --- the job: its options, the lanes that share weights, and what identifies its tokens
         shows = progress and job.rank == 0
         total = count_prompts(prompts) if shows else None
         bar = stack.enter_context(closing(tqdm(total=total, unit="prompt", disable=not shows)))
@@ -173,6 +175,7 @@ def generate_distributed(
         _compare_processes(
             job, {**told, "batch_size": batch_size, "on_error": on_error, "split": split}
         )
+        # --- what earlier runs have done
         if extend and output is not None and job.rank == 0 and not overwrite:
             if path is None and iter(prompts) is prompts:
                 raise InvalidTypeError(
@@ -182,6 +185,7 @@ def generate_distributed(
         finished = _start(job, output, told, overwrite, force_resume)
         bar.initial = bar.n = finished.count
         job.tick = partial(_tick, bar, start) if shows else None
+        # --- the work
         with _autocast(bound, precision), evaluating(model):
             worker = Worker(
                 job=job,
@@ -206,6 +210,7 @@ def generate_distributed(
                 if finished.prompts is not None
                 else worker.work(prompts, output)
             )
+        # --- the end: merge or gather, and wait for the slowest before anything is closed
         records = _finish(job, output, told, count, worker)
         totals = {name: job.counted(name) for name in ("tokens", "nfe", "skipped")}
         if job.tick is not None:
@@ -229,6 +234,7 @@ def _options(
     also = {name: given[name] for name in _ALSO if given.get(name) is not None}
     own = getattr(unwrap(model), "generation_config", None)
     options: dict[str, Any] = {**merge_options(given, config, own), **also}
+    # Resolved once, here: a spec or a Hub id must not mean something else on another process.
     given_schedule = options["schedule"]
     options["schedule"] = (
         own_schedule(model, options["steps"])
@@ -239,6 +245,7 @@ def _options(
     options["suppress_special_tokens"] = options["suppress_special_tokens"] or None
     if options["seed"] is not None:
         options["seed"] = check_int("seed", options["seed"], -(2**63), 2**64 - 1, "seed=0")
+    # The model's own token comes first; the tokenizer is asked only where the model has none.
     if options["mask_token_id"] is None and bound.mask_token_id is None:
         options["mask_token_id"] = getattr(tokenizer, "mask_token_id", None)
     options["mask_token_id"] = check_mask_token(bound, options["mask_token_id"])
@@ -266,6 +273,7 @@ def _state(bound: ModelAdapter) -> PartialState:
     accelerated = torch.cuda.is_available() or (
         hasattr(torch, "accelerator") and torch.accelerator.is_available()
     )
+    # The device of the model decides, since accelerate would take a GPU that the model is not on.
     state = PartialState(
         cpu=bound.device.type == "cpu" if bound.device is not None else not accelerated
     )
@@ -376,5 +384,6 @@ def _finish(
         if worker.finished.prompts is None:
             output.finish(told, count)
         job.tell("merged", True)
+    # The others wait until the output has its name, so that all may read it when the call returns.
     job.hear("merged")
     return []

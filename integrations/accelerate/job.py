@@ -62,6 +62,7 @@ class LocalStore:
             return self.values.setdefault(key, value.encode())
 
 
+# A prefix of its own for each job, because the keys of earlier jobs stay in the store.
 def _shared_store() -> Any:
     from torch.distributed import PrefixStore
     from torch.distributed.distributed_c10d import _get_default_store
@@ -106,8 +107,11 @@ class Job:
     def _beat(self) -> None:
         while True:
             try:
+                # A thread of its own, since the main one may be in a long forward pass.
                 self.store.add(f"beat/{self.rank}", 1)
                 if self.world > 1:
+                    # In a ring: each process watches one other, so the store's traffic grows with
+                    # their number and not with its square.
                     self._watch((self.rank + 1) % self.world)
                 if self.tick is not None:
                     self.tick(self)
@@ -125,6 +129,7 @@ class Job:
         beat, now = self.store.add(f"beat/{rank}", 0), time.monotonic()
         if beat != self.seen[0]:
             self.seen = beat, now
+        # `beat` is 0 before the first sign: a process that still loads its model is not dead.
         elif beat and now - self.seen[1] > self.timeout and not self.store.check([f"left/{rank}"]):
             text = f"it has given no sign of life for {self.timeout:g} seconds"
             text += (
@@ -154,6 +159,8 @@ class Job:
             ):
                 error.remote = True  # type: ignore[attr-defined]  # another process was first
             self.store.set(f"left/{self.rank}", "")
+            # The main process may hold the store, so it stays until the others have read the
+            # report.
             end = time.monotonic() + (
                 LINGER if self.rank == 0 and isinstance(error, Exception) else 0
             )
@@ -187,6 +194,8 @@ class Job:
             return
         failure = json.loads(self._ask("get", "failure"))
         self.failed.add(failure["rank"])
+        # Raised with its own class everywhere, so that `except InvalidValueError` works on any
+        # process.
         kind: Any = getattr(errors, failure["kind"], None)
         known = isinstance(kind, type) and issubclass(kind, MDMError)
         text = failure["message"] if known else f"{failure['kind']}: {failure['message']}"
@@ -205,6 +214,7 @@ class Job:
         for rank in ranks:
             while not self._ask("check", [f"{name}/{rank}"]):
                 self.check()
+                # Adding 0 reads a counter, and makes one that is not there yet.
                 if time.monotonic() - start > START and not self._ask("add", f"beat/{rank}", 0):
                     raise DistributedError(
                         f"process {rank} has not called generate_distributed for {START:g} seconds"
@@ -257,6 +267,7 @@ class Tickets:
 
     def __init__(self, job: Job, lane: list[int], even: bool) -> None:
         self.job, self.leader, self.even = job, min(lane), even
+        # One ticket for each lane: its lowest rank draws it, the others hear which it is.
         leaders = sorted(set(job.share("leader", self.leader)))
         self.number, self.lanes = leaders.index(self.leader), len(leaders)
         self.shared = len(lane) > 1
@@ -271,6 +282,8 @@ class Tickets:
             return self.number
         if self.job.rank != self.leader:
             return int(self.job.hear(f"ticket{self.taken}", self.leader))
+        # The store's counter is atomic: no two lanes get the same number, and a fast lane draws
+        # more.
         ticket = int(self.job._ask("add", "tickets", 1)) - 1
         if self.shared:
             self.job.tell(f"ticket{self.taken}", ticket)
@@ -286,6 +299,8 @@ def lane_of(model: Any, rank: int, world: int) -> list[int]:
     from torch.distributed.tensor import DTensor
 
     parameters = list(module.parameters())
+    # FSDP 1 and ZeRO-3 gather weights over all processes; DTensors and tensor parallelism say over
+    # which.
     together = any(isinstance(part, FullyShardedDataParallel) for part in module.modules())
     # DeepSpeed ZeRO-3
     together = together or any(hasattr(parameter, "ds_id") for parameter in parameters)

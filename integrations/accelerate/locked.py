@@ -32,14 +32,17 @@ class Shard:
         """Write one batch, and see it to the disk."""
         closing = {"batch": {"window": window, "digest": digest, "records": len(records)}}
         data = "".join(json.dumps(line) + "\n" for line in (*records, closing)).encode()
+        # The closing line says that the batch is whole; a reader drops records without one.
         good = os.fstat(self.handle).st_size
         try:
             rest = memoryview(data)
             while rest:
+                # `write` may take a part only.
                 rest = rest[os.write(self.handle, rest) :]
             os.fsync(self.handle)
         except OSError as error:
             with suppress(OSError):
+                # Half a batch on a full disk would hide every later one from the reader.
                 os.ftruncate(self.handle, good)
             raise StorageError(
                 f"cannot write {self.path}: {error.strerror or error}; finished batches are kept, "

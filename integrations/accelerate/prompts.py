@@ -78,6 +78,8 @@ def windows(source: Any, mark: int | None = None) -> Iterator[Window]:
         content = (
             prompt.content.tobytes() if isinstance(prompt.content, np.ndarray) else prompt.content
         )
+        # The digest runs on over the windows, so that each one stands for all prompts up to its
+        # end. Its length precedes each entry, or ("ab", "c") would be ("a", "bc").
         entry = repr((prompt.id, content, prompt.error)).encode("utf-8", "backslashreplace")
         digest.update(len(entry).to_bytes(8, "little") + entry)
         prompts.append(prompt)
@@ -132,6 +134,7 @@ def _prompt(index: int, where: str, read: Callable[[], Any]) -> Prompt:
             name = item.get("id")
             if (
                 not isinstance(name, str | int | float | None)
+                # NaN is not equal to itself, and JSON has no word for it.
                 or (isinstance(name, float) and not math.isfinite(name))
                 or (isinstance(name, int) and name.bit_length() > _ID_BITS)
             ):
@@ -224,6 +227,7 @@ class Encoder:
             return coded
 
     def _checked(self, prompt: Prompt, ids: Any) -> Prompt:
+        # A text in place of ids is the tokenizer's refusal.
         trouble = ids if isinstance(ids, str) else prompt.error
         if trouble is None:
             ids = np.asarray(ids, dtype=np.int64)
@@ -268,6 +272,8 @@ def cut(prompts: list[Prompt], batch_size: int, group: Callable[[int], int]) -> 
     def key(prompt: Prompt) -> int:
         return -1 if prompt.error is not None else group(len(prompt.ids))
 
+    # Neighbours in length share a batch, which wastes the least on padding; the index makes the
+    # order, and with it the tickets, the same on every process.
     ordered = sorted(prompts, key=lambda prompt: (key(prompt), len(prompt.ids), prompt.index))
     groups = [list(members) for _, members in groupby(ordered, key)]
     return [

@@ -59,6 +59,7 @@ class Finished:
         prompts: number of all prompts if the output is complete, else None.
     """
 
+    # One bit a prompt, little-endian: a million prompts fit into 122 KiB, and into one message.
     bits: bytes = b""
     digests: dict[int, str] = field(default_factory=dict)
     prompts: int | None = None
@@ -128,6 +129,7 @@ class Output:
                 fingerprint["seed"] = secrets.randbits(63)
             self._write(self.run, fingerprint)
             return Finished()
+        # An unfinished run goes on only with the settings that it began with.
         stored = self._read(self.run)
         _compare(stored, fingerprint, force, f"the unfinished run in {self.folder}")
         finished = self._scan(mend=True)[0]
@@ -143,6 +145,7 @@ class Output:
             )
         stored = self._read(self.note)
         _compare(stored, fingerprint, False, f"the finished output {self.path}")
+        # Changed by somebody since: neither resumed nor overwritten unasked.
         if self.path.stat().st_size != stored.get("bytes"):
             raise StorageError(
                 f"{self.path} was changed after it was written; overwrite=True replaces it"
@@ -161,6 +164,8 @@ class Output:
         check_output(self.path, plain=True)
         if not (self.path.exists() and self.note.exists()):
             return
+        # The digest of the window in which the old prompts ended is of fewer prompts than now, so
+        # it is compared with the digest at that mark.
         before = self._complete(fingerprint)
         assert before.prompts is not None
         digests, count = dict(before.digests), 0
@@ -182,7 +187,9 @@ class Output:
             self.folder.mkdir(exist_ok=True)
             self._lock_folder()
             write_atomically(
-                self.folder / "rank-kept.jsonl", lambda name: self._keep(Path(name), digests)
+                # From here on this is an unfinished run like any other.
+                self.folder / "rank-kept.jsonl",
+                lambda name: self._keep(Path(name), digests),
             )
             self._write(self.run, fingerprint)
             for file in (self.path, self.note):
@@ -196,6 +203,7 @@ class Output:
     def _keep(self, shard: Path, digests: dict[int, str]) -> None:
         """The records of the output as a shard."""
         with open(self.path, "rb") as finished, open(shard, "wb") as out:
+            # One closing line for each window, as if a process had written it as one batch.
             for number, lines in groupby(finished, lambda line: _index(line) // WINDOW):
                 count = 0
                 for line in lines:
@@ -235,6 +243,8 @@ class Output:
 
     def _scan(self, mend: bool) -> tuple[Finished, array[int]]:
         """What is done, and where each prompt's records begin, -1 for none; 8 bytes a prompt."""
+        # A location packs the shard's number and the offset into 64 bits: 8 bytes a prompt, where a
+        # list of tuples would take many times as much.
         places: array[int] = array("q")
         digests: dict[int, str] = {}
         for number, shard in enumerate(self._shards()):
@@ -251,11 +261,13 @@ class Output:
                             f"{self.folder} mixes different prompts; overwrite=True starts anew"
                         )
                     highest = max(index for index, _ in records)
+                    # Indices come in any order; -1 is what is not done.
                     if highest >= len(places):
                         places.extend([-1] * (highest + 1 - len(places)))
                     for index, offset in reversed(records):  # of several answers the first
                         places[index] = number << _OFFSET_BITS | offset
                     end = after
+                # Whatever follows the last whole batch was being written when a process was killed.
                 torn = file.seek(0, os.SEEK_END) - end
                 if mend and torn:
                     file.truncate(end)
@@ -299,6 +311,7 @@ class Output:
                         file = files[place >> _OFFSET_BITS]
                         file.seek(place & ((1 << _OFFSET_BITS) - 1))
                         start = b'{"index": %d,' % index
+                        # Records of one prompt lie together, and "7," is no beginning of "70,".
                         while (line := file.readline()).startswith(start):
                             out.write(line)
                     size = out.tell()

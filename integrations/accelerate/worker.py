@@ -58,6 +58,8 @@ class Worker:
             for window in windows(source):
                 count += len(window.prompts)
                 self._check_stream(window)
+                # A finished window takes no tickets: `finished` is the same on all processes, and
+                # so is the count.
                 if all(prompt.index in self.finished for prompt in window.prompts):
                     continue
                 # all processes count the same batches, so a ticket names the same batch on each
@@ -121,6 +123,7 @@ class Worker:
 
     def _batch(self, batch: list[Prompt]) -> tuple[list[dict[str, Any]], dict[str, int]]:
         """Run a batch; return its records and its increments to the job's counters."""
+        # Prompts with an error are cut into batches of their own.
         if batch[0].error is not None:
             return [_head(prompt) | {"error": prompt.error} for prompt in batch], {
                 "skipped": len(batch)
@@ -139,6 +142,8 @@ class Worker:
         copies = self.options["num_return_sequences"]
         longest = max(len(prompt.ids) for prompt in batch)
         tokens, attention_mask = left_pad([prompt.ids for prompt in batch])
+        # From the index and not from the place in the batch: the same prompt gets the same tokens
+        # on any number of processes, at any batch size.
         seeds = derive_seeds(self.seed, [prompt.index for prompt in batch], copies)
         options = {**self.options, "seed": seeds, "tokenizer": self.tokenizer}
         out = generate(self.model, tokens, attention_mask, **options)

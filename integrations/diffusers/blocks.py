@@ -169,11 +169,13 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         length = check_int(
             "block_length", self.config.block_length if block_length is None else block_length, 1
         )
+        # [steps]: how many masks of the block each pass fills.
         quotas = check_plan(self.get_num_transfer_tokens(length, steps), torch.tensor([length]))[0]
         self._quotas, self._planned = quotas.tolist(), length
         self.num_inference_steps = steps
         self.timesteps = torch.arange(steps - 1, -1, -1, device=device)
         if _Contract is not None:
+            # Times in (0, 1], as the contract has them; `_index` reads either kind.
             self.timesteps = (self.timesteps + 1) / steps
 
     def _index(self, timestep: Any) -> int:
@@ -187,6 +189,8 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                 "block_length=...) first"
             )
         steps = len(self._quotas)
+        # A time k / steps names the pass that ends there; anything between two of them is a
+        # mistake.
         if isinstance(timestep, float) or (
             isinstance(timestep, torch.Tensor) and timestep.is_floating_point()
         ):
@@ -252,6 +256,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                 f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: "
             )
         index = self._index(timestep)
+        # --- settings: those of the call, else those that the pipeline wrote into the config
         mask = self._setting("mask_token_id", mask_token_id)
         settings = {
             "temperature": self._setting("temperature", temperature, 0.0),
@@ -270,11 +275,14 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                     "masks to schedule; use diffusers' BlockRefinementScheduler, or pass "
                     "mask_token_id"
                 )
+            # diffusers' own step takes the mask from its caller; without one it does what it always
+            # did.
             return super().step(  # type: ignore[misc]
                 model_output, index, sample, **settings, threshold=threshold,
                 editing_threshold=editing_threshold,
                 generator=generator, return_dict=return_dict,
             )  # fmt: skip
+        # --- which positions may change: masks, and with editing what is no prompt
         self._check_block(model_output, sample)
         sample = sample.long()
         masked = sample == mask
@@ -288,9 +296,11 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         if editing > 0:
             editable = ~masked if prompt_mask is None else ~masked & ~prompt_mask
         wanted = masked | editable
+        # --- a token for each of them, and its probability before temperature; 0 elsewhere
         tokens, probs = self._draw(model_output, wanted, mask, generator, **settings)
         sampled = sample.masked_scatter(wanted, tokens)
         confidence = torch.zeros(sample.shape, device=sample.device).masked_scatter(wanted, probs)
+        # --- reveal: the pass's quota of the most confident masks, and all above the threshold
         transfer = torch.zeros_like(masked)
         if index < len(self._quotas):
             # a block may be narrower than planned, and topk takes no more than its width
@@ -299,6 +309,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             # topk, because it breaks ties as diffusers does
             best = torch.zeros_like(masked).scatter_(1, ranked.topk(quota, dim=1).indices, True)
             transfer = masked & (best | (confidence > threshold))
+        # --- edit: replace what the model is now sure is another token
         edited = editable & (sampled != sample) & (confidence > editing)
         new = torch.where(transfer | edited, sampled, sample)
         values = (new, transfer, edited, sampled, confidence, model_output)
@@ -378,6 +389,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             eos_token_id, mask_token_id: ids of these tokens.
             prompt_length: number of columns of `cur_x` that hold the prompt.
         """
+        # A row ends at an end token that was just written, with no mask before the first one.
         committed = ((sampled_tokens == eos_token_id) & final_transfer).any(1)
         answer = cur_x[:, prompt_length:]
         is_eos = answer == eos_token_id

@@ -36,6 +36,8 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
     ) -> Any:
         """Do as diffusers does; a `schedule` given here replaces that of the config."""
         if isinstance(config, dict):
+            # A scheduler of continuous latents has none of our keys: better said here than as a
+            # missing argument.
             if config.get(cls._needed) is None and cls._needed not in kwargs:
                 raise cls._continuous(f"the config has no {cls._needed}: ")
             # passed by name, because diffusers leaves out values it takes for defaults: positional
@@ -76,6 +78,7 @@ class ScheduleConfigMixin(ConfigMixin):  # type: ignore[misc]
 def as_text(schedule: Schedule) -> str:
     """Return the spec of a schedule; FormatError if no process could read it back."""
     try:
+        # A config is JSON, so the schedule must survive as text; a function as gamma does not.
         text = schedule.spec
         if schedules.read(text) != schedule:
             raise FormatError(f"{shown(text)} does not give it back")

@@ -38,8 +38,10 @@ def draw_tokens(
         InvalidValueError: logits with NaN or +inf at a wanted position.
     """
     length, vocabulary = logits.shape[1:]
+    # [R], indices into the flattened [B * L]; all that follows is [R, V] or smaller.
     rows = wanted.flatten().nonzero()[:, 0]
     size = max(1, min(len(rows), chunk_rows(logits)))
+    # A transposed view (aMUSEd's [B, V, H, W]) cannot be flattened without a copy of all logits.
     flat = logits.flatten(0, 1) if logits.is_contiguous() else None
     # reused by the chunks: allocating memory costs more than the computation in it
     held: dict[str, torch.Tensor] = {}
@@ -67,6 +69,8 @@ def draw_tokens(
         else:  # torch.multinomial's race of exponentials, for these rows only
             race = take("race", noise, part).to(probs.device)
             weights = torch.div(probs.to(noise.dtype), race, out=buffer("weights", race, len(race)))
+            # After the softmax, as in the schedulers that this equals: the mask's share stays in
+            # the probabilities.
             weights.index_fill_(1, hidden, -torch.inf)
         best = weights.argmax(-1)
         tokens[part] = best

@@ -101,6 +101,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         from mdm_schedules.integrations.transformers.native import load_tokenizer
 
+        # --- which parts the caller gives, and where the others come from
         parts = {
             name: kwargs.pop(name) for name in ("model", "tokenizer", "scheduler") if name in kwargs
         }
@@ -119,6 +120,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         def place(part: str) -> str | os.PathLike[str]:
             return path if saved is None else os.path.join(saved, part)
 
+        # --- the scheduler: given, saved, or made below, once the mask token is known
         scheduler = parts.get("scheduler")
         if scheduler is None and saved is not None:
             scheduler = MaskedDiffusionScheduler.from_pretrained(place("scheduler"))
@@ -128,6 +130,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                 scheduler = MaskedDiffusionScheduler.from_config(
                     scheduler.config, schedule=schedule
                 )
+        # --- the model
         model = parts.get("model")
         if model is None:
             # the scheduler's schedule takes precedence, so the model's own is not even looked up
@@ -135,6 +138,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             model = AutoModelForMaskedDiffusion.from_pretrained(
                 place("model"), schedule=used, **kwargs
             )
+        # --- the tokenizer: None, given as such, is none
         if "tokenizer" not in parts:
             parts["tokenizer"] = load_tokenizer(place("tokenizer"), **shared)
         if scheduler is None:
@@ -192,6 +196,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             MDMError: anything wrong with the arguments, before the first pass.
         """
+        # --- everything that can be wrong, before the first pass
         self._check_inputs(output_type, callback_on_step_end_tensor_inputs, options)
         if input_ids is None:
             input_ids, attention_mask = self._encode(
@@ -203,6 +208,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             if options.get("seed") is not None:
                 raise InvalidValueError("give a generator or a seed, not both")
             options["seed"] = _seeds(generator)
+        # --- a bar that knows its length only at the first pass, and the caller's callback
         wanted = list(callback_on_step_end_tensor_inputs)
         bar: Any = None
 
@@ -231,6 +237,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             if bar is not None:
                 bar.close()
             self.maybe_free_model_hooks()  # type: ignore[attr-defined]
+        # Masks in the prompt were filled in their places, so the whole sequence is the answer.
         infilled = bool((input_ids == mask).any())
         sequences = out.sequences if infilled else out.sequences[:, out.prompt_length :]
         texts = self._decode(sequences, attention_mask, infilled) if output_type == "text" else None
@@ -349,6 +356,7 @@ def _saved_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> st
 
 
 def _mask_token(model: Any, tokenizer: Any) -> int:
+    # The tokenizer comes first: some configs carry another model's id.
     for token in (getattr(tokenizer, "mask_token_id", None), get_adapter(model).mask_token_id):
         if token is not None:
             return int(token)

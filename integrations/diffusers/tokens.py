@@ -97,6 +97,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
         steps = check_int(
             "num_inference_steps", num_inference_steps, 1, MAX_STEPS, example="set_timesteps(12)"
         )
+        # One number is the start of a line down to 0.01, as diffusers reads it; two are both ends.
         ends = temperature if isinstance(temperature, tuple | list) else [temperature]
         if not 1 <= len(ends) <= 2:
             raise InvalidValueError(
@@ -114,6 +115,7 @@ class MaskedDiffusionScheduler(ScheduleConfigMixin, AmusedScheduler):  # type: i
             raise InvalidValueError(
                 "no timesteps are set; call scheduler.set_timesteps(num_inference_steps) first"
             )
+        # Timesteps count down to 0, and the steps here count up from 0.
         last = len(self.timesteps) - 1
         try:
             number = check_int("timestep", timestep, 0, last)

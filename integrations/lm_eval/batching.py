@@ -36,12 +36,14 @@ def write(
     `padding` says whether prompts of different length may share a batch, the shorter ones padded on
     the left.
     """
+    # One call of `generate` has one set of options; a task may give its requests different ones.
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, job in enumerate(jobs):
         # a model that attends by blocks needs prompts that end at the same place in a block
         length = len(job.prompt) % (adapter.block_length or 1) if padding else len(job.prompt)
         groups[repr(sorted(job.options.items())), length].append(i)
     for group in groups.values():
+        # The longest first: what does not fit into memory fails at once, and neighbours pad little.
         group.sort(key=lambda i: len(jobs[i].prompt), reverse=True)
         for begin in range(0, len(group), batch_size):
             yield from _write_batch(adapter, jobs, group[begin : begin + batch_size], tokenizer)
@@ -63,6 +65,7 @@ def _write_batch(
     for i, ids in zip(batch, out.sequences.tolist(), strict=True):
         job = jobs[i]
         answer = ids[width - len(job.prompt) if job.whole else width :]
+        # `width` is the padded prompt; an infilled text starts where its own padding ends.
         ends = job.options.get("eos_token_id") or ()
         yield (
             i,

@@ -23,6 +23,7 @@ class Cuts:
 
     def end(self, ids: list[int], room: int, kind: str) -> list[int]:
         """The last `room` tokens, after the beginning-of-sequence token where there was one."""
+        # The end is kept, since the question comes last, after the examples.
         if len(ids) <= room:
             return ids
         self.counts[kind] += 1

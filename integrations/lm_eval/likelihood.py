@@ -56,6 +56,8 @@ def pieces(context: list[int], target: list[int], size: int | None) -> list[Piec
 
     Each token is in one piece.
     """
+    # Each piece scores up to `size` target tokens, after as much of what precedes them as still
+    # fits.
     size = size or max(1, len(context) + len(target))
     result = []
     for begin in range(0, len(target), size):
@@ -77,13 +79,17 @@ def patterns(piece: Piece, draws: int, seed: int) -> Iterator[tuple[npt.NDArray[
     under the same noise; without a context they depend on the text.
     """
     n = len(piece.target)
+    # Few enough patterns to take them all: the bound is then exact. Each size has equal weight 1/n,
+    # spread over its comb(n, size) patterns; the sum over hidden tokens takes n / size of it.
     if n < (draws + 1).bit_length():  # 2^n - 1 <= draws
         for code in range(1, 1 << n):
             hidden = (code >> np.arange(n)) & 1 == 1
             size = int(hidden.sum())
             yield hidden, 1 / (size * math.comb(n, size))
         return
+    # Seeded by the text, so that a piece gets the same patterns in any batch and on any process.
     draw = np.random.default_rng([seed, *(piece.context or piece.target)])
+    # Stratified: the sizes 1..n are hit as evenly as `draws` allows, from one random start.
     sizes = np.minimum((draw.random() + np.arange(draws)) * n // draws, n - 1).astype(int) + 1
     for size in sizes:
         hidden = np.zeros(n, dtype=bool)
@@ -96,6 +102,8 @@ def bounds(adapter: ModelAdapter, work: Sequence[Piece], how: Bound) -> Iterator
 
     The longest pieces come first.
     """
+    # `left` counts the rows of a piece still to come, so that its bound is given as soon as it is
+    # whole.
     order = sorted(range(len(work)), key=lambda i: len(work[i]), reverse=True)
     totals, left = [0.0] * len(work), [0] * len(work)
 
@@ -136,6 +144,7 @@ def _nats(
     clean, real = left_pad(
         [work[i].context + work[i].target for i, _, _ in batch], how.pad_token_id
     )
+    # [B, L]; the target is at the right end of each row, the prompt just before it.
     hidden, prompt = np.zeros(clean.shape, dtype=bool), np.zeros(clean.shape, dtype=bool)
     for row, (i, chosen, _) in enumerate(batch):
         hidden[row, clean.shape[1] - len(chosen) :] = chosen
@@ -151,4 +160,5 @@ def _nats(
         how.mask_token_id,
         "cross_entropy",
     )
+    # `hidden_nats` is flat, in the order of nonzero: row by row.
     return np.bincount(hidden.nonzero()[0], weights=nats, minlength=len(batch)).astype(np.float64)

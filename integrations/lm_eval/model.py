@@ -195,6 +195,7 @@ class MaskedDiffusionLM(SharedLM):
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if context and continuation:
+            # lm-eval's own way: a space at the end of the context goes to the continuation.
             before, target = self._encode_pair(context, continuation)
             if target:  # unless the context's last token swallows it
                 return before, target
@@ -209,6 +210,8 @@ class MaskedDiffusionLM(SharedLM):
         for context, settings in (request.args for request in requests):
             said, until = task_options(settings)
             options = {**said, **self.options}
+            # A stop string that is one token ends a row early, which saves passes; `cut` handles
+            # the others.
             if options["max_new_tokens"]:
                 tokens = stop_tokens(self.tokenizer, until, self.adapter.vocab_size)
                 ends = self._ends(options)
@@ -327,6 +330,7 @@ class MaskedDiffusionLM(SharedLM):
         pairs: list[tuple[list[int], list[int]]],
         disable_tqdm: bool,
     ) -> list[tuple[float, bool]]:
+        # --- requests cut into pieces that the model can read; owner[piece] is the request
         owner, work = [], []
         for i, (context, target) in enumerate(pairs):
             if self.mask_token_id in target:
@@ -340,11 +344,14 @@ class MaskedDiffusionLM(SharedLM):
             owner += [i] * len(parts)
         self.cuts.warn("contexts", len(pairs))
         same = [True] * len(pairs)
+        # --- whether greedy decoding writes the continuation: a generation each, so only when asked
+        # for
         look = self.check_greedy and kind == "loglikelihood"
         for i, yes in zip(
             owner, self._greedy(work, disable_tqdm) if look else [False] * len(work), strict=True
         ):
             same[i] = same[i] and yes
+        # --- the bounds, added up over the pieces of each request
         padding = self._takes_padding(len(piece) for piece in work)
         scale = check_real("cfg_scale", self.options.get("cfg_scale", 0.0), 0)
         how = Bound(

@@ -51,6 +51,7 @@ class LMEvalObjective(Objective):
         self._lock = threading.Lock()
         self._lm, self._limit, self._settings = lm, settings.pop("limit", None), settings
         lm.work_alone()  # processes that tune together try different schedules
+        # --- the tasks, each with its few-shot examples
         self._loaded = TaskManager(include_defaults=False).load(tasks)
         self._tasks: dict[str, Any] = self._loaded["tasks"]
         self.results: dict[str, Any] = {}
@@ -64,6 +65,7 @@ class LMEvalObjective(Objective):
             # lm-eval never changes a 0 that the task says
             if own is None or (num_fewshot is not None and own != 0):
                 task.set_config(key="num_fewshot", value=num_fewshot or 0)
+        # --- the metric: its direction, and whether single documents have a score
         self.metric = _choose(self._tasks, metric)
         name = self.metric.split(",")[0]
         kinds = {task.higher_is_better().get(name) is not False for task in self._tasks.values()}
@@ -79,6 +81,7 @@ class LMEvalObjective(Objective):
         self._documents = [
             (name, i) for name, task in self._tasks.items() for i in range(self._size(task))
         ]
+        # --- what `tune` reads of an objective
         self.num_instances = len(self._documents) if self.per_document else None
         self.name, self.batch_size = "+".join(self._tasks), BATCHES * lm.batch_size
         self.metric_name = ("" if self.higher_is_better else "minus ") + name
@@ -157,6 +160,8 @@ class LMEvalObjective(Objective):
         """
         for task in self._tasks.values():
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # the same examples for every schedule
+        # lm-eval takes the numbers of the documents of each task, and returns them in its own
+        # order.
         samples = {name: sorted(i for task, i in wanted if task == name) for name in self._tasks}
         self.results = evaluate(
             lm=lm,
@@ -166,6 +171,7 @@ class LMEvalObjective(Objective):
             **self._settings,
         )
         name, kind = self.metric.split(",")
+        # `tune` maximises, so what lm-eval minimises (perplexity) changes its sign.
         sign = 1.0 if self.higher_is_better else -1.0
         if not self.per_document:
             return {

@@ -26,6 +26,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
     """
     parts, depth = [""], 0
     for letter in text:
+        # Only a comma outside all brackets separates arguments.
         depth += (letter in "([{") - (letter in ")]}")
         if letter == "," and depth <= 0:
             parts.append("")
@@ -72,10 +73,12 @@ def task_options(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     As for lm-eval's own models, `do_sample` False means temperature 0, and the length is 256 tokens
     if nothing is said.
     """
+    # `left` shrinks to what nothing here understands, which is said once.
     left = dict(settings)
     until = left.pop("until", None) or []
     lengths = [length for name in _LENGTHS if (length := left.pop(name, None)) is not None]
     sample = left.pop("do_sample", None)
+    # Greedy by the task's own words: its temperature and top_p do not count then.
     if sample is False:
         left = {name: value for name, value in left.items() if name not in _WARPS}
     given = {name: left.pop(name) for name in list(left) if name in OPTIONS}

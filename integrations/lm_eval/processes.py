@@ -31,6 +31,7 @@ class SharedLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self._state = joined_processes()
         if self._state is not None:
+            # lm-eval deals out the documents by these two.
             self._rank, self._world_size = self._state.process_index, self._state.num_processes
 
     def work_alone(self) -> None:

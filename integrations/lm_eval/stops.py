@@ -41,6 +41,7 @@ def cut(tokenizer: Any, ids: Sequence[int], stops: Sequence[str], *, special: bo
     """
     stops = [stop for stop in stops if stop]
 
+    # Decoded from the start every time: a token's text depends on those before it.
     def text(count: int, show: bool = True) -> str:
         return str(tokenizer.decode(list(ids[:count]), skip_special_tokens=not show))
 

@@ -108,6 +108,8 @@ class _Made(type):
 
 @cache
 def _with_mixin(cls: Any) -> Any:
+    # A class of a class: pickle asks the metaclass how to store `made`, and gets the class it is
+    # made of.
     kind = _Made if type(cls) is type else type("_Made", (_Made, type(cls)), {})
     copyreg.pickle(kind, lambda made: (_with_mixin, (made.__mro__[2],)))  # type: ignore[arg-type]
     # under its own name, since transformers writes the class name into config.architectures
@@ -153,6 +155,7 @@ class AutoModelForMaskedDiffusion:
             StorageError: `path` is a folder without a model, or neither a folder nor a Hub id.
         """
         _check_place(path, kwargs)
+        # Before the weights, since a wrong schedule should cost no download.
         chosen = _carried(path, kwargs) if schedule is None else get_schedule(schedule)
         try:
             model = _load(path, *args, **kwargs)
@@ -235,6 +238,7 @@ def _settle_mask(config: Any, path: str | os.PathLike[str], kwargs: dict[str, An
         return
     told = tokenizer_mask(path, kwargs)
     if configured is None:
+        # The files as data first; only a tokenizer that hides its mask elsewhere is loaded for it.
         told = _tokenizer_mask(path, kwargs) if told is None else told
         if told is not None:
             config.mask_token_id = told
@@ -271,6 +275,7 @@ def _load(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
     """The model: native where it is of a released family, else by transformers' auto classes."""
     from mdm_schedules.integrations.transformers import native
 
+    # Loading in a way of the caller's own, which the native tables know nothing of.
     plain = {"config", "gguf_file", "state_dict"} & kwargs.keys()
     if not (plain or args or kwargs.get("trust_remote_code")) and native.is_released(path, kwargs):
         return native.load_native(path, **kwargs)

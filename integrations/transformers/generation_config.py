@@ -40,6 +40,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-unty
     def __init__(self, **options: Any) -> None:
         stored = options.pop(_FIELD, None)
         given = {name: options.pop(name) for name in list(options) if name in STORED}
+        # `_commit_hash` and the like come from loading, and the names of `_PLAIN` are transformers'
+        # own.
         for name in options:
             if not name.startswith("_") and name not in _PLAIN:
                 raise unknown_option(name, "unknown generation option", STORED)
@@ -56,6 +58,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-unty
             value = StoredOptions({} if value is None else value)
         elif not (name.startswith("_") or name in _PLAIN or name in _DIFFERENT or name == _FIELD):
             raise unknown_option(name, "unknown generation option", STORED)
+        # temperature and others exist twice; set on the config itself, they do not reach the
+        # sampler.
         elif name in _BOTH and _FIELD in self.__dict__ and value != _PLAIN[name]:
             say_once(
                 f"generation_config.{name} is transformers' own; the sampler reads "
@@ -73,6 +77,8 @@ class MaskedDiffusionGenerationConfig(GenerationConfig):  # type: ignore[no-unty
         """
         if defaults_only:
             flags = {"defaults_only": True, "allow_custom_entries": allow_custom_entries}
+            # transformers fills in what a model's own config says; that must not pass for a user's
+            # wish.
             mine = {name: kwargs.pop(name) for name in list(kwargs) if name in _DIFFERENT}
             rest: dict[str, Any] = super().update(**flags, **kwargs)
             return mine | rest

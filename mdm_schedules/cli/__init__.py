@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if sys.stdout is None:
                 return _tell("standard output is closed; give it a place, such as >/dev/null")
+            # Inside the `try`, so that whatever is typed ends in one line and a status.
             check_arguments(words)
             parser, seen.command = build_parser(words)
             seen.args = read(parser, seen.command, words)
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         except KeyboardInterrupt as stop:
             drop_output()
+            # A shell's convention for a process that a signal ended: 130 after Ctrl-C.
             status = 128 + number_of(stop)
             return status if is_quiet() else _tell(goes_on(stop, seen.args), status)
         except (MDMError, OSError) as error:

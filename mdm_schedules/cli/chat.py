@@ -59,6 +59,7 @@ def _line(line: bytes, json_lines: bool, tokenizer: Any) -> bytes:
         item = json.loads(text) if json_lines else text
     except (ValueError, RecursionError):
         return line
+    # What is no prompt is passed on as it is: the reader of the file names its line in the error.
     row = item if isinstance(item, dict) else {"prompt": item}
     said = row.get("prompt", row.get("messages"))
     if isinstance(said, str) or (said is not None and said is row.get("messages")):
@@ -74,6 +75,7 @@ def prompt_file(given: str) -> Iterator[Path]:
         return
     if sys.stdin is None or sys.stdin.isatty():
         raise InvalidValueError("--prompts - reads standard input, which is not given here")
+    # Copied to a file, because several processes read it, and more than once.
     data = sys.stdin.buffer.read()
     first = next((line for line in data.splitlines() if line.strip()), b"").lstrip(b"\xef\xbb\xbf")
     try:

@@ -72,6 +72,7 @@ def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     from mdm_schedules.lookup import schedule_for_steps
 
     logging.disable_progress_bar()
+    # A shipped model's name wins over a folder of that name: "./code" is the folder.
     path = str(demo_models.path(args.model)) if args.model in demo_models.NAMES else args.model
     # said either way, or transformers asks at the terminal
     remote = {"trust_remote_code": args.trust_remote_code}
@@ -203,6 +204,7 @@ def _flags(without: Sequence[str], also: Sequence[str]) -> list[tuple[str, Any]]
 
 def _help(option: Any) -> str:
     """The help of the table, without what only Python can give."""
+    # The table speaks of Python: objects cannot be typed, and names become flags.
     text = re.sub(r", or a (?:policy object|CommitRule)|, or a Schedule|^False ", "", option.help)
     text = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), text)
     text = text.replace("commit=", "--commit ").replace("%", "%%").rstrip(".")

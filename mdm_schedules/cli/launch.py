@@ -29,6 +29,7 @@ def launch(words: Sequence[str], count: int, stdout: int | None = None) -> None:
         SystemExit: one of them failed, and has said why.
     """
     workers: list[subprocess.Popen[bytes]] = []
+    # What torchrun sets, with the cores shared out where nobody has said otherwise.
     environment = {
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
         **os.environ,
@@ -44,8 +45,11 @@ def launch(words: Sequence[str], count: int, stdout: int | None = None) -> None:
                 subprocess.Popen(
                     [sys.executable, "-m", "mdm_schedules", *words],
                     env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    # Nothing is written to it: it closes when this process ends, which
+                    # `end_with_parent` waits for.
                     stdin=subprocess.PIPE,
                     stdout=stdout,
+                    # Ctrl-C goes to this process alone, which ends the others in order.
                     start_new_session=True,
                 )
             )

@@ -115,6 +115,7 @@ def _lines(row: dict[str, Any], width: int) -> list[str]:
     if row["kind"] == "presets":
         about = f"{row['target']}; {about} ({row['source']})"
     elif row["kind"] == "schedules":
+        # A schedule without defaults has no curve; blanks keep the columns.
         values = row.get("curve")
         picture = curve(values, sys.stdout.encoding) if values else " " * 16
         picture += "  "

@@ -90,6 +90,7 @@ def _unknown(command: CommandParser, word: str) -> str:
         return f"unexpected argument {word!r}"
     flags = [flag for flag in command._option_string_actions if flag.startswith("--")]
     flag = word.partition("=")[0]
+    # Only a command that samples has loaded the table, and only there another library's name helps.
     if "mdm_schedules.sampling.options" in sys.modules:
         from mdm_schedules.sampling.options import OPTIONS
 

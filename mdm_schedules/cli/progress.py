@@ -26,6 +26,8 @@ class Lines:
 
     def write(self, text: str) -> int:
         """Write text, or a bar if it is time for one."""
+        # tqdm returns the carriage before each bar, so what follows one is a bar, and all else is
+        # text.
         for number, part in enumerate(re.split(r"\r(?!\n)", text)):
             if number:
                 self._draw(part)

@@ -162,6 +162,8 @@ def _launch(args: argparse.Namespace, path: Path, stack: ExitStack) -> None:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mdm-schedules-"))
     answers, told = Path(folder, "answers.jsonl"), Path(folder, "told.json")
     with open(told, "wb") as out:
+        # Answers that go to the screen are written to a file first: several processes cannot share
+        # one standard output in the order of the prompts.
         words += ["--output", str(answers), "--json"]
         launch(words, args.num_processes, stdout=out.fileno())
     with open(answers, encoding="utf-8") as file:

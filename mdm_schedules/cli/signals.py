@@ -31,6 +31,7 @@ def stoppable() -> Iterator[None]:
     before = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
+        # nohup ignores HUP, and that must stay so.
         if number is None or signal.getsignal(number) != signal.SIG_DFL:
             continue
         try:

@@ -23,6 +23,7 @@ def prepared_streams() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if error is None:  # print(file=None) would write to standard output
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    # A bar drawn with carriage returns makes an unreadable log.
     elif not error.isatty():
         lines: Any = Lines(error)
         sys.stderr = lines
@@ -49,6 +50,7 @@ def drop_output() -> None:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):
         with suppress(OSError, ValueError, AttributeError):
+            # Python flushes once more at its end, and would complain of the closed pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -30,6 +30,7 @@ def _tune(args: argparse.Namespace) -> None:
 
     if args.limit is not None:
         check_int("--limit", args.limit, 1)
+    # Hours of tuning must not end at a folder that cannot be written.
     output = None if args.output is None else check_output_folder(args.output)
     report = None if args.report is None else check_output(args.report, make=True)
     objective = _objective(args)
@@ -59,6 +60,7 @@ def _tune(args: argparse.Namespace) -> None:
         for steps in args.steps:
             done = found.push_to_hub(args.push, steps, model=model, task=task)
             lines.append(f"Pushed: {done.pr_url or done.commit_url}")
+    # The verdict for people comes last, where a terminal stops.
     plain = [sentence(found, steps, _saved(args, steps)) for steps in args.steps]
     told = {**found.to_json(), "sentences": plain}
     show_result(args, told, "\n".join([*lines, "", *plain]))

@@ -52,6 +52,7 @@ def in_flags(text: str, command: CommandParser | None) -> str:
         words = [given(one) for one in re.finditer(rf"\b(\w+)={_VALUE}", match[1])]
         return " ".join(words) if words and all(word[0] == "-" for word in words) else match[0]
 
+    # Whole calls first, then single name=value pairs, then names alone.
     text = re.sub(_CALL, called, text)
     text = re.sub(rf"{_IN_TEXT}(\w+)={_VALUE}", given, text)
 

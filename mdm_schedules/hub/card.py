@@ -36,6 +36,8 @@ def write_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
+    # Three cases: no card, a card of ours (its marked part is written anew), and somebody else's
+    # (only its metadata grows).
     if old is None or not old.strip():
         before, after, data = "", "", ModelCardData()
     elif BEGIN in old and END in old:
@@ -81,6 +83,7 @@ def _metadata(old: ModelCardData, repo_id: str, places: Sequence[Place]) -> Mode
     from huggingface_hub import ModelCardData
 
     found = [place.evaluation for place in places if place.evaluation is not None]
+    # Only Hub ids, because base_model in a card links to a repository.
     models = sorted(
         {evaluation.model for evaluation in found if HUB_ID.fullmatch(evaluation.model)}
     )
@@ -99,6 +102,8 @@ def _metadata(old: ModelCardData, repo_id: str, places: Sequence[Place]) -> Mode
 def _result(evaluation: Evaluation) -> EvalResult:
     from huggingface_hub import EvalResult
 
+    # The Hub shows three fields; the others travel in metric_args, from where `_read_result` takes
+    # them.
     rest = evaluation.to_json()
     for name in ("task", "metric", "value"):
         del rest[name]
@@ -163,6 +168,7 @@ def _body(repo_id: str, places: Sequence[Place], plots: Sequence[str]) -> str:
 
 
 def _choice(places: Sequence[Place]) -> str:
+    # `get_schedule(repo_id)` alone is enough there; else the example must say which one.
     if len(places) == 1 or any(place.path == "" for place in places):
         return ""
     evaluation = places[0].evaluation

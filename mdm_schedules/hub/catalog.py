@@ -98,6 +98,7 @@ def read_index(source: Source) -> list[Place]:
     entries = document.get("schedules")
     if not isinstance(entries, list):
         raise FormatError(f"{file}: schedules must be a list, got {shown(entries)}")
+    # By folder: two entries for one folder would make the choice depend on their order.
     places: dict[str, Place] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not {"path", "schedule"} <= entry.keys():
@@ -111,6 +112,7 @@ def read_index(source: Source) -> list[Place]:
             raise FormatError(f"{file}: {error}") from None
         if path in places:
             raise FormatError(f"{file} lists the folder {path!r} twice")
+        # Fields of a later version of the format are kept, and written back by `to_json`.
         known = ("path", "schedule", "evaluation")
         places[path] = Place(
             path, text, evaluation, {key: entry[key] for key in entry if key not in known}
@@ -134,6 +136,7 @@ def locate(source: Source, subfolder: str | None, task: str | None, steps: int |
         check_text("task", task)
     if steps is not None:
         steps = check_int("steps", steps, 1, MAX_STEPS, "steps=16")
+    # Nothing is asked for: the root's own schedule is meant, or the only one that the index lists.
     if task is None and steps is None:
         try:
             source.file(SCHEDULE_FILE)
@@ -143,7 +146,9 @@ def locate(source: Source, subfolder: str | None, task: str | None, steps: int |
         try:
             places = read_index(source)
         except StorageError:
+            # Neither a schedule nor an index: the first error names the file that people expect.
             raise missing from None
+        # The index lists the root, whose file is gone: that file is what is missing.
         if any(place.path == "" for place in places):
             raise missing
     else:
@@ -168,6 +173,7 @@ def choose(places: Sequence[Place], task: str | None, steps: int | None, where: 
     """
     tasks = {place.evaluation.task for place in places if place.evaluation is not None}
     if task is not None:
+        # Compared as slugs, so that "GSM8K" finds what was published as "gsm8k".
         same = slug(task)
         places = [
             place
@@ -179,6 +185,7 @@ def choose(places: Sequence[Place], task: str | None, steps: int | None, where: 
                 f"{where} has no schedule for the task {task!r}.{did_you_mean(task, tasks)}"
             )
     rated = [(place, place.evaluation.steps) for place in places if place.evaluation is not None]
+    # Places without an evaluation name no step count, so they cannot be the nearest.
     if steps is not None and rated:
         best = min(_distance(own, steps) for _, own in rated)
         places = [place for place, own in rated if _distance(own, steps) == best]
@@ -206,5 +213,6 @@ def _about(evaluation: Evaluation | None) -> tuple[str | None, int | None]:
     return (None, None) if evaluation is None else (evaluation.task, evaluation.steps)
 
 
+# Ratios, because 8 is as far from 16 as 32 is; rounded, so that such pairs tie in floats too.
 def _distance(own: int, steps: int) -> tuple[float, int]:
     return round(abs(math.log(own / steps)), 12), -own

@@ -54,6 +54,7 @@ def _quiet() -> Iterator[None]:
 
     One line of ours reports the trouble at the end.
     """
+    # Filters, not levels: another thread's lines still come through.
     if logging.getLogger("huggingface_hub").getEffectiveLevel() < logging.WARNING:
         yield  # the user has asked to see more
         return
@@ -93,6 +94,7 @@ def call(
         try:
             with _quiet():
                 return ask()
+        # Ours already says what is wrong, and asking again would not change it.
         except MDMError:
             raise
         except Exception as error:
@@ -140,8 +142,10 @@ def explain(
 
     cause = _root(error)
     status = status_of(cause)
+    # The server's own words, where it has any, on one line and not too long.
     hub, at = constants.ENDPOINT, f"@{revision}" if revision else ""
     says = str(getattr(cause, "server_message", None) or "no reason given").replace("\n", " ")[:200]
+    # --- what is wrong before any answer of the server
     if isinstance(cause, errors.HFValidationError):
         return InvalidValueError(f"{shown(repo_id)} is no Hub id: {shown(str(cause))}")
     if isinstance(cause, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
@@ -154,6 +158,8 @@ def explain(
             "(HF_HUB_OFFLINE or "
             "local_files_only); load it once online"
         )
+    # --- answers with a class of their own; a gated repository is a kind of missing one, so it
+    # comes first
     if isinstance(cause, errors.GatedRepoError):
         return StorageError(
             f"{repo_id} is gated: accept its terms at {hub}/{repo_id}, then {LOGIN}"
@@ -179,6 +185,7 @@ def explain(
             f"the Hub has no repository {repo_id}, or not for you: check the id; "
             f"if private, {LOGIN}"
         )
+    # --- answers that are only a status
     if status == 403:
         way = (
             "use a token with write permission, your own namespace, or create_pr=True"

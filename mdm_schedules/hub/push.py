@@ -46,6 +46,7 @@ def push_record(
     """
     from huggingface_hub import get_token
 
+    # A bare name is a repository of the token's owner, which the Hub fills in.
     bare = isinstance(repo_id, str) and "/" not in repo_id
     check_repo_id(f"user/{repo_id}" if bare else repo_id)
     check_revision(revision)
@@ -64,6 +65,7 @@ def push_record(
             if not isinstance(evaluation, Evaluation)
             else f"{slug(evaluation.task)}-{evaluation.steps}"
         )
+    # Everything that can fail here does so before the Hub is asked for anything.
     files = _files(record, picture, folder)
     place = Place(folder, text if len(text) <= MAX_TEXT // 2 else record.name, evaluation)
     api = client(token)
@@ -75,6 +77,7 @@ def push_record(
     made = call(
         lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, writing=True
     )
+    # With the owner's name, where `repo_id` was bare.
     name = made.repo_id
     message = (
         commit_message
@@ -100,6 +103,7 @@ def _files(record: Record, picture: Callable[[int], bytes], folder: str) -> dict
     with tempfile.TemporaryDirectory() as temporary:
         save_record(record, temporary)
         with suppress(MissingExtraError):
+            # Without matplotlib there is no picture, and the card does without.
             steps = 16 if record.evaluation is None else min(record.evaluation.steps, 1024)
             Path(temporary, PLOT_FILE).write_bytes(picture(steps))
         prefix = f"{folder}/" if folder else ""
@@ -111,6 +115,8 @@ def _commit(
 ) -> CommitInfo:
     last = Exception()
     for _ in range(RACES):
+        # Read at one commit and write on top of that commit only: if somebody was faster, the Hub
+        # answers 412 and we merge with what is there now.
         info = api.model_info(repo.name, revision=repo.revision)
         there = {sibling.rfilename for sibling in info.siblings or ()}
         head = HubRepo(repo.name, info.sha, token=repo.token)
@@ -130,6 +136,7 @@ def _commit(
 def _operations(head: HubRepo, place: Place, files: dict[str, bytes], there: set[str]) -> list[Any]:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+    # The index and the card describe the whole repository, so they are made from all its places.
     places = {one.path: one for one in read_index(head)} if INDEX_FILE in there else {}
     old = places.get(place.path)
     if (
@@ -145,6 +152,7 @@ def _operations(head: HubRepo, place: Place, files: dict[str, bytes], there: set
         )
     places[place.path] = place
     prefix = f"{place.path}/" if place.path else ""
+    # What the old schedule in this folder had and the new one has not: a table, a picture.
     gone = [
         prefix + name
         for name in (TENSOR_FILE, PLOT_FILE)
@@ -152,6 +160,7 @@ def _operations(head: HubRepo, place: Place, files: dict[str, bytes], there: set
     ]
     plots = [f"{one.path}/{PLOT_FILE}" if one.path else PLOT_FILE for one in places.values()]
     plots = [name for name in plots if name in files or (name in there and name not in gone)]
+    # Somebody's README is never replaced, only added to.
     readme = (
         head.file("README.md").read_text(encoding="utf-8", errors="replace")
         if "README.md" in there

@@ -91,6 +91,9 @@ class Record:
                 and len(value) > LONG_TUPLE
                 and all(type(x) is float for x in value)
             ):
+                # The digest in the name ties the two files together: a table of another save has
+                # another name, so a reader between two writes finds a missing tensor and not a
+                # wrong one.
                 name = f"{prefix}{key}.{digest(np.array(value, '<f8').tobytes())}"
                 tensors[name] = value
                 params[key] = {"tensor": name}
@@ -133,6 +136,8 @@ def save_record(record: Record, path: str | os.PathLike[str]) -> None:
             new = {
                 key: torch.tensor(values, dtype=torch.float64) for key, values in tensors.items()
             }
+            # Three writes, so that a reader finds a whole schedule at any moment: both tables, then
+            # the record that refers to the new one, then the new table alone.
             old = _tensors_in_use(folder)
             write_atomically(
                 folder / TENSOR_FILE, lambda name: Path(name).write_bytes(save({**old, **new}))
@@ -186,6 +191,7 @@ def load_record(
         try:
             return _from_document(document, file, tensors)
         except MDMError:  # perhaps it was saved between our reading of its two files
+            # The same files twice in a row: nobody is writing, and the fault is in them.
             if (document, tensors.data) == before:
                 raise
             before = document, tensors.data
@@ -215,6 +221,8 @@ def _from_document(document: dict[str, Any], file: Path, tensors: TensorFile) ->
 
 def _from_json(node: dict[str, Any], tensors: TensorFile, source: str, depth: int) -> Record:
     name, params = node.get("name"), node.get("params", {})
+    # A schedule may hold another (EnergyOptimal its gamma); a file may not hold so many that
+    # reading it exhausts the stack.
     if depth > MAX_DEPTH or not isinstance(name, str) or not isinstance(params, dict):
         raise FormatError(
             f"a schedule needs a name (text) and params (an object), at most {MAX_DEPTH} deep"

@@ -22,6 +22,7 @@ from mdm_schedules.hub.record import SCHEDULE_FILE, TENSOR_FILE, Record, load_re
 HUB_PREFIX = "hub:"  # says that a name is a Hub id, whatever folders there are
 logger = logging.getLogger("mdm_schedules")
 _FILE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}")
+# After git's rules for branches and tags, since the revision becomes part of a URL and a path.
 _REVISION = re.compile(r"(?!.*\.\.)[^\s/~^:?*\[\\\x00-\x1f]+(/[^\s/~^:?*\[\\\x00-\x1f]+)*")
 
 
@@ -36,6 +37,7 @@ def check_repo_id(repo_id: Any) -> str:
     if (
         not isinstance(repo_id, str)
         or not HUB_ID.fullmatch(repo_id)
+        # The cache joins user and name by "--", so two repositories could share one folder.
         or "--" in repo_id
         or ".." in repo_id
     ):
@@ -91,17 +93,21 @@ class HubRepo:
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         place: dict[str, Any] = {
+            # The first file fixes the commit, so that all files are of one, whatever is pushed
+            # meanwhile.
             "revision": self.commit or self.revision,
             "cache_dir": self.cache_dir,
         }
         cached = try_to_load_from_cache(self.name, name, **place)
         local, trouble = self.local_files_only or constants.HF_HUB_OFFLINE, None
+        # A file of a known commit that is in the cache cannot change; everything else is asked for.
         if not local and not (self.commit is not None and isinstance(cached, str)):
             trouble = self._check_size(name)
         if self.force_download and (local or trouble is not None):
             raise trouble or InvalidValueError(
                 "force_download needs the Hub; it is offline, by setting or argument"
             )
+        # With the Hub in trouble the cache must do, if it has the file.
         flags: dict[str, Any] = {
             "local_files_only": local or trouble is not None,
             "force_download": self.force_download,
@@ -177,6 +183,7 @@ def load(
             )
             return _load_from(source, subfolder, task, steps)
         except StorageError as error:
+            # "a/b" may be a folder or a repository: the message must speak of both.
             if written is None and not named and not isinstance(error, MissingFileError):
                 raise StorageError(f"{error} (there is no folder {path!r} here either)") from None
             raise
@@ -185,6 +192,7 @@ def load(
         raise InvalidValueError(
             f"revision={revision!r} is for Hub ids such as 'user/repo'; {folder} is a local path"
         )
+    # A schedule in the folder itself needs no index.
     if (subfolder, task, steps) == (None, None, None) and not (
         os.path.isdir(folder) and not (folder / SCHEDULE_FILE).exists()
     ):
@@ -202,6 +210,7 @@ def _load_from(
             source.file(prefix + SCHEDULE_FILE), lambda: source.file(prefix + TENSOR_FILE)
         )
     except FormatError as error:
+        # A broken file in the cache may be a broken download; the remedy is worth naming once.
         if not isinstance(source, HubRepo) or source.refused or source.force_download:
             raise
         raise FormatError(
@@ -218,6 +227,8 @@ def find_record(
     Raises FormatError for a broken one. Where the repository cannot be asked, a warning is logged:
     whoever loads the model meets the same trouble.
     """
+    # A model is found with or without a schedule beside it, so whatever is not there means "none";
+    # only a file that is there and broken is an error.
     text = os.fspath(model)
     if os.path.isdir(text):
         if not Path(text, subfolder, SCHEDULE_FILE).is_file():

@@ -150,6 +150,8 @@ class ModelAdapter(ABC):
         A sequence's first token is predicted at its own position.
         """
         column = rows % length
+        # The first real token has none before it: as in the released code, its own logits stand for
+        # it.
         first = (
             0
             if attention_mask is None
@@ -162,6 +164,7 @@ class ModelAdapter(ABC):
         """Give the head only the hidden states at `rows`, as one sequence [1, R, H]."""
         caller = threading.get_ident()
 
+        # A hook runs in every thread that uses the module; only this call's input is cut.
         def gather(module: Any, args: tuple[Any, ...]) -> Any:
             if threading.get_ident() != caller:
                 return None
@@ -186,6 +189,7 @@ class ModelAdapter(ABC):
 
     def _try_once(self, what: str, attempt: Callable[[], bool]) -> bool:
         """What `attempt` found in the state that the model is in."""
+        # The attention implementation and the head may be changed later, which asks for a new try.
         known = _found_out.setdefault(self.model, {})
         attention = getattr(getattr(self.plain_model, "config", None), "_attn_implementation", None)
         state = (what, type(self), type(self.head), attention, compiled(self.model))
@@ -195,6 +199,8 @@ class ModelAdapter(ABC):
 
     def _try_rows(self) -> bool:
         tokens, rows = self._four_tokens(), torch.tensor([3, 1], device=self.device)
+        # Two rows out of order, so that a head that ignores the order of its input is found out
+        # too.
         full = self.forward(tokens, None)
         try:
             with self._head_on(rows):
@@ -225,6 +231,7 @@ class ModelAdapter(ABC):
 
     def _try_padding(self) -> bool:
         tokens = self._four_tokens()
+        # Padded with a real token, which a model that ignores the mask cannot help reading.
         padded = torch.nn.functional.pad(tokens, (2, 0), value=int(tokens[0, -1]))
         attention_mask = torch.nn.functional.pad(
             torch.ones_like(tokens, dtype=torch.bool), (2, 0), value=False
@@ -271,6 +278,7 @@ def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
             )
         return models.get(name)(model)
     plain = unwrap(model)
+    # By model type first, which loads one plug-in; only then are all of them asked.
     model_type = getattr(getattr(plain, "config", None), "model_type", None)
     if model_type in models:
         return models.get(str(model_type))(model)

@@ -116,6 +116,8 @@ class ModelDenoiser(Denoiser):
         mask = None if self.attention_mask is None else self.attention_mask[:, : tokens.shape[1]]
         if self.prompt is None:
             return self.adapter.logits(tokens, rows, mask)
+        # Classifier-free guidance as LLaDA has it (arXiv 2502.09992): once more with the prompt
+        # hidden.
         blind = tokens.masked_fill(self.prompt[:, : tokens.shape[1]], self.mask_token_id)
         # one pass for both: the sequences without their prompt follow those with it
         rows = torch.cat([rows, rows + tokens.numel()])
@@ -150,6 +152,7 @@ def as_denoiser(model: Any, adapter: str | None = None) -> Denoiser:
         if callable(getattr(model, "denoiser", None)):
             made: Denoiser = model.denoiser()
             return made
+        # Two arguments are (tokens, rows), a denoiser as a function; one is tokens -> logits.
         if _required(model) == 2:
             return FunctionDenoiser(model)
     return ModelDenoiser(adapter_of(model, adapter))
@@ -191,6 +194,8 @@ def evaluating(model: Any) -> Iterator[None]:
     held = []
     with _modes_lock:
         for module in plain.modules() if isinstance(plain, torch.nn.Module) else ():
+            # Counted per module: calls in several threads may share a model, or a part of it, and
+            # the last one to end restores the mode that the first one found.
             users, training = _modes.get(module, (0, module.training))
             if training:
                 _modes[module] = (users + 1, training)

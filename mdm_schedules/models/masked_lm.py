@@ -36,6 +36,8 @@ class MaskedLMAdapter(ModelAdapter):
     def _position_offset(self) -> int:
         """The first position: padding_idx + 1 in RoBERTa and its descendants, else 0."""
         embeddings = self._embeddings
+        # RoBERTa's embeddings count positions by themselves; this method is what they have in
+        # common.
         counted = hasattr(embeddings, "create_position_ids_from_inputs_embeds")
         return int(embeddings.padding_idx) + 1 if counted and embeddings is not None else 0
 

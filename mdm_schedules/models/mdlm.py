@@ -45,6 +45,8 @@ class MDLMAdapter(ModelAdapter):
 
         The model cannot mask padding; `check_padding` detects that.
         """
+        # Under log-linear noise the masked share is the time t itself, of which the model takes
+        # sigma(t).
         masked = torch.eq(tokens, self.mask_token_id or 0).float().mean(1)
         answer = self.model(input_ids=tokens, timesteps=-torch.log1p(-(1 - EPS) * masked))
         logits: torch.Tensor = getattr(answer, "logits", answer)

@@ -67,6 +67,7 @@ class Schedule(StoredSchedule):
 
     def _inverse(self, alpha: torch.Tensor) -> torch.Tensor:
         low, high = torch.zeros_like(alpha), torch.ones_like(alpha)
+        # Bisection: each round gains one bit, and a float64 in [0, 1] has about 53.
         for _ in range(60):
             middle = (low + high) / 2
             below = self._alpha(middle) < alpha
@@ -105,6 +106,7 @@ class Schedule(StoredSchedule):
 
     def _gamma_dot(self, t: torch.Tensor) -> torch.Tensor:
         (reveal, mask), slope = self._roots(t), self._alpha_dot(t)
+        # gamma = (2/pi) arcsin sqrt alpha, differentiated.
         inside = slope / (math.pi * reveal * mask)
         at_end = (reveal == 0) | (mask == 0)
         if not bool(at_end.any()):
@@ -132,6 +134,8 @@ class Schedule(StoredSchedule):
         1 - gamma is a power of its distance from 1, `order`, times a factor that hardly changes
         from one float to the next.
         """
+        # Near an end gamma follows a power of the distance, so the step from t to 1 - tau is one
+        # factor.
         t, shift = time_before(tau)
         reveal, mask = self._roots(t)
         angle = torch.atan2(mask, reveal)
@@ -291,6 +295,8 @@ class Schedule(StoredSchedule):
             else:
                 self._check_writable(key, value)
                 params[key] = value
+        # Fields of a later format, and the evaluation unless a new one is given, go back to the
+        # file.
         read = self._record
         kept = read.evaluation if read is not None and evaluation is None else evaluation
         return Record(self.name, params, kept, {} if read is None else read.extra)

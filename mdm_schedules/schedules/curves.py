@@ -84,6 +84,7 @@ def apply_curve(curve: Curve, x: T, name: str, slope: Curve | None = None) -> T:
         out = curve(work)
         return out.to(x.device, x.dtype if x.is_floating_point() else torch.float64)  # type: ignore[return-value]
     try:
+        # Numbers, lists and numpy arrays go by way of one tensor and come back as what they were.
         array = np.asarray(
             float(x) if isinstance(x, numbers.Real) and not isinstance(x, bool | np.generic) else x
         )

@@ -39,6 +39,8 @@ class EnergyOptimal(Schedule):
             gamma = schedules.read(gamma)
         if gamma is not None and not isinstance(gamma, Schedule):
             _check_function(gamma)
+        # The optimum for a schedule's own gamma is that schedule, so every method below hands on to
+        # it and nothing is computed twice through gamma.
         object.__setattr__(self, "interpolation", gamma)
 
     @property
@@ -130,6 +132,7 @@ def _check_function(gamma: object) -> None:
             f"{shown(gamma)}; "
             "for example EnergyOptimal(gamma='beta(a=0.9, b=0.3)')"
         )
+    # Tried at the door: ends, shape, differentiability, and monotony on a grid.
     grid = torch.linspace(0, 1, 1025, dtype=torch.float64, device="cpu", requires_grad=True)
     try:
         with torch.enable_grad():

@@ -44,6 +44,7 @@ class Tabulated(Schedule):
             raise InvalidValueError(
                 f"alpha has {len(self.alpha_knots)} knots and t has {len(self.t_knots or ())}"
             )
+        # Knots close in time but not in alpha make a slope that overflows in every energy.
         if self.t_knots is not None:
             slopes = self._gamma_dot(torch.tensor(self.t_knots, dtype=torch.float64, device="cpu"))
             i = int(slopes[:-1].argmax())
@@ -61,6 +62,8 @@ class Tabulated(Schedule):
     def _knots(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Times, gamma, and 1 - gamma without cancellation."""
         alpha = torch.tensor(self.alpha_knots, dtype=torch.float64, device=device)
+        # Between two knots gamma is linear in t, which is the path of least energy from one to the
+        # other.
         reveal, mask = alpha.sqrt(), (1 - alpha).sqrt()
         gamma, rest = (
             torch.atan2(one, other) * (2 / math.pi)

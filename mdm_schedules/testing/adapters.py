@@ -41,6 +41,7 @@ def check_adapter(
     if tokens is None:
         size = adapter.vocab_size
         require(size is not None, adapter, "vocab_size is None; give tokens=")
+        # Tokens from all over the vocabulary, the same in every run, none of them the mask.
         usable = [token for token in range(size or 0) if token != mask]
         middle = (torch.arange(16) * 5 + len(usable) // 2) % len(usable)
         tokens = torch.tensor(usable)[middle].view(2, 8).to(adapter.device or "cpu")
@@ -100,6 +101,7 @@ def _check_logits(adapter: ModelAdapter, tokens: torch.Tensor, tolerance: float)
         adapter,
         f"logits are of {full.shape[2]} tokens, fewer than vocab_size = {size}",
     )
+    # Neither all rows nor in order, as the loop asks for them.
     rows = torch.arange(tokens.numel(), device=tokens.device).flip(0)[::3]
     column = rows % length
     source = torch.where(column > 0, rows - adapter.shift, rows)

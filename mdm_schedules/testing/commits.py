@@ -54,6 +54,7 @@ def _check_count(rule: CommitRule, name: str) -> None:
     assert isinstance(policy, ConfidencePolicy)
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.float64):
+        # From a model that knows nothing to one that is certain of everything.
         sharpness = torch.tensor([0.0, 1.0, 4.0, 40.0], dtype=torch.float64)[:, None, None]
         logits = sharpness * torch.randn(4, 6, 9, generator=generator, dtype=torch.float64)
         probs = logits.softmax(-1).flatten(0, 1).to(dtype)

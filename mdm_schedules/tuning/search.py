@@ -79,6 +79,7 @@ def make_sampler(method: str, seed: int, trial: int) -> BaseSampler:
     """
     optuna = optuna_module()
     word = hashlib.sha256(f"{seed}/{trial}".encode()).digest()
+    # A sampler anew for each trial: its state would differ between workers, the seed does not.
     number = int.from_bytes(word[:4], "big")
     if method == "gp":
         return optuna.samplers.GPSampler(seed=number)  # type: ignore[no-any-return]
@@ -130,8 +131,10 @@ class Search:
     def run(self, n_jobs: int) -> None:
         """Until `n_trials` have finished, those of earlier runs and of other workers among them."""
         states = optuna_module().trial.TrialState
+        # Until no trial is in doubt, or the same point might be scored twice.
         while self._release(states):
             time.sleep(0.1)
+        # What is known already enters the book, and decides who leads the race.
         for trial in self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)):
             schedule = schedule_of(trial)
             for steps in self.steps:
@@ -190,6 +193,7 @@ class Search:
                 self.study.tell(trial, state=states.FAIL)
             raise
         try:
+            # --- the outcome, which another worker may have given up for dead meanwhile
             trial.set_user_attr("seconds", time.monotonic() - begun)
             if values is None:
                 self.study.tell(trial, state=states.PRUNED)
@@ -233,6 +237,8 @@ class Search:
                 running = [trial for trial in trials if trial.state == states.RUNNING]
                 if self._stop.is_set() or (len(done) >= self.n_trials and not running):
                     return None  # with nothing under way, so that all workers see the same trials
+                # Fewer finished and under way than wanted: begin one, first of the fixed points not
+                # yet taken.
                 if len(done) + len(running) < self.n_trials:
                     self.study.sampler = make_sampler(
                         self.method, self.seed, len(done) + len(running)
@@ -295,6 +301,7 @@ class Search:
     def _score(self, trial: Trial) -> list[float] | None:
         """The mean scores to report; None if the candidate cannot win, or was left on the way."""
         schedule, size = schedule_of(trial), self.book.objective.batch_size
+        # A batch of instances at a time, so that a hopeless candidate costs few.
         for upto in [*range(size, self.upto, size), self.upto]:
             for steps in self.steps:
                 self.book.extend("select", schedule, steps, upto, f"trial {trial.number}")
@@ -320,6 +327,7 @@ class Search:
             against = compare(
                 own, mean_scores(self.book, "select", leader, group), self.book.objective.sign
             )
+            # It stays if it may still win anywhere: in the mean, or at one number of steps.
             if leader == schedule or len(own) < RACE_FROM or against.confidence >= RACE_RISK:
                 return False
         return bool(self._leaders)

@@ -82,6 +82,7 @@ def shortlist(
     sign, size, whole = book.objective.sign, first, book.size("select")
     left = list(_distinct(candidates, book, steps))
     while True:
+        # Each round: score all, drop those certainly worse, keep a third, double the instances.
         for candidate in bar(left, f"{_at(steps)}comparing on {size or 1} instances"):
             for count in steps:
                 book.extend("select", candidate.schedule, count, size, candidate.origin)
@@ -133,6 +134,7 @@ def check(
     wins = gain.difference > rounding and told
     # Without proof of a gain the baseline stays.
     winner, own = (challenger, scores[0]) if wins else (baseline, scores[1])
+    # For winner and baseline, each extra measurement as its mean over the numbers of steps.
     extras = [
         {
             name: float(

@@ -149,6 +149,7 @@ def check_same(study: Study, settings: dict[str, Any]) -> None:
             )
 
 
+# Host, process and its start: a number of a process alone is soon given to another one.
 def _signature() -> list[Any]:
     return [socket.gethostname(), os.getpid(), _started(os.getpid())]
 
@@ -195,6 +196,7 @@ def abandoned(trial: FrozenTrial) -> bool:
             trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > UNOWNED
         )
     host, pid, started = owner
+    # Of another machine only its last sign of life is known; here the process itself can be asked.
     if host != socket.gethostname():
         return bool(time.time() - trial.user_attrs.get(_SEEN, 0) > SILENT)
     return bool(_started(pid) != started)
@@ -208,6 +210,7 @@ def _started(pid: int) -> str:
             return "" if fields[0] == "Z" else fields[19]  # a zombie works no more
     except (OSError, IndexError):
         pass
+    # /proc says it surely; elsewhere signal 0 asks whether the process exists, without ending it.
     if os.path.isdir("/proc/self"):
         return ""
     try:

@@ -115,6 +115,7 @@ def tune(
         KeyboardInterrupt: Ctrl-C; `.finished` as above.
         MissingExtraError: optuna is not installed (extra `tune`).
     """
+    # --- everything that can be wrong, before the first score
     checked, method = CheckedObjective(objective, direction), check_method(method)
     counts = _check_steps(checked, steps)
     seed, n_jobs = check_int("seed", seed, 0), check_int("n_jobs", n_jobs, 1, 256)
@@ -137,6 +138,7 @@ def tune(
         )
     # Report a missing extra before any work starts.
     optuna_module()
+    # --- what is compared, on which instances, and where scores are kept
     base = proposals.baselines(baselines)
     # The seed alone decides the split, so every worker and every later run uses the same one.
     parts = _parts(checked, share, seed)
@@ -175,6 +177,7 @@ def tune(
         def bar(candidates: Sequence[Candidate], phase: str) -> Iterator[Candidate]:
             yield from tqdm(candidates, desc=phase, unit="schedule", disable=not progress)
 
+        # --- candidates: predicted from a profile, or proposed by a search
         with tqdm(
             total=n_trials,
             desc="searching",
@@ -203,6 +206,7 @@ def tune(
                 # Trials of other workers and of earlier runs compete as well.
                 whole = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
                 found += [Candidate(schedule_of(trial), f"trial {trial.number}") for trial in whole]
+        # --- a winner over all numbers of steps, then one at each
         choices = {}
         for group in [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]:
             choice = _decide(found, base[0], book, group, first, confidence, bar)

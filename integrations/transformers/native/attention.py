@@ -38,6 +38,7 @@ def what_is_seen(
     Raises:
         InvalidValueError: flash attention is to attend by blocks, for which it has no mask.
     """
+    # A mask of four dimensions, or flex attention's own, is the caller's decision already.
     kind = config._attn_implementation or "sdpa"
     if attention_mask is not None and not (
         isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
@@ -46,6 +47,8 @@ def what_is_seen(
     own = None
     if attention_mask is not None:
         own = attention_mask.to(device=hidden.device, dtype=torch.bool)
+        # Without padding no mask is needed, which lets attention choose its fastest kernel; under a
+        # compiler the question would break the graph.
         if not torch.compiler.is_compiling() and bool(own.all()):
             own = None
     if own is None and config.block_length is None:
@@ -59,6 +62,7 @@ def what_is_seen(
             )
         return None if own is None else own.long()
     batch, length = hidden.shape[:2]
+    # Numbers of blocks: a query of block i sees the keys of the blocks 0..i. [B or 1, L].
     keys = _key_blocks(config.block_length, own, positions, past, length)
     queries = None if keys is None else positions // config.block_length
     if own is not None:  # the softmax of a row that sees nothing is NaN

@@ -96,6 +96,8 @@ class Checkpoint(Mapping[str, Weight]):
         listed = read_json(index).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
             raise FormatError(f"{index} has no weight_map of names to files")
+        # The index comes from a stranger: a shard must lie beside it, be there, and hold what is
+        # listed.
         for name in sorted(set(listed.values())):
             if Path(name).name != name:
                 raise FormatError(f"{index} names the file {name!r}, which is not beside it")
@@ -155,6 +157,7 @@ def read_header(file: Path) -> dict[str, Weight]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
+            # safetensors: 8 bytes of length, a JSON header, then the data without gaps.
             if not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise FormatError(
                     f"{file} is torn or no safetensors file (its header has no end); fetch it again"
@@ -185,6 +188,7 @@ def _weight(file: Path, entry: dict[str, Any], base: int) -> Weight:
     count = 1
     for size in shape:
         count *= size
+    # In bits, since a value may take less than a byte; the types are read by safetensors itself.
     if not 0 <= start <= stop or (count and 8 * (stop - start) % count):
         raise FormatError(f"{file} is no safetensors file: shapes and lengths disagree")
     return Weight(file, str(entry["dtype"]), shape, base + start, base + stop)

@@ -109,8 +109,10 @@ def convert(
         if len(shards) == 1
         else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     )
+    # --- an interrupted conversion goes on where it stopped, if nothing has changed
     plan = _plan(config, names, shards)
     done = _resumed(target, plan)
+    # A shard that is listed as done is read once more, since a disk may have lost it.
     for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
         if told is not None:
             told(number, len(names))
@@ -141,6 +143,7 @@ def _to_native(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], li
         if len(parts) == 1:
             entries.append(Entry(parts[0][0], whole.dtype, whole.shape, (whole,)))
             continue
+        # Parts of a fused weight are rows of it, so each is one run of bytes in the file.
         each, start = (whole.stop - whole.start) // whole.shape[0], whole.start
         for (name, _), count in zip(parts, rows, strict=True):
             shape, stop = (count, *whole.shape[1:]), start + count * each
@@ -178,6 +181,7 @@ def _to_released(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], 
             joined.setdefault(released, {})[part] = files[name]
     entries = []
     for released, parts in joined.items():
+        # In the order of the parts, one after another: rows of a row-major tensor.
         pieces = tuple(parts[key] for key in sorted(parts, key=lambda x: x or 0))
         rows = sum(piece.shape[0] for piece in pieces) if len(pieces) > 1 else 0
         shape = (rows, *pieces[0].shape[1:]) if rows else pieces[0].shape
@@ -251,6 +255,7 @@ def _write(path: Path, shard: list[Entry]) -> str:
         }
         place = end
     text = json.dumps(header, separators=(",", ":")).encode()
+    # Padded, so that the data begins at a multiple of 8 and can be mapped.
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
 
@@ -313,6 +318,7 @@ def _beside(source: Any, target: Path, options: dict[str, Any], native: bool) ->
     config = found.get("tokenizer_config.json")
     coded = config is not None and "auto_map" in read_json(config)
     for name, file in found.items():
+        # A tokenizer that is code stays behind; its equivalent is saved below.
         is_tokenizer = name not in ("generation_config.json", "LICENSE") and "schedule" not in name
         if file is not None and not (coded and native and is_tokenizer):
             _copy(file, target / name)

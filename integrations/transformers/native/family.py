@@ -105,6 +105,7 @@ class Family:
         Raises:
             InvalidValueError: a value that the native model has not; the message names it.
         """
+        # --- what the released code does must be what the native code does
         full = {**self.defaults, **_flat_rope(config)}
         for key, allowed in self.allowed.items():
             if full.get(key) not in allowed:
@@ -120,6 +121,7 @@ class Family:
                 ) from error
             if value is not None:
                 answer[key] = value
+        # --- sizes become shapes of tensors, so they are checked before any is made
         for key in SIZES:
             if (key in answer or key in NEEDED) and not _is_size(answer.get(key)):
                 raise self._refused(self._source(key), answer.get(key), ("an integer >= 1",))
@@ -127,6 +129,7 @@ class Family:
         if pad is not None and not 0 <= pad < answer["vocab_size"]:
             answer.pop("pad_token_id")  # the answer for padding is never read
         self._check_rope(answer)
+        # transformers 5 writes dtype, 4 wrote torch_dtype.
         dtype = config.get("dtype") or config.get("torch_dtype")
         if dtype is not None:
             answer["dtype"] = dtype
@@ -166,6 +169,8 @@ class Family:
 
     def mask(self, native: Mapping[str, Any]) -> int | None:
         """The mask token by config.json, else the known one if this is a released model."""
+        # A fine-tuned model's own id wins; the known one serves released models only, by vocabulary
+        # size.
         own = (native.get("released") or {}).get(
             "mask_token_id", self.defaults.get("mask_token_id")
         )
@@ -199,6 +204,7 @@ class Family:
 
     def fused_rows(self, native: Mapping[str, Any]) -> list[int]:
         """Rows of each part of a fused weight: queries, keys, values."""
+        # The order in which the released weight stacks them: queries, keys, values.
         head = native.get("head_dim") or native["hidden_size"] // native["num_attention_heads"]
         keys = native["num_key_value_heads"] * head
         return [native["num_attention_heads"] * head, keys, keys]

@@ -73,6 +73,7 @@ def native_config(
     values["architectures"] = [NATIVE[family.native][1].__name__]
     config_class = NATIVE[family.native][0]
     try:
+        # Everything that transformers itself finds wrong with the values becomes one clear error.
         config = config_class(**values)
     except Exception as error:  # the checks of transformers and huggingface_hub, of any class
         raise InvalidValueError(
@@ -117,6 +118,7 @@ def load_native(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     kwargs.pop("trust_remote_code", None)
     released = released_config(path, kwargs)
     family, config = native_config(path, kwargs, released)
+    # As in transformers, a keyword that the config has is a value for it.
     for key in [key for key in kwargs if key in config.to_dict() or hasattr(type(config), key)]:
         if key not in ("dtype", "torch_dtype", "quantization_config"):
             setattr(config, key, kwargs.pop(key))
@@ -142,6 +144,7 @@ def native_state(family: Family, config: Any, files: Checkpoint) -> dict[str, to
         file = files[released].file
         if file not in opened:
             opened[file] = safe_open(str(file), framework="pt", device="cpu")
+        # Mapped from the file: no copy is made before the model takes it.
         weight = opened[file].get_tensor(released)
         parts = family.native_names(released)
         pieces = [weight] if len(parts) == 1 else list(weight.split(rows, 0))
@@ -186,6 +189,7 @@ def check_weights(family: Family, config: Any, files: Checkpoint) -> list[str]:
         for name, shape in found.items()
         if shape != wanted[name]
     ]
+    # All faults in one message, a few names of each kind.
     told = (("missing", missing), ("unknown", unknown), ("misshapen", wrong))
     problems = [f"{kind}: {some(list(dict.fromkeys(x)))}" for kind, x in told if x]
     if problems:
@@ -209,6 +213,7 @@ def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     for name, weight in model.state_dict().items():
         shape = tuple(weight.shape)
         stem, _, kind = name.rpartition(".")
+        # transformers 5 fuses the experts [E, ...]; the files have them one by one.
         if kind == "gate_up_proj":
             for i in range(shape[0]):
                 answer[f"{stem}.{i}.gate_proj.weight"] = (shape[1] // 2, shape[2])

@@ -90,6 +90,7 @@ class NativeBody:
             self.embed_tokens.padding_idx = None  # type: ignore[attr-defined]
         for layer in self.layers:  # type: ignore[attr-defined]
             attention = layer.self_attn
+            # Read by the attention kernels where no mask is passed.
             attention.is_causal = False
             _set_out_bias(attention, config.attention_out_bias)
             if hasattr(layer.mlp, "moe"):  # GLM's mixture of experts up to transformers 4
@@ -117,6 +118,7 @@ class NativeBody:
             raise InvalidValueError("give either input_ids or inputs_embeds")
         model: Any = self
         hidden = model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        # Tokens that the cache holds, which come before those of this call.
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         length = hidden.shape[1]
         if position_ids is None:
@@ -176,6 +178,8 @@ class NativeHead:
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
+        # The loss needs every position; otherwise the head, the largest matrix, reads only what is
+        # kept.
         hidden = out.last_hidden_state
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden if labels is not None else hidden[:, keep, :])
@@ -213,6 +217,8 @@ class _GroupRouter(modeling_glm4_moe.Glm4MoeTopkRouter):
         router: Any = self
         biased = scores.view(-1, router.n_routed_experts) + router.e_score_correction_bias[None]
         grouped: torch.Tensor = biased.unflatten(1, (router.n_group, -1))
+        # A group counts by its two best experts (DeepSeek-V3, arXiv 2412.19437, whose router GLM-4
+        # shares).
         groups = grouped.topk(2, dim=-1)[0].sum(-1).topk(router.topk_group, dim=-1)[1]
         chosen = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(1, groups, True)
         biased = grouped.masked_fill(~chosen[..., None], float("-inf")).flatten(1)
@@ -227,6 +233,8 @@ class _OrderedMixture(modeling_glm4_moe.Glm4MoeMoE):
     ) -> torch.Tensor:
         """The experts' answer [T, H] to `hidden` [T, H]; `indices` and `weights` are [T, k]."""
         experts: Any = self.experts
+        # Tokens sorted by expert, so that each expert runs once on its rows; `order.argsort()`
+        # undoes it.
         order = indices.flatten().argsort()
         counts = torch.bincount(indices.flatten(), minlength=len(experts)).tolist()
         rows = hidden[order // indices.shape[1]].split(counts)
@@ -306,6 +314,8 @@ def register() -> None:
     except ImportError:  # up to transformers 4 experts are modules, as in the files
         return
     for model_type in ("mdm_qwen3_moe", "mdm_glm4_moe"):
+        # transformers 5 keeps all experts of a layer in one tensor, and converts files that have
+        # them apart.
         fused = mapping.get_checkpoint_conversion_mapping(model_type.removeprefix("mdm_"))
         if fused is not None:
             mapping.register_checkpoint_conversion_mapping(model_type, fused, overwrite=True)

@@ -21,6 +21,7 @@ def tokenizer_mask(path: str | os.PathLike[str], options: Mapping[str, Any]) -> 
     token = _text(config.get("mask_token")) or _text(special.get("mask_token"))
     if token is None:
         return None
+    # Four files may say which id it has; the smallest come first, vocab.json has the most to read.
     for number, entry in (config.get("added_tokens_decoder") or {}).items():
         if _text(entry) == token:
             return int(number)
