@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
@@ -29,6 +28,7 @@ from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import ModelAdapter, evaluating, get_adapter
 from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.sampling.generation import own_schedule
+from mdm_schedules.sampling.noise import check_seed
 from mdm_schedules.sampling.options import STORED, unknown_option
 from mdm_schedules.sampling.prompt import check_mask_token
 from mdm_schedules.sampling.stored import merge_options
@@ -125,8 +125,8 @@ def generate_distributed(
         adapter: as in `generate`.
         generation_config: as in `generate`.
         **options: options of `generate` (schedule, steps, max_new_tokens, remasking, temperature,
-            ...); `seed` is an int, or None for a seed from the operating system, which a repeated
-            call reads back from the folder.
+            ...); `seed` is an int, or None for one number from torch's global generator on the
+            first process, which a repeated call reads back from the files.
 
     Raises:
         MDMError: wrong arguments; an invalid prompt, named by its line or index; files that belong
@@ -345,12 +345,14 @@ def _start(
     job: Job, output: Output | None, told: dict[str, Any], overwrite: bool, force: bool
 ) -> Finished:
     """Return the seed and the finished work, as the main process finds them."""
+    # Drawn on every process, so that their generators stay in step; the first one's counts.
+    new_seed = check_seed(told["seed"], 1)[0]
     if job.rank == 0:
         finished = Finished()
         if output is not None:
-            finished = output.start(told, overwrite, force)
-        elif told["seed"] is None:
-            told["seed"] = secrets.randbits(63)
+            finished = output.start(told, overwrite, force, new_seed)
+        else:
+            told["seed"] = new_seed
         job.tell("state", {"seed": told["seed"], **finished.to_json()})
         return finished
     state = job.hear("state")

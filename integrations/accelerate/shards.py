@@ -21,7 +21,6 @@ import base64
 import json
 import logging
 import os
-import secrets
 import shutil
 import time
 import zlib
@@ -104,10 +103,13 @@ class Output:
         """Where a process writes."""
         return self.folder / f"rank-{rank:05d}.jsonl"
 
-    def start(self, fingerprint: dict[str, Any], overwrite: bool, force: bool) -> Finished:
+    def start(
+        self, fingerprint: dict[str, Any], overwrite: bool, force: bool, new_seed: int
+    ) -> Finished:
         """Make the folder, or take up what is there.
 
-        A `fingerprint["seed"]` of None becomes the seed that was used.
+        A `fingerprint["seed"]` of None becomes the seed of the results that are there, else
+        `new_seed`.
         """
         check_output(self.path, plain=True)
         if self.path.exists() and not overwrite:
@@ -126,7 +128,7 @@ class Output:
                 litter.unlink(missing_ok=True)
         if not self.run.exists():
             if fingerprint["seed"] is None:
-                fingerprint["seed"] = secrets.randbits(63)
+                fingerprint["seed"] = new_seed
             self._write(self.run, fingerprint)
             return Finished()
         # An unfinished run goes on only with the settings that it began with.

@@ -14,6 +14,7 @@ from diffusers.utils import BaseOutput
 
 from mdm_schedules.checks import did_you_mean, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.hub.client import SNAPSHOT
 from mdm_schedules.integrations.diffusers.tokens import MaskedDiffusionScheduler
 from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
 from mdm_schedules.lookup import get_schedule
@@ -24,7 +25,6 @@ from mdm_schedules.sampling.options import OPTIONS
 from mdm_schedules.sampling.prompt import left_pad
 from mdm_schedules.schedules import Schedule
 
-DOWNLOAD_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 TENSOR_INPUTS = ["tokens", "revealed"]
 OUTPUT_TYPES = ("text", "seq")
 # of generate, less what __call__ gives it itself
@@ -105,17 +105,11 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         parts = {
             name: kwargs.pop(name) for name in ("model", "tokenizer", "scheduler") if name in kwargs
         }
-        shared = {
-            name: kwargs[name]
-            for name in (*DOWNLOAD_OPTIONS, "trust_remote_code")
-            if name in kwargs
-        }
+        shared = {name: kwargs[name] for name in (*SNAPSHOT, "trust_remote_code") if name in kwargs}
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
 
-        saved = _saved_pipeline(
-            path, {name: shared[name] for name in DOWNLOAD_OPTIONS if name in shared}
-        )
+        saved = _saved_pipeline(path, {name: shared[name] for name in SNAPSHOT if name in shared})
 
         def place(part: str) -> str | os.PathLike[str]:
             return path if saved is None else os.path.join(saved, part)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 PAUSES_SECONDS = (0.5, 2.0)  # before the second and the third attempt
 PATIENCE_SECONDS = 6.0  # after which nothing is tried again
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or pass token="
-# the options of every from_pretrained that say where files come from
-DOWNLOAD = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
+# the options of every from_pretrained that say where files come from: of a whole repository, and
+# with the folder in it
+SNAPSHOT = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+DOWNLOAD = (*SNAPSHOT, "subfolder")
 # before huggingface_hub 1, and after: recognised by module, to import none of them
 _HTTP_LIBRARIES = ("requests", "urllib3", "httpx", "httpx2", "httpcore")
 T = TypeVar("T")

@@ -303,6 +303,23 @@ def test_a_drawn_seed_is_found_again(tmp_path):
         call(ragged(5), output_path=tmp_path / "out", seed=1)
 
 
+def test_without_a_seed_torch_draws_one_so_that_set_seed_repeats_a_run(tmp_path):
+    def seed_of(**options):
+        torch.manual_seed(3)
+        return call(ragged(2), seed=None, **options)["seed"]
+
+    first = seed_of()
+    assert seed_of() == seed_of(output_path=tmp_path / "out") == first
+    torch.manual_seed(3)
+    assert int(torch.randint(2**63 - 1, ())) == first  # as generate draws it, and no number more
+    after = torch.get_rng_state()
+    torch.manual_seed(3)
+    call(ragged(2), seed=None)
+    assert torch.equal(torch.get_rng_state(), after)
+    call(ragged(2), seed=5)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
 def test_what_stands_in_the_way(tmp_path):
     prompts = tmp_path / "p.txt"
     prompts.write_text("def f(\n")
