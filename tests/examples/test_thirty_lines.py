@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from encoders import small_bert
 
 import mdm_schedules as mdm
 from mdm_schedules.sampling.noise import POSITION, TOKEN, RowSeeds
@@ -20,17 +20,7 @@ V, MASK, BATCH, PROMPT, NEW, SEED = 60, 59, 3, 5, 24, 7
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=V,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.5,  # so that tokens depend on what is beside them
-    )
-    return BertForMaskedLM(config).eval()
+    return small_bert(vocab_size=V)
 
 
 def noise_of(tokens):

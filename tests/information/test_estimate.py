@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from encoders import small_bert
 
 import mdm_schedules as mdm
 from mdm_schedules import InformationProfile
@@ -33,18 +33,7 @@ def chains():
 
 @pytest.fixture
 def bert():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-        initializer_range=1.0,
-        mask_token_id=4,
-    )
-    return BertForMaskedLM(config).train()
+    return small_bert(initializer_range=1.0, mask_token_id=4).train()
 
 
 CLEAN = torch.randint(5, 30, (4, 12), generator=torch.Generator().manual_seed(1))

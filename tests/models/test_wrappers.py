@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from encoders import small_bert
+from transformers import BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidValueError
@@ -21,8 +22,7 @@ PADDED = torch.tensor([[5, 6, 7, 8], [1, 1, 9, 10]]), torch.tensor([[1, 1, 1, 1]
 
 
 def bert() -> BertForMaskedLM:
-    torch.manual_seed(0)
-    return BertForMaskedLM(BertConfig(**SIZES)).eval()
+    return small_bert(**SIZES)
 
 
 def roberta() -> RobertaForMaskedLM:

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from encoders import small_bert
+from transformers import BertForMaskedLM
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidValueError, ObjectiveError
@@ -15,16 +16,7 @@ OPTIONS = {"mask_token_id": 3, "max_new_tokens": 16, "steps": 16, "seed": 0}
 
 
 def bert() -> BertForMaskedLM:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        hidden_dropout_prob=0.3,
-    )
-    return BertForMaskedLM(config)
+    return small_bert(vocab_size=40, hidden_dropout_prob=0.3, initializer_range=0.02)
 
 
 def test_a_call_that_ends_first_leaves_the_mode_to_the_one_under_way() -> None:

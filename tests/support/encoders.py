@@ -12,6 +12,21 @@ SIZES = {
 V, MASK, PAD = 50, 4, 0
 
 
+def small_bert(cls=transformers.BertForMaskedLM, **config):
+    """Return a BERT, the same in every call, with weights so wide that tokens depend on others."""
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 30,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 32,
+        "initializer_range": 0.8,
+    }
+    return cls(transformers.BertConfig(**{**sizes, **config})).eval()
+
+
 def build(kind):
     torch.manual_seed(0)
     common = {
@@ -21,7 +36,7 @@ def build(kind):
         "initializer_range": 0.2,
     }
     if kind == "bert":
-        model = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, **common))
+        model = small_bert(**SIZES, **common)
     elif kind == "roberta":
         model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SIZES, **common))
     elif kind == "esm":

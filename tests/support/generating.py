@@ -2,6 +2,7 @@
 
 import torch
 import transformers
+from encoders import SIZES, small_bert
 from families import MASK, V
 from transformers import GenerationConfig, GenerationMixin
 
@@ -19,18 +20,8 @@ class BertThatGenerates(transformers.BertForMaskedLM, GenerationMixin):
 
 
 def bert(cls=BertThatGenerates):
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-    }
-    config = transformers.BertConfig(
-        **sizes, vocab_size=V, pad_token_id=0, max_position_embeddings=64, initializer_range=0.2
-    )
-    config.mask_token_id = MASK
-    model = cls(config).eval()
+    sizes = {**SIZES, "vocab_size": V, "max_position_embeddings": 64}
+    model = small_bert(cls, **sizes, initializer_range=0.2, mask_token_id=MASK)
     # transformers 4 does not see that this class generates
     if getattr(model, "generation_config", None) is None:
         model.generation_config = GenerationConfig()

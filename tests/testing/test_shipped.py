@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoders import small_bert
 from families import FAMILIES
 from released import write
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import RobertaConfig, RobertaForMaskedLM
 
 import mdm_schedules as mdm
 from mdm_schedules.models import get_adapter, models
@@ -34,18 +35,7 @@ MASK = 4
 
 @pytest.fixture(scope="module")
 def bert():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.8,
-    )
-    config.mask_token_id = MASK
-    return BertForMaskedLM(config).eval()
+    return small_bert(mask_token_id=MASK)
 
 
 # what each class is built with, where it needs anything; a new one without an entry here fails

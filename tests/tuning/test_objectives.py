@@ -5,7 +5,8 @@ from itertools import permutations
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from encoders import small_bert
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import mdm_schedules as mdm
 from mdm_schedules.demo import tasks as demo
@@ -24,13 +25,7 @@ MASK = 4
 
 @pytest.fixture(scope="module")
 def bert():
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(
-        **sizes, intermediate_size=32, max_position_embeddings=32, initializer_range=0.8
-    )
-    config.mask_token_id = MASK
-    return BertForMaskedLM(config).eval()
+    return small_bert(mask_token_id=MASK)
 
 
 def test_generation_scores_each_instance_by_its_own_seed(bert):
