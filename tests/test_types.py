@@ -11,7 +11,8 @@ import pytest
 
 import mdm_schedules
 
-pytestmark = pytest.mark.slow
+# a cold cache on a busy machine: mypy reads torch and transformers, too
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PLACE = Path(mdm_schedules.__file__).parents[1]
 
 WRONG = """\

@@ -205,7 +205,6 @@ class Output:
     def _keep(self, shard: Path, digests: dict[int, str]) -> None:
         """The records of the output as a shard."""
         with open(self.path, "rb") as finished, open(shard, "wb") as out:
-            # One closing line for each window, as if a process had written it as one batch.
             for number, lines in groupby(finished, lambda line: _index(line) // WINDOW):
                 count = 0
                 for line in lines:
@@ -269,7 +268,7 @@ class Output:
                     for index, offset in reversed(records):  # of several answers the first
                         places[index] = number << _OFFSET_BITS | offset
                     end = after
-                # Whatever follows the last whole batch was being written when a process was killed.
+                # What follows was being written when a process was killed.
                 torn = file.seek(0, os.SEEK_END) - end
                 if mend and torn:
                     file.truncate(end)
