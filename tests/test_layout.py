@@ -218,6 +218,7 @@ def run_python(code: str, folder: Path, python: str | Path = sys.executable) -> 
     return run.stdout
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_framework(tmp_path: Path) -> None:
     code = f"""
         import sys, torch

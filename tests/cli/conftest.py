@@ -7,6 +7,13 @@ import sys
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Mark every test that starts the command line as a process."""
+    for item in items:
+        if "command" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def command(tmp_path):
     """(words, **Popen's options) -> the running process, in a folder of its own."""

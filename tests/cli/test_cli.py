@@ -114,6 +114,7 @@ def test_a_model_that_is_not_there_is_told_as_such(capsys, tmp_path):
         assert str(place) in err
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error():
     command = [
         sys.executable,

@@ -55,6 +55,7 @@ def test_sample_has_a_flag_for_every_option_that_text_can_give():
         assert "--" + name.replace("_", "-") in flags
 
 
+@pytest.mark.slow
 def test_help_and_version_import_no_torch(tmp_path):
     light = [name for name in COMMANDS if name not in ("sample", "tune", "eval")]
     code = f"""
@@ -94,6 +95,7 @@ def test_wrong_usage_is_one_line_that_names_the_help(words, says, capsys):
     assert "--help" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_every_command_and_flag(shell, capsys):
     assert main(["completion", shell]) == 0
@@ -107,6 +109,7 @@ def test_completion_knows_every_command_and_flag(shell, capsys):
                 ) in script
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_commands_flags_and_choices(capsys):
     main(["completion", "bash"])

@@ -32,6 +32,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks into /proc")
 @pytest.mark.parametrize("early", [False, True], ids=["at work", "while it starts"])
 def test_a_worker_ends_when_its_launcher_is_killed(early: bool) -> None:

@@ -27,6 +27,7 @@ def _tables(folder: Path, seconds: float) -> None:
         i += 1
 
 
+@pytest.mark.slow
 def test_a_table_that_is_saved_meanwhile_is_read_whole_or_refused_as_busy(tmp_path: Path) -> None:
     get_schedule("tabulated", alpha=[j / 30 for j in range(31)]).save_pretrained(tmp_path)
     saver = multiprocessing.get_context("spawn").Process(target=_tables, args=(tmp_path, 4.0))

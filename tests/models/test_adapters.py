@@ -144,6 +144,7 @@ def test_a_module_of_no_family_must_be_asked_for_by_name():
         mdm.generate(module, prompts(), max_new_tokens=2, mask_token_id=MASK, adapter="calable")
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_asked_for_full_logits_and_writes_the_same():
     expected = mdm.generate(
         FAMILIES["llada"]().eval(), prompts(), max_new_tokens=6, steps=3

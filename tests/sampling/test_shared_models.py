@@ -43,6 +43,7 @@ def test_a_call_that_ends_first_leaves_the_mode_to_the_one_under_way() -> None:
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.slow
 def test_threads_on_a_model_in_train_mode_write_what_they_write_alone() -> None:
     model = bert().train()
     alone = [mdm.generate(model, PROMPT, **{**OPTIONS, "seed": i}).sequences for i in range(4)]

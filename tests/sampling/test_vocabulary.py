@@ -89,6 +89,7 @@ def test_generate_never_draws_them(model, tokenizer):
     assert all(isinstance(text, str) for text in out.texts())
 
 
+@pytest.mark.slow
 def test_no_door_draws_them(model, tokenizer, tmp_path):
     prompts = ["abc", "def", "ghi", "jkl mno"]
     done = mdm.generate_distributed(model, prompts, tokenizer=tokenizer, batch_size=2, **OPTIONS)

@@ -56,6 +56,7 @@ def test_equal_means_same_family_and_parameters() -> None:
     assert repr(Beta(np.float32(0.5), 1)) == "beta(a=0.5, b=1.0)"
 
 
+@pytest.mark.slow
 def test_pickles_travel_between_processes(tmp_path) -> None:  # type: ignore[no-untyped-def]
     savable = list(EXAMPLES)
     file = tmp_path / "schedules.pickle"

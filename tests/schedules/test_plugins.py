@@ -67,6 +67,7 @@ def test_a_plugin_is_listed_without_being_loaded(
     monkeypatch.delitem(sys.modules, "plugin_good")
 
 
+@pytest.mark.slow
 def test_listing_loads_nothing_at_all(tmp_path: Path) -> None:
     distribution(
         tmp_path,
@@ -273,6 +274,7 @@ def test_a_class_without_a_name() -> None:
 # --- the real thing
 
 
+@pytest.mark.slow
 def test_an_installed_third_party_schedule(tmp_path: Path) -> None:
     """Build and install a distribution with pip.
 

@@ -148,6 +148,7 @@ def test_objectives_that_ship_conform(number, bert):
     check_objective(list(objectives(bert))[number], tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_the_suites_are_reached_without_a_test_framework():
     import subprocess
 

@@ -64,6 +64,7 @@ def test_a_trial_given_up_while_it_is_scored_is_left(jobs, tmp_path):
     assert failed >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of file sizes")
 def test_after_a_full_disk_the_same_process_goes_on_with_the_study(tmp_path):
     script = """

@@ -17,6 +17,7 @@ def window(request, monkeypatch):
     monkeypatch.setattr(shards, "WINDOW", request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [1, 8, 11])
 @pytest.mark.parametrize("copies", [1, 2])
 def test_appended_prompts_are_done_and_finished_ones_kept(window, before, copies, tmp_path):

@@ -24,6 +24,7 @@ def run(capsys, tasks, monkeypatch):
     return command
 
 
+@pytest.mark.slow
 def test_eval_prints_a_table_and_writes_the_results(run, tmp_path):
     words = [
         "--tasks",

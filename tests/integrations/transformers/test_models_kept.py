@@ -58,6 +58,7 @@ def _answer(model, queue):
     queue.put((type(model).__name__, model.schedule.spec))
 
 
+@pytest.mark.slow
 def test_a_model_goes_to_a_spawned_process():
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()

@@ -55,6 +55,7 @@ def test_the_native_form_loads_with_plain_transformers(tmp_path, family):
     assert (plain(tokens_of()).logits - direct(tokens_of()).logits).abs().max() < 2e-5
 
 
+@pytest.mark.slow
 def test_a_conversion_that_was_killed_goes_on_where_it_stopped(tmp_path):
     before = write(tmp_path / "a", "llada", shards=3)
     script = (

@@ -344,6 +344,7 @@ def test_code_that_does_not_run_here_is_told_in_one_line(tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [
@@ -365,6 +366,7 @@ def test_plain_transformers_knows_the_native_models_after_the_import(tmp_path, i
     assert done.stdout.strip() == "MDMLlamaForMaskedLM", done.stderr[-500:]
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_transformers():
     script = "import sys, mdm_schedules; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
