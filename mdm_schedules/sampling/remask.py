@@ -148,7 +148,10 @@ def check_remask(given: Any) -> Remask:
     if given in REMASKS:
         return given  # type: ignore[no-any-return]
     near = did_you_mean(given, REMASKS) if isinstance(given, str) else ""
-    raise InvalidValueError(f"remask must be {' or '.join(REMASKS)}, got {shown(given)}.{near}")
+    share = f"; a share is remask_fraction={given}" if isinstance(given, int | float) else ""
+    raise InvalidValueError(
+        f"remask must be {' or '.join(REMASKS)}, got {shown(given)}{share}.{near}"
+    )
 
 
 def remask_key(uniform: torch.Tensor, confidence: torch.Tensor | None) -> torch.Tensor:
