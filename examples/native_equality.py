@@ -310,7 +310,12 @@ def llada2_tokens(theirs: Any, ours: Any) -> Iterator[tuple[torch.Tensor, torch.
             yield one, two.sequences[:, length:]
 
 
-SAMPLERS = {"llada": llada_tokens, "dream": dream_tokens, "llada2": llada2_tokens}
+SAMPLERS = {
+    "llada": llada_tokens,
+    "llada_moe": llada_tokens,
+    "dream": dream_tokens,
+    "llada2": llada2_tokens,
+}
 
 
 def time_ratio(name: str, code: Path, implementation: str) -> str:
