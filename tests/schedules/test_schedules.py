@@ -28,6 +28,7 @@ from mdm_schedules.schedules import (
     LogLinear,
     Polynomial,
     Schedule,
+    Shifted,
     Sine,
     SquaredSine,
     Tabulated,
@@ -49,6 +50,10 @@ EXAMPLES: list[Schedule] = [
     Polynomial(1),
     Polynomial(50),
     Geometric(),
+    Shifted(),
+    Shifted(7.5),
+    Shifted(1e-6),
+    Shifted(1e6),
     Geometric(0.1, 0.2),
     Geometric(1e-12, 700),
     Geometric(1, 1 + 1e-9),
@@ -214,6 +219,8 @@ REFERENCES = [
     (Sine(), lambda t: mpmath.cos(mpmath.pi / 2 * (1 - t))),
     (SquaredSine(), lambda t: (1 - mpmath.cos(mpmath.pi * t)) / 2),
     (Cosine(), lambda t: 1 - mpmath.cos(mpmath.pi / 2 * t)),
+    (Shifted(0.1), lambda t: t / 10 / (1 - mpmath.mpf(9) / 10 * t)),
+    (Shifted(6), lambda t: 6 * t / (1 + 5 * t)),
     (Polynomial(2.5), lambda t: mpmath.exp(2.5 * mpmath.log(t))),
     (EnergyOptimal(), lambda t: mpmath.sin(mpmath.pi / 2 * t) ** 2),
     (
@@ -294,6 +301,8 @@ def test_two_betas_are_closed_forms() -> None:
 def test_other_identities() -> None:
     t = grid()
     close(LogLinear().alpha(t), Linear().alpha(t), 0)
+    close(Shifted(1).alpha(t), Linear().alpha(t), 1e-15)
+    close(Shifted(0.2).alpha(t), 1 - Shifted(5).alpha(1 - t), 1e-15)
     close(Polynomial(1).alpha(t), Linear().alpha(t), 0)
     close(EnergyOptimal().alpha(t), SquaredSine().alpha(t))
     close(EnergyOptimal("linear").alpha(t), t, 0)
@@ -1045,3 +1054,42 @@ def test_an_optimum_for_a_function_works_but_cannot_be_saved(tmp_path) -> None: 
     check_schedule(Tabulated(schedule.alpha(t)))
     single = EnergyOptimal(lambda t: t.float())  # a function may round
     assert single.alpha(torch.tensor([0.3], dtype=torch.float64)).dtype == torch.float64
+
+
+# --- code after MaskGIT, which takes the masked share as a function
+
+
+def parallel_decoding_lengths(noise_schedule, tokens: int, timesteps: int) -> list[int]:  # type: ignore[no-untyped-def]
+    """How many tokens stay masked after each step of such code.
+
+    It floors the share, keeps one, and reveals at least one.
+    """
+    left, lengths = tokens, []
+    for step in range(timesteps):
+        share = noise_schedule(torch.tensor(1.0 * (step + 1) / timesteps))
+        left = max(1, min(left - 1, int((tokens * share).floor())))
+        lengths.append(left)
+    return lengths
+
+
+def test_mask_ratio_is_the_noise_schedule_of_maskgits_code() -> None:
+    cosine = parallel_decoding_lengths(lambda r: torch.cos(r * math.pi * 0.5), 1024, 18)
+    assert parallel_decoding_lengths(Cosine().mask_ratio, 1024, 18) == cosine
+    beta = Beta(0.9, 0.3)
+    planned = 1024 - beta.plan(1024, 12).cumsum(0)
+    given = parallel_decoding_lengths(beta.mask_ratio, 1024, 12)
+    assert all(abs(a - int(b)) <= 1 for a, b in zip(given, planned, strict=True))
+
+
+@named
+def test_mask_ratio_takes_what_alpha_takes(schedule: Schedule) -> None:
+    assert (schedule.mask_ratio(0.0), schedule.mask_ratio(1.0)) == (1.0, 0.0)
+    share = np.linspace(0, 1, 9, dtype=np.float32)
+    given = schedule.mask_ratio(share)
+    assert (type(given), given.dtype) == (np.ndarray, np.float32)
+    np.testing.assert_allclose(given, 1 - schedule.alpha(share.astype(np.float64)), atol=1e-7)
+    r = torch.tensor([0.25, 0.5], dtype=torch.float64, requires_grad=True)
+    schedule.mask_ratio(r).sum().backward()
+    close(-r.grad, schedule.alpha_dot(r.detach()))  # type: ignore[operator]
+    with pytest.raises(InvalidValueError, match=r"r must lie in \[0, 1\]"):
+        schedule.mask_ratio(1.5)
