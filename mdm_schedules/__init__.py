@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         LogLinear,
         Polynomial,
         Schedule,
+        Shifted,
         Sine,
         SquaredSine,
         Tabulated,
@@ -106,6 +107,7 @@ _LAZY = {
     "LogLinear": "schedules",
     "Polynomial": "schedules",
     "Schedule": "schedules",
+    "Shifted": "schedules",
     "Sine": "schedules",
     "SquaredSine": "schedules",
     "Tabulated": "schedules",
@@ -113,7 +115,17 @@ _LAZY = {
 }
 
 # modules that are there as attributes without an import of their own
-_MODULES = ("checks", "files", "hub", "lookup", "plan", "presets", "registry", "schedules")
+_MODULES = (
+    "checks",
+    "files",
+    "hub",
+    "integrations",
+    "lookup",
+    "plan",
+    "presets",
+    "registry",
+    "schedules",
+)
 
 __all__ = [
     "AutoModelForMaskedDiffusion",
@@ -135,6 +147,7 @@ __all__ = [
     "MaskedDiffusionScheduler",
     "Polynomial",
     "Schedule",
+    "Shifted",
     "Sine",
     "SquaredSine",
     "StepInfo",

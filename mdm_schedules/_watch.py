@@ -1,6 +1,7 @@
-"""transformers' auto classes know the native models as soon as both packages are imported.
+"""What is to happen as soon as another package has imported a module of its own.
 
-transformers is not imported for it: a finder waits for its table of models, and steps aside then.
+Above all, transformers' auto classes know the native models as soon as both packages are imported.
+Nothing is imported for it: a finder waits for the module, and steps aside then.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -19,10 +21,10 @@ NATIVE = "mdm_schedules.integrations.transformers.native"
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads the table with its own loader, then the native models, which register themselves."""
+    """Loads a module with its own loader, and then calls `then`."""
 
-    def __init__(self, plain: Any) -> None:
-        self.plain = plain
+    def __init__(self, plain: Any, then: Callable[[], None]) -> None:
+        self.plain, self.then = plain, then
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the plain loader."""
@@ -30,9 +32,43 @@ class _Loader(importlib.abc.Loader):
         return created
 
     def exec_module(self, module: ModuleType) -> None:
-        """As the plain loader, and register, unless modules that need the table wait for it."""
+        """As the plain loader, which the module then keeps, and what is to happen."""
+        if module.__spec__ is not None:
+            module.__spec__.loader = module.__loader__ = self.plain
         self.plain.exec_module(module)
-        _register(may_load=frozenset({TABLES}))
+        self.then()
+
+
+def _plain_spec(finder: importlib.abc.MetaPathFinder, name: str) -> ModuleSpec | None:
+    """The spec of a module without this finder, which steps aside."""
+    sys.meta_path.remove(finder)
+    return importlib.util.find_spec(name)
+
+
+class _After(importlib.abc.MetaPathFinder):
+    """Waits for one module, once."""
+
+    def __init__(self, name: str, then: Callable[[], None]) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module's spec with a loader that calls `then`; None for every other module."""
+        if fullname != self.name:
+            return None
+        spec = _plain_spec(self, fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self.then)
+        return spec
+
+
+def after_import(name: str, then: Callable[[], None]) -> None:
+    """Call `then` now if the module `name` is imported, else when it is, once."""
+    if name in sys.modules:
+        then()
+    else:
+        sys.meta_path.insert(0, _After(name, then))
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -46,11 +82,12 @@ class _Finder(importlib.abc.MetaPathFinder):
             if TABLES in sys.modules:  # the first try came while transformers was loading
                 _register()
             return None
-        sys.meta_path.remove(self)  # or it would be asked for the plain spec
-        spec = importlib.util.find_spec(fullname)
+        spec = _plain_spec(self, fullname)
         sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            # modules that need the table may wait for it
+            register = partial(_register, may_load=frozenset({TABLES}))
+            spec.loader = _Loader(spec.loader, register)
         return spec
 
 

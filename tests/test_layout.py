@@ -91,7 +91,7 @@ def imports(name: str, inside_functions: bool = False) -> set[str]:
 
 #: the rooms from the ground up; a module imports from lower floors and from its own room only
 FLOORS = (
-    ("_version", "errors"),
+    ("_version", "_watch", "errors"),
     ("checks",),
     ("files", "plan", "registry"),
     ("plotting", "prompt_files"),

@@ -15,6 +15,7 @@ from mdm_schedules.schedules.closed_forms import (
     SquaredSine,
 )
 from mdm_schedules.schedules.energy_optimal import EnergyOptimal
+from mdm_schedules.schedules.shifted import Shifted
 from mdm_schedules.schedules.tabulated import Tabulated
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LogLinear",
     "Polynomial",
     "Schedule",
+    "Shifted",
     "Sine",
     "SquaredSine",
     "Tabulated",

@@ -214,6 +214,17 @@ class Schedule(StoredSchedule):
         """
         return apply_curve(self._alpha_noise_dot, tau, "tau")
 
+    def mask_ratio(self, r: T) -> T:
+        """The share of tokens still masked after a share r of the passes, in [0, 1]: 1 - alpha(r).
+
+        It is what code after MaskGIT (MMaDA, Show-o, open-muse) takes as
+        `noise_schedule=schedule.mask_ratio`, the mask scheduling function of arXiv 2202.04200. It
+        falls from 1 to 0; that of `cosine` is cos(pi r / 2). Differentiable in a tensor r.
+        """
+        return apply_curve(
+            lambda x: exact_ends(1 - x, self._masked(x)), r, "r", lambda x: -self._alpha_dot(x)
+        )
+
     def plan(
         self, num_tokens: int | torch.Tensor, steps: int, allow_empty: bool = False
     ) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from encoders import build
 from families import FAMILIES, HIDDEN, MASK, V
 
 import mdm_schedules as mdm
@@ -172,3 +173,22 @@ def test_a_new_family_is_a_few_lines(monkeypatch):
     monkeypatch.setattr(models, "_local", {"mine": Mine})
     out = mdm.generate(model, prompts(), max_new_tokens=4, adapter="mine")
     assert torch.equal(out.sequences, mdm.generate(model, prompts(), max_new_tokens=4).sequences)
+
+
+@pytest.mark.parametrize("kind", ["esm", "esmc", "eurobert"])
+def test_special_tokens_of_a_protein_or_text_encoder_stay_out_where_suppressed(kind):
+    model = build(kind)
+    assert get_adapter(model).name == "masked_lm"
+    ids = torch.randint(5, 50, (2, 4), generator=torch.Generator().manual_seed(0))
+    letters = list(range(10, 30))
+    out = mdm.generate(
+        model,
+        ids,
+        max_new_tokens=12,
+        steps=4,
+        temperature=1.0,
+        seed=0,
+        suppress_tokens=[token for token in range(50) if token not in letters],
+    )
+    assert out.nfe == 4
+    assert set(out[:, 4:].flatten().tolist()) <= set(letters)

@@ -22,6 +22,7 @@ from mdm_schedules.schedules import (
     LogLinear,
     Polynomial,
     Schedule,
+    Shifted,
     Sine,
     SquaredSine,
     Tabulated,
@@ -35,6 +36,8 @@ REFERENCES = [
     (Sine(), lambda t: mpmath.cos(mpmath.pi / 2 * (1 - t))),
     (SquaredSine(), lambda t: (1 - mpmath.cos(mpmath.pi * t)) / 2),
     (Cosine(), lambda t: 1 - mpmath.cos(mpmath.pi / 2 * t)),
+    (Shifted(0.1), lambda t: t / 10 / (1 - mpmath.mpf(9) / 10 * t)),
+    (Shifted(6), lambda t: 6 * t / (1 + 5 * t)),
     (Polynomial(2.5), lambda t: mpmath.exp(2.5 * mpmath.log(t))),
     (EnergyOptimal(), lambda t: mpmath.sin(mpmath.pi / 2 * t) ** 2),
     (
@@ -106,6 +109,8 @@ def test_two_betas_are_closed_forms() -> None:
 def test_other_identities() -> None:
     t = grid()
     close(LogLinear().alpha(t), Linear().alpha(t), 0)
+    close(Shifted(1).alpha(t), Linear().alpha(t), 1e-15)
+    close(Shifted(0.2).alpha(t), 1 - Shifted(5).alpha(1 - t), 1e-15)
     close(Polynomial(1).alpha(t), Linear().alpha(t), 0)
     close(EnergyOptimal().alpha(t), SquaredSine().alpha(t))
     close(EnergyOptimal("linear").alpha(t), t, 0)

@@ -1,5 +1,6 @@
 """Encoders of transformers with random weights, small enough to be built in every test."""
 
+import pytest
 import torch
 import transformers
 
@@ -10,6 +11,9 @@ SIZES = {
     "intermediate_size": 48,
 }
 V, MASK, PAD = 50, 4, 0
+
+# those that transformers 4.57 has not
+NEWER = {"esmc": "Esmc", "eurobert": "EuroBert"}
 
 
 def small_bert(cls=transformers.BertForMaskedLM, **config):
@@ -48,6 +52,12 @@ def build(kind):
     elif kind == "modernbert":
         config = transformers.ModernBertConfig(**SIZES, **common, reference_compile=False)
         model = transformers.ModernBertForMaskedLM(config)
+    elif kind in NEWER:
+        config = getattr(transformers, f"{NEWER[kind]}Config", None)
+        if config is None:
+            pytest.skip(f"transformers {transformers.__version__} has no {NEWER[kind]}")
+        config = config(**SIZES, **common, mask_token_id=MASK, bos_token_id=1, eos_token_id=2)
+        model = getattr(transformers, f"{NEWER[kind]}ForMaskedLM")(config)
     else:
         config = transformers.DistilBertConfig(
             dim=32, n_layers=2, n_heads=2, hidden_dim=48, **common

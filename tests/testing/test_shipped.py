@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import small_bert
+from encoders import NEWER, build, small_bert
 from families import FAMILIES
 from released import write
 from transformers import RobertaConfig, RobertaForMaskedLM
@@ -105,7 +105,10 @@ def adapted(name, bert):
         return (lambda tokens: table[tokens]), {"tokens": torch.arange(16).view(2, 8)}
     if name in NATIVE:
         return native(NATIVE[name]), {}
-    kind = {"lladamoe": "llada", "llada_moe": "llada", "Dream": "dream"}.get(name, name)
+    if name in NEWER:
+        return build(name), {}
+    kind = {"lladamoe": "llada", "llada_moe": "llada", "mmada": "llada", "Dream": "dream"}
+    kind = kind.get(name, name)
     kind = "llada2" if kind.startswith("llada2") else kind
     return FAMILIES[kind]().eval(), {}
 

@@ -1,0 +1,1 @@
+DRAFT_SIZE = 32

@@ -1,0 +1,3 @@
+from vllm_dllm_plugin.remasking.base import RemaskingPolicy, RemaskStepResult
+
+__all__ = ["RemaskStepResult", "RemaskingPolicy"]
