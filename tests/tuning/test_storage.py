@@ -1,6 +1,5 @@
 """Stored studies: resumed, shared, killed, and opened with different settings."""
 
-import inspect
 import os
 import random
 import signal
@@ -102,11 +101,6 @@ def test_killed_workers_lose_no_finished_trial(name, tmp_path):
 
     examples/benchmarks/killed_studies.py does it 20 times and more.
     """
-    if name == "study.journal":
-        from optuna.storages.journal import JournalFileSymlinkLock
-
-        if "grace_period" not in inspect.signature(JournalFileSymlinkLock).parameters:
-            pytest.skip("optuna 4.0 waits for ever for the lock of a killed process")
     rng, killed = random.Random(1), 0
     known: dict[int, float] = {}
     for _ in range(3):
