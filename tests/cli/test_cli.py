@@ -166,6 +166,7 @@ def test_sample_fills_a_sudoku_with_dots(capsys):
     assert "".join(digits).startswith(puzzle[:13])
 
 
+@pytest.mark.slow
 def test_demo_reports_every_cell(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "STEPS", (6, 30))
     picture = tmp_path / "demo.png"
@@ -197,6 +198,7 @@ def test_demo_prints_its_table_before_it_saves_the_picture(capsys, tmp_path, mon
     assert "| linear() |" in out
 
 
+@pytest.mark.slow
 def test_the_sudoku_model_is_as_good_as_its_card_says():
     accuracy, error, passes = demo.sudoku_accuracy("linear", None, puzzles=60)
     assert passes == 30

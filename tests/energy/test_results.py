@@ -175,6 +175,7 @@ def random_betas(count: int) -> list[tuple[Beta, Beta]]:
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the energy of")
 def test_the_error_is_a_bound_on_a_random_sweep():
     """The error bounds the difference for 100 pairs.

@@ -44,6 +44,7 @@ def test_a_trial_given_up_before_it_was_signed_is_left(tmp_path, monkeypatch):
     assert finished(file) == (8, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_trial_given_up_while_it_is_scored_is_left(jobs, tmp_path):
     file, scored = tmp_path / "study.db", []

@@ -75,6 +75,7 @@ def test_the_grid_is_the_papers():
     assert pairs == {(i / 10, j / 10) for i in range(1, 11) for j in range(1, 11)}
 
 
+@pytest.mark.slow
 def test_lower_may_be_better_and_the_worst_may_be_infinite():
     own = mdm.Beta(0.6, 0.5)
     found = mdm.tune(
@@ -211,6 +212,7 @@ def test_extras_and_passes_are_shown():
     assert found.passes >= sum(trial.passes for trial in found.trials)
 
 
+@pytest.mark.slow
 def test_a_race_on_the_mean_loses_no_winner_at_single_steps():
     goals = {4: (0.05, 1.0), 16: (0.6, 20.0)}
 
@@ -276,6 +278,7 @@ def test_paired_comparison():
 # --- results
 
 
+@pytest.mark.slow
 def test_pictures_and_report(tmp_path):
     found = mdm.tune(Noisy(48), n_trials=14, screening=16)
     found.plot(tmp_path / "map.png")

@@ -16,6 +16,7 @@ def run(capsys, *words):
     return status, out, err
 
 
+@pytest.mark.slow
 def test_sudoku_in_one_line(tmp_path, capsys):
     words = [
         "--model",

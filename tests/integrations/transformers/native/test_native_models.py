@@ -277,6 +277,7 @@ def test_quantization_device_map_and_config_values_pass_through(tmp_path):
     assert not torch.allclose(blind, seeing)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_model_is_compiled_and_answers_the_same(tmp_path):
     write(tmp_path, "llada")
