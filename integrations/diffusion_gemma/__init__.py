@@ -130,7 +130,10 @@ class ScheduledSampler(EntropyBoundSampler):  # type: ignore[misc]
         # sorted as transformers does, so that ties fall alike
         ordered, index = torch.sort(entropy, dim=-1, descending=False)
         place = torch.arange(index.shape[1], device=index.device)
-        chosen = (place < self.counts.to(index.device)[cur_step]).expand_as(index)
+        # gathered, since an index would make torch.compile wait for its value
+        step = torch.as_tensor(cur_step, device=index.device).reshape(1).long()
+        count = self.counts.to(index.device).index_select(0, step)
+        chosen = (place < count).expand_as(index)
         if self.bounded:
             chosen = chosen | (ordered.cumsum(-1) - ordered <= self.entropy_bound)
         accepted = torch.zeros_like(chosen).scatter(-1, index, chosen)

@@ -26,7 +26,6 @@ def build(seed=0, canvas=CANVAS):
         top_k_experts=1,
         moe_intermediate_size=16,
         sliding_window=16,
-        initializer_range=0.5,
         layer_types=["sliding_attention", "full_attention"],
         pad_token_id=0,
         eos_token_id=1,
@@ -42,7 +41,7 @@ def build(seed=0, canvas=CANVAS):
     )
     torch.manual_seed(seed)
     config = DiffusionGemmaConfig(
-        text_config=text, vision_config=vision, canvas_length=canvas,
+        text_config=text, vision_config=vision, canvas_length=canvas, initializer_range=0.4,
         image_token_id=60, boi_token_id=61, eoi_token_id=62,
     )  # fmt: skip
     return transformers.DiffusionGemmaForBlockDiffusion(config).eval()

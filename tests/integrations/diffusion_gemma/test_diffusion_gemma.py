@@ -51,7 +51,7 @@ def write(model, bridge, monkeypatch):
         finally:
             handle.remove()
         assert out.sequences.shape == (2, 6 + length)
-        assert out.tokens_per_forward.tolist() == [length / len(passes)] * 2
+        assert out.tokens_per_forward.tolist() == pytest.approx([length / len(passes)] * 2)
         return out.sequences, list(accepted), len(passes)
 
     return write
@@ -69,17 +69,20 @@ def test_the_accepted_counts_are_the_schedules(model, bridge, write, schedule):
 
 
 def test_the_models_tokens_with_its_own_rule(model, bridge, write):
-    """With its bound beside a schedule that asks for less, and with the counts that it took."""
-    config = type(model.generation_config)(
-        sampler_config=bridge.EntropyBoundSampler.__init__.__globals__["EntropyBoundSamplerConfig"](
-            entropy_bound=6.0
-        )
+    """With its bound beside a schedule that never asks for more."""
+    from transformers.models.diffusion_gemma import generation_diffusion_gemma as module
+
+    config = module.DiffusionGemmaGenerationConfig(
+        sampler_config=module.EntropyBoundSamplerConfig(entropy_bound=6.0)
     )
     own, counts, _ = write(generation_config=config)
     assert all(count >= step % 6 + 1 for step, count in enumerate(counts))
     bridge.set_schedule(model, "polynomial(p=50)", entropy_bound=True)
     again, taken, _ = write(generation_config=config)
-    assert taken == counts
+    # the last step of a canvas accepts all by a schedule, and only its prediction counts
+    assert [n for i, n in enumerate(taken) if i % 6 != 5] == [
+        n for i, n in enumerate(counts) if i % 6 != 5
+    ]
     assert torch.equal(again, own)
     bridge.set_schedule(model, "polynomial(p=50)")
     assert not torch.equal(write(generation_config=config)[0], own)
