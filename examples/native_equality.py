@@ -2,11 +2,14 @@
 
     python examples/native_equality.py llada FOLDER_WITH_THE_RELEASED_CODE
 
-The folder holds the family's configuration_*.py and modeling_*.py, as in its repository. Their code
-is executed, so use a copy that you trust and a version of transformers that runs it (4.57 for
+The folder holds the family's configuration_*.py and modeling_*.py, as in its repository, and what
+it generates with: generate.py of LLaDA's GitHub repository, generation_utils.py of Dream. Their
+code is executed, so use a copy that you trust and a version of transformers that runs it (4.57 for
 most). The released code makes a tiny model with random weights and saves it in the released format.
 The script then loads that model natively, from the files alone, and gives both the same tokens. It
-prints the largest differences of logits and of hidden states, and the answers at temperature 0.
+prints the largest differences of logits and of hidden states, and how many of the tokens differ
+that the family's own sampler and `mdm_schedules.generate` write at temperature 0, each with the
+model that it loaded. With --time it prints the ratio of the times of a forward pass instead.
 """
 
 from __future__ import annotations
@@ -15,8 +18,11 @@ import argparse
 import importlib
 import json
 import shutil
+import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +33,8 @@ from safetensors.torch import save_file
 import mdm_schedules as mdm
 from mdm_schedules.integrations.transformers.native import load_native
 
+MASK = 95
+PROMPTS = ((8, 16), (5, 19))  # lengths of prompt and answer: whole blocks of 8, and not
 SIZES = {
     "vocab_size": 96,
     "hidden_size": 64,
@@ -106,6 +114,28 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# for --time
+LARGER: dict[str, dict[str, Any]] = {
+    "llada": {
+        "d_model": 512,
+        "mlp_hidden_size": 1024,
+        "n_layers": 6,
+        "n_heads": 8,
+        "n_kv_heads": 8,
+    },
+    "others": {
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 512,
+    },
+}
+LARGER["llada"]["max_sequence_length"] = 512
+LARGER["llada_moe"] = {**LARGER["others"], "moe_layer_freq": [0, 1, 1, 1, 1, 1]}
+
+
 def released_model(name: str, code: Path, folder: Path, implementation: str) -> Any:
     """Make a tiny random model with the code in `code`, and save it to `folder` in its format."""
     class_name, values = TINY[name]
@@ -136,6 +166,8 @@ def released_model(name: str, code: Path, folder: Path, implementation: str) -> 
             shift = 1.0 if "norm" in key or key.endswith("ln_f.weight") else 0.0
             scale = 0.02 if "bias" in key else 0.1
             weight.copy_(shift + scale * torch.randn(weight.shape))
+    with torch.no_grad():  # as after training, the mask is never the most probable token
+        model.get_output_embeddings().weight[MASK] = 0
     weights = {key: weight.contiguous() for key, weight in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     written = {**config.to_dict(), "architectures": [class_name]}
@@ -184,15 +216,129 @@ def compare(name: str, code: Path, implementation: str) -> dict[str, Any]:
         alone = ours(tokens[:1, 5:]).logits
         padded = ours(tokens, attention_mask=own, position_ids=(own.cumsum(1) - 1).clamp(min=0))
         answer["padded"] = float((padded.logits[0, 5:] - alone[0]).abs().max())
-        try:
-            out = [
-                mdm.generate(model, tokens[:, :8], max_new_tokens=16, steps=8, mask_token_id=95)
-                for model in (theirs, ours)
-            ]
-            answer["same tokens"] = bool((out[0].sequences == out[1].sequences).all())
-        except Exception as error:
-            answer["same tokens"] = f"released code: {type(error).__name__}"
+        if name in SAMPLERS and not ones:
+            pairs = list(SAMPLERS[name](theirs, ours))
+            different = sum(int((one != two).sum()) for one, two in pairs)
+            answer["tokens that differ"] = f"{different} of {sum(x.numel() for x, _ in pairs)}"
         return answer
+
+
+# --- the family's own sampler, and ours, on the same prompts
+
+
+def even_plan(masks: int, steps: int) -> list[int]:
+    """Return LLaDA's and LLaDA2's plan: equal counts, the remainder in the first steps."""
+    return [masks // steps + (i < masks % steps) for i in range(steps)]
+
+
+def dream_plan(masks: int, steps: int, eps: float = 1e-3) -> list[int]:
+    """Return Dream's plan: the share 1 - s / t of what is left, rounded down, and all at the end."""
+    times = torch.linspace(1, eps, steps + 1)
+    plan = []
+    for i in range(steps):
+        share = 1 - times[i + 1] / times[i] if i < steps - 1 else 1
+        plan.append(int(masks * share))
+        masks -= plan[-1]
+    return plan
+
+
+def prompts(length: int) -> torch.Tensor:
+    """Return two prompts of one length."""
+    return torch.randint(3, 90, (2, length), generator=torch.Generator().manual_seed(length))
+
+
+def llada_tokens(theirs: Any, ours: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield what LLaDA's generate.py and `mdm.generate` write."""
+    released = importlib.import_module("released_code.generate").generate
+    # tokens, block, steps, guidance
+    settings = ((24, 24, 24, 0.0), (24, 8, 12, 0.0), (24, 8, 9, 0.0), (20, 20, 7, 0.0))
+    for new, block, steps, scale in (*settings, (24, 8, 12, 1.5)):
+        for padding in (0, 3):
+            ids = prompts(9)
+            own = torch.ones_like(ids)
+            own[0, :padding] = 0
+            one = released(
+                theirs, ids, own, steps=steps, gen_length=new, block_length=block,
+                cfg_scale=scale, mask_id=MASK,
+            )  # fmt: skip
+            plan = even_plan(block, steps * block // new)
+            two = mdm.generate(
+                ours, ids, own, max_new_tokens=new, block_length=block, plan=plan, cfg_scale=scale
+            )
+            yield one[:, 9:], two.sequences[:, 9:]
+
+
+def dream_tokens(theirs: Any, ours: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield what Dream's diffusion_generate and `mdm.generate` write."""
+    names = {"maskgit_plus": "low_confidence", "topk_margin": "margin", "entropy": "entropy"}
+    config_class = importlib.import_module("released_code.generation_utils").DreamGenerationConfig
+    for length, new in PROMPTS:
+        for steps in (new, 8, 5):
+            for theirs_called, ours_called in names.items():
+                ids = prompts(length)
+                config = config_class(
+                    max_new_tokens=new, steps=steps, alg=theirs_called, mask_token_id=MASK
+                )
+                one = theirs.diffusion_generate(ids, generation_config=config)
+                plan = [count for count in dream_plan(new, steps) if count]
+                two = mdm.generate(ours, ids, max_new_tokens=new, plan=plan, remasking=ours_called)
+                yield one[:, length:], two.sequences[:, length:]
+
+
+def llada2_tokens(theirs: Any, ours: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield what LLaDA2's generate and `mdm.generate` write, one prompt at a time."""
+    block = ours.config.block_length
+
+    plain = theirs.forward
+
+    def forward(*args: Any, attention_mask: torch.Tensor, **options: Any) -> Any:
+        # its generate makes the mask in bfloat16, whatever the model is in
+        return plain(*args, attention_mask=attention_mask.to(ours.dtype), **options)
+
+    theirs.forward = forward
+    for length, new in (*PROMPTS, (3, 11), (13, 9)):
+        for steps, threshold in ((8, 2.0), (4, 2.0), (3, 2.0), (4, 0.3)):
+            ids = prompts(length)[:1]
+            one = theirs.generate(
+                ids, gen_length=new, block_length=block, steps=steps, threshold=threshold,
+                temperature=0.0, eos_id=-1, mask_id=MASK,
+            )  # fmt: skip
+            options = {"threshold": threshold} if threshold < 1 else {}
+            two = mdm.generate(
+                ours, ids, max_new_tokens=new, plan=even_plan(block, steps), **options
+            )
+            yield one, two.sequences[:, length:]
+
+
+SAMPLERS = {
+    "llada": llada_tokens,
+    "llada_moe": llada_tokens,
+    "dream": dream_tokens,
+    "llada2": llada2_tokens,
+}
+
+
+def time_ratio(name: str, code: Path, implementation: str) -> str:
+    """Return the median times of a forward pass of a larger model, and their ratio."""
+    with tempfile.TemporaryDirectory() as place, torch.no_grad():
+        folder = Path(place)
+        TINY[name][1].update(LARGER.get(name, LARGER["others"]))
+        theirs = released_model(name, code, folder, implementation)
+        ours = load_native(folder, attn_implementation=implementation, dtype=torch.float32)
+        tokens = torch.randint(3, 90, (2, 256))
+        options: dict[str, Any] = {}
+        if name in ("llada2", "sdar"):
+            options["attention_mask"] = block_mask(256, ours.config.block_length, name == "sdar")
+        times: dict[int, list[float]] = {0: [], 1: []}
+        for i in range(42):
+            start = time.perf_counter()
+            if i % 2:
+                ours(tokens)
+            else:
+                theirs(tokens, **options)
+            times[i % 2].append(time.perf_counter() - start)
+        one, two = (statistics.median(times[i][1:]) for i in (0, 1))
+        return f"released {one * 1e3:.0f} ms, native {two * 1e3:.0f} ms, ratio {two / one:.3f}"
 
 
 def main() -> None:
@@ -201,11 +347,18 @@ def main() -> None:
     parser.add_argument("family", choices=sorted(TINY))
     parser.add_argument("code", type=Path, help="folder with the released code")
     parser.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"))
+    parser.add_argument("--time", action="store_true", help="print times of a forward pass")
     args = parser.parse_args()
-    found = compare(args.family, args.code, args.attention)
-    print(
+    about = (
         f"{args.family}, {args.attention}, transformers {transformers.__version__}, "
         f"torch {torch.__version__}: "
+    )
+    if args.time:
+        print(about + time_ratio(args.family, args.code, args.attention))
+        return
+    found = compare(args.family, args.code, args.attention)
+    print(
+        about
         + ", ".join(
             f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
             for key, value in found.items()

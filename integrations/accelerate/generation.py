@@ -28,6 +28,7 @@ from mdm_schedules.integrations.accelerate.worker import Worker
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import ModelAdapter, evaluating, get_adapter
 from mdm_schedules.models.wrappers import unwrap
+from mdm_schedules.sampling.batching import length_key
 from mdm_schedules.sampling.generation import own_schedule
 from mdm_schedules.sampling.options import STORED, unknown_option
 from mdm_schedules.sampling.prompt import check_mask_token
@@ -198,7 +199,7 @@ def generate_distributed(
                 finished=finished,
                 seed=told["seed"],
                 batch_size=batch_size,
-                group=_grouping(bound, batch_size),
+                group=(lambda length: 0) if batch_size == 1 else length_key(bound),
                 writes=job.rank == lane[0],
             )
             count = (
@@ -292,19 +293,6 @@ def _autocast(bound: ModelAdapter, precision: str) -> AbstractContextManager[Any
     if precision not in types:  # a model prepared for fp8 handles its precision by itself
         return nullcontext()
     return torch.autocast((bound.device or torch.device("cpu")).type, types[precision])
-
-
-def _grouping(bound: ModelAdapter, batch_size: int) -> Callable[[int], int]:
-    """Return which lengths may share a batch: all, or those equal (modulo the model's block)."""
-    block = bound.block_length
-    if batch_size == 1:
-        return lambda length: 0
-    try:
-        with torch.no_grad():
-            bound.check_padding()
-    except InvalidValueError:
-        return lambda length: length
-    return (lambda length: 0) if block is None else (lambda length: length % block)
 
 
 def _encoder(

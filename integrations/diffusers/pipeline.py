@@ -19,6 +19,7 @@ from mdm_schedules.integrations.transformers import AutoModelForMaskedDiffusion
 from mdm_schedules.lookup import get_schedule
 from mdm_schedules.models import get_adapter
 from mdm_schedules.sampling import StepInfo, generate
+from mdm_schedules.sampling.batching import in_calls, joined
 from mdm_schedules.sampling.generation import own_schedule
 from mdm_schedules.sampling.options import OPTIONS
 from mdm_schedules.sampling.prompt import left_pad
@@ -180,7 +181,9 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             return_dict: False returns the tuple (sequences, texts, nfe).
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each pass;
                 step counts from 0, timestep down to 0. Its return value is ignored: the tensors are
-                copies, for reading.
+                copies, for reading. Prompts that the model cannot run together (of different
+                lengths, for a model that cannot mask padding or attends by blocks) run one batch
+                after another; the tensors are those of the batch.
             callback_on_step_end_tensor_inputs: any of "tokens", a LongTensor [B, L], and
                 "revealed", bool [B, L].
             **options: for `mdm_schedules.generate`: max_new_tokens, block_length, remasking,
@@ -205,38 +208,45 @@ class MaskedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             options["seed"] = _seeds(generator)
         wanted = list(callback_on_step_end_tensor_inputs)
         bar: Any = None
+        before = 0  # passes of earlier batches
 
         def report(info: StepInfo) -> None:
             nonlocal bar
-            bar = self.progress_bar(total=info.total) if bar is None else bar  # type: ignore[attr-defined]
+            bar = self.progress_bar(total=0) if bar is None else bar  # type: ignore[attr-defined]
+            bar.total = before + info.total
             bar.update()
             if callback_on_step_end is not None:
                 tensors = {name: getattr(info, name) for name in wanted}
-                callback_on_step_end(self, info.step - 1, info.total - info.step, tensors)
+                step = before + info.step - 1
+                callback_on_step_end(self, step, info.total - info.step, tensors)
 
         mask = self.scheduler.config.mask_token_id
+        shared = {
+            **options,
+            "schedule": self.scheduler.schedule if options.get("plan") is None else None,
+            "steps": num_inference_steps,
+            "mask_token_id": mask,
+            "callback": report,
+            "tokenizer": self.tokenizer,
+        }
+        parts = []
         try:
-            out = generate(
-                self.model,
-                input_ids,
-                attention_mask,
-                schedule=self.scheduler.schedule if options.get("plan") is None else None,
-                steps=num_inference_steps,
-                mask_token_id=mask,
-                callback=report,
-                tokenizer=self.tokenizer,
-                **options,
-            )
+            for rows, call in in_calls(get_adapter(self.model), input_ids, attention_mask, shared):
+                out = generate(self.model, **call)
+                parts.append((rows, out.sequences))
+                before += out.nfe
         finally:
             if bar is not None:
                 bar.close()
             self.maybe_free_model_hooks()  # type: ignore[attr-defined]
+        sequences = joined(input_ids, parts)
         infilled = bool((input_ids == mask).any())
-        sequences = out.sequences if infilled else out.sequences[:, out.prompt_length :]
+        if not infilled:
+            sequences = sequences[:, input_ids.shape[1] :]
         texts = self._decode(sequences, attention_mask, infilled) if output_type == "text" else None
         if not return_dict:
-            return sequences, texts, out.nfe
-        return MaskedDiffusionPipelineOutput(sequences, texts, out.nfe)
+            return sequences, texts, before
+        return MaskedDiffusionPipelineOutput(sequences, texts, before)
 
     def _check_inputs(
         self, output_type: str, tensor_inputs: Sequence[str], options: dict[str, Any]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdm_schedules.models import ModelAdapter
+from mdm_schedules.sampling.batching import in_batches
 from mdm_schedules.sampling.generation import generate
 from mdm_schedules.sampling.prompt import left_pad
 
@@ -27,24 +28,20 @@ class Job:
 
 
 def write(
-    adapter: ModelAdapter, jobs: Sequence[Job], batch_size: int, tokenizer: Any, padding: bool
+    adapter: ModelAdapter, jobs: Sequence[Job], batch_size: int, tokenizer: Any
 ) -> Iterator[tuple[int, list[int], int]]:
     """Each job's number, the ids of its answer, and the forward passes spent, as they are written.
 
     An answer goes up to the first of its `eos_token_id`, which is its last id.
-
-    `padding` says whether prompts of different length may share a batch, the shorter ones padded on
-    the left.
     """
-    groups: dict[Any, list[int]] = defaultdict(list)
+    groups: dict[str, list[int]] = defaultdict(list)
     for i, job in enumerate(jobs):
-        # a model that attends by blocks needs prompts that end at the same place in a block
-        length = len(job.prompt) % (adapter.block_length or 1) if padding else len(job.prompt)
-        groups[repr(sorted(job.options.items())), length].append(i)
+        groups[repr(sorted(job.options.items()))].append(i)
     for group in groups.values():
         group.sort(key=lambda i: len(jobs[i].prompt), reverse=True)
-        for begin in range(0, len(group), batch_size):
-            yield from _write_batch(adapter, jobs, group[begin : begin + batch_size], tokenizer)
+        lengths = [len(jobs[i].prompt) for i in group]
+        for batch in in_batches(adapter, lengths, batch_size):
+            yield from _write_batch(adapter, jobs, [group[i] for i in batch], tokenizer)
 
 
 def _write_batch(

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from mdm_schedules.integrations.lm_eval.options import (
 from mdm_schedules.integrations.lm_eval.processes import SharedLM
 from mdm_schedules.integrations.lm_eval.stops import cut, stop_tokens
 from mdm_schedules.integrations.transformers.auto import AutoModelForMaskedDiffusion
-from mdm_schedules.models import get_adapter
+from mdm_schedules.models import get_adapter, takes_padding
 from mdm_schedules.sampling.prompt import check_mask_token
 
 
@@ -262,21 +262,10 @@ class MaskedDiffusionLM(SharedLM):
         return self.cuts.end(prompt, self.max_length - new, "prompts")
 
     def _write(self, jobs: list[Job], disable_tqdm: bool) -> Iterator[tuple[int, list[int], int]]:
-        padding = self._takes_padding(len(job.prompt) for job in jobs)
-        written = write(self.adapter, jobs, self.batch_size, self.tokenizer, padding)
+        written = write(self.adapter, jobs, self.batch_size, self.tokenizer)
         return iter(
             tqdm(written, total=len(jobs), desc="answers", disable=disable_tqdm or self.rank != 0)
         )
-
-    def _takes_padding(self, lengths: Iterable[int]) -> bool:
-        """Whether sequences of these lengths may share a batch; tried where it matters."""
-        if self.batch_size > 1 and len(set(lengths)) > 1:
-            try:
-                with torch.no_grad():
-                    self.adapter.check_padding()
-            except InvalidValueError:
-                return False
-        return True
 
     @property
     def _pad_token_id(self) -> int:
@@ -345,7 +334,7 @@ class MaskedDiffusionLM(SharedLM):
             owner, self._greedy(work, disable_tqdm) if look else [False] * len(work), strict=True
         ):
             same[i] = same[i] and yes
-        padding = self._takes_padding(len(piece) for piece in work)
+        alike = self.batch_size == 1 or len({len(piece) for piece in work}) == 1
         scale = check_real("cfg_scale", self.options.get("cfg_scale", 0.0), 0)
         how = Bound(
             self.mask_token_id,
@@ -353,7 +342,7 @@ class MaskedDiffusionLM(SharedLM):
             self.mc_num,
             self.seed,
             self.batch_size,
-            padding,
+            alike or takes_padding(self.adapter),
             scale,
         )
         totals, left = [0.0] * len(pairs), Counter(owner)

@@ -64,8 +64,20 @@ class MaskedDiffusionMixin:
         attention_mask: torch.Tensor | None = None,
         **options: Unpack[GenerateOptions],
     ) -> GenerationOutput:
-        """`mdm_schedules.generate` with this model, and its own schedule by default."""
-        return generate(self, input_ids, attention_mask, **options)
+        """`mdm_schedules.generate` with this model, and its own schedule by default.
+
+        `custom_generate=mdm_schedules.generate`, by which transformers' own `generate` calls it, is
+        taken too.
+        """
+        custom: Any = options.pop("custom_generate", None)  # type: ignore[typeddict-item]
+        call = generate if custom is None else custom
+        if getattr(call, "func", call) is not generate:  # a partial of it gives a streamer
+            raise InvalidTypeError(
+                "this model writes with mdm_schedules.generate, so custom_generate must be that "
+                f"function, or a functools.partial of it, got {shown(custom)}; leave it out: "
+                "model.generate(input_ids, ...)"
+            )
+        return call(self, input_ids, attention_mask, **options)  # type: ignore[no-any-return]
 
     def denoiser(self) -> ModelDenoiser:
         """The model as `mdm_schedules.sample` and `InformationProfile.estimate` ask it."""

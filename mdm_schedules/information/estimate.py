@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,14 @@ import torch
 
 from mdm_schedules.checks import check_int, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.models import Denoiser, ModelAdapter, ModelDenoiser, as_denoiser, evaluating
+from mdm_schedules.models import (
+    Denoiser,
+    ModelAdapter,
+    ModelDenoiser,
+    as_denoiser,
+    evaluating,
+    takes_padding,
+)
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -63,6 +71,14 @@ class Data:
     places: torch.Tensor
     mask_token_id: int
     attention_mask: torch.Tensor | None = None  # bool [S, L], False on padding
+    takes_padding: bool = True  # else only sequences of one length are passed together
+
+    @property
+    def starts(self) -> torch.Tensor:
+        """The first column of each sequence that must be cut, LongTensor [S]."""
+        if self.takes_padding or self.attention_mask is None:
+            return torch.zeros(len(self.tokens), dtype=torch.long, device=self.tokens.device)
+        return self.attention_mask.long().argmax(1)
 
     @property
     def num_tokens(self) -> int:
@@ -154,18 +170,20 @@ def check_data(
     # Move the data once, here, and not at every batch.
     device = (None if adapter is None else adapter.device) or tokens.device
     tokens, hideable = tokens.to(device), hideable.to(device)
-    padded = None
+    padded, apart = None, False
     if attention_mask is not None and not bool(attention_mask.all()):
         if adapter is None or attention_mask.shape != tokens.shape:
             raise InvalidValueError(
                 f"attention_mask must be a bool tensor of shape {tuple(tokens.shape)}, for a model "
                 "that can read it"
             )
-        # Some models ignore an attention mask without saying so; find out before measuring.
-        with evaluating(adapter.model):
-            adapter.check_padding()
         padded = attention_mask.to(device, torch.bool)
-    return Data(tokens, hideable.nonzero()[:, 1].reshape(len(tokens), -1), mask_token_id, padded)
+        # Some models ignore an attention mask without saying so; find out before measuring.
+        apart = not takes_padding(adapter)
+        if apart and not bool((padded[:, 1:] >= padded[:, :-1]).all()):
+            raise InvalidValueError("attention_mask must have its zeros on the left for this model")
+    places = hideable.nonzero()[:, 1].reshape(len(tokens), -1)
+    return Data(tokens, places, mask_token_id, padded, not apart)
 
 
 def choose_counts(number: int, n: int, counts: Any, passes: Any) -> tuple[Integers, int]:
@@ -239,18 +257,22 @@ def measure(
         np.zeros((len(data.tokens), len(counts))),
     )
     denoiser = as_denoiser(model)
+    starts = data.starts
+    groups = _by(starts[torch.from_numpy(jobs[:, 0])].tolist(), batch_size)
     with evaluating(model):
-        for begin in _steps(len(jobs), batch_size, progress):
-            part = jobs[begin : begin + batch_size]
+        for part in _shown([jobs[group] for group in groups], len(jobs), progress):
             # A random permutation of each row; tokens with a rank below the count stay visible.
             rank = torch.from_numpy(draw.random((len(part), data.num_tokens))).argsort(1)
             hide = (rank >= torch.from_numpy(counts[part[:, 1]])[:, None]).to(data.tokens.device)
             row = torch.from_numpy(part[:, 0]).to(data.tokens.device)
             clean = data.tokens[row]
             hidden = torch.zeros_like(clean, dtype=torch.bool).scatter_(1, data.places[row], hide)
+            start = int(starts[row[0]])
+            clean, hidden = clean[:, start:], hidden[:, start:]
             # A denoiser knows the padding of one batch only, so each batch gets its own.
-            if data.attention_mask is not None and isinstance(denoiser, ModelDenoiser):
-                denoiser = ModelDenoiser(denoiser.adapter, data.attention_mask[row])
+            padded = data.attention_mask if data.takes_padding else None
+            if padded is not None and isinstance(denoiser, ModelDenoiser):
+                denoiser = ModelDenoiser(denoiser.adapter, padded[row])
             nats = hidden_nats(denoiser, clean, hidden, data.mask_token_id, method)
             if np.isinf(nats).any():
                 raise InvalidValueError(
@@ -296,13 +318,21 @@ def doubt(values: Array, counts: Integers, n: int) -> str | None:
     )
 
 
-def _steps(total: int, size: int, progress: bool) -> Iterator[int]:
+def _by(keys: list[int], size: int) -> Iterator[list[int]]:
+    """Indices of equal keys, at most `size` together; in their own order where all are equal."""
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    for _, same in groupby(order, keys.__getitem__):
+        group = list(same)
+        yield from (group[begin : begin + size] for begin in range(0, len(group), size))
+
+
+def _shown(parts: list[Any], total: int, progress: bool) -> Iterator[Any]:
     from tqdm import tqdm
 
     with tqdm(total=total, unit="pass", desc="information profile", disable=not progress) as bar:
-        for begin in range(0, total, size):
-            yield begin
-            bar.update(min(size, total - begin))
+        for part in parts:
+            yield part
+            bar.update(len(part))
 
 
 def hidden_nats(

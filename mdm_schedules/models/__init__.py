@@ -5,7 +5,14 @@ To add a family, write one module beside these, with an entry point in the group
 """
 
 from mdm_schedules.models.base import ModelAdapter, get_adapter, list_models, models
-from mdm_schedules.models.denoiser import Denoiser, ModelDenoiser, Pass, as_denoiser, evaluating
+from mdm_schedules.models.denoiser import (
+    Denoiser,
+    ModelDenoiser,
+    Pass,
+    as_denoiser,
+    evaluating,
+    takes_padding,
+)
 
 __all__ = [
     "Denoiser",
@@ -17,4 +24,5 @@ __all__ = [
     "get_adapter",
     "list_models",
     "models",
+    "takes_padding",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.errors import InvalidTypeError
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.models.base import ModelAdapter, get_adapter
 from mdm_schedules.models.wrappers import unwrap
 
@@ -207,3 +207,13 @@ def evaluating(model: Any) -> Iterator[None]:
                     _modes[module] = (users - 1, training)
                 else:
                     module.training = training
+
+
+def takes_padding(adapter: ModelAdapter) -> bool:
+    """Whether padded sequences get the logits that they get alone; tried once, on a few tokens."""
+    try:
+        with evaluating(adapter.model):
+            adapter.check_padding()
+    except InvalidValueError:
+        return False
+    return True

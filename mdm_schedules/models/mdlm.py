@@ -46,6 +46,10 @@ class MDLMAdapter(ModelAdapter):
         The model cannot mask padding; `check_padding` detects that.
         """
         masked = torch.eq(tokens, self.mask_token_id or 0).float().mean(1)
-        answer = self.model(input_ids=tokens, timesteps=-torch.log1p(-(1 - EPS) * masked))
+        # its features of time are float32, which layers of half precision take under autocast only
+        dtype = next((x.dtype for x in self.plain_model.parameters()), torch.float32)
+        half = dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(tokens.device.type, dtype if half else None, enabled=half):
+            answer = self.model(input_ids=tokens, timesteps=-torch.log1p(-(1 - EPS) * masked))
         logits: torch.Tensor = getattr(answer, "logits", answer)
         return logits

@@ -151,8 +151,8 @@ class GenerateOptions(TypedDict, total=False):
     plan: Annotated[
         Any,
         Option(
-            "tokens per step in place of schedule and steps, [steps] or [B, steps], for each "
-            "block. A plan given here overrides a schedule and steps kept in a config, and either "
+            "tokens per step in place of schedule and steps, [steps] or [B, steps], summing to the "
+            "masks of the fullest block; blocks with fewer follow it until they are full. A plan given here overrides a schedule and steps kept in a config, and either "
             "of these a plan kept there.",
         ),
     ]

@@ -105,8 +105,14 @@ def count_tables(
         random = f"remasking={policy.name!r}, whose counts are random"
         other = "steps" if steps is not None else random
         raise InvalidValueError(f"give a plan or {other}, not both")
-    # with several blocks, the same plan must fit each
-    return [check_plan(plan, count_A) for count_A in counts_AN.unbind(1)]
+    # the plan is that of the fullest block; one with fewer masks, such as that in which the prompt
+    # ends, follows it until they are filled
+    done_AK = check_plan(plan, counts_AN.amax(1)).cumsum(1)
+    tables = []
+    for count_A in counts_AN.cpu().unbind(1):
+        part_AK = torch.minimum(done_AK, count_A[:, None])
+        tables.append(part_AK.diff(dim=1, prepend=torch.zeros_like(part_AK[:, :1])))
+    return tables
 
 
 def ancestral_tables(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import released
 
 import mdm_schedules as mdm
 from mdm_schedules.cli import main
@@ -208,3 +209,40 @@ def test_every_way_of_publishing_a_model_carries_schedule_and_options(
     assert lines == [f"{spec} {{'steps': 16}}"] * 2 + [spec]
     for name in ("alice/a", "alice/b"):
         assert {"schedule.json", "generation_config.json"} <= set(hub.repos[name].files)
+
+
+def test_a_released_model_is_loaded_from_the_hub_and_pushed_with_a_card(
+    hub: Any, tmp_path: Path
+) -> None:
+    released.write(tmp_path / "model", "llada")
+    files = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+    hub.add("lab/llada", files)
+    hub.add("alice/mine", {"README.md": b"---\nlicense: mit\n---\n\nMy own words.\n"})
+    said = user(
+        hub,
+        tmp_path,
+        """
+        import mdm_schedules as mdm
+
+        from mdm_schedules.integrations.transformers.native.convert import convert
+        model = mdm.AutoModelForMaskedDiffusion.from_pretrained("lab/llada", schedule="sine")
+        for name in ("alice/native", "alice/mine"):
+            model.push_to_hub(name)
+        again = mdm.AutoModelForMaskedDiffusion.from_pretrained("alice/native")
+        print(type(again).__name__, again.schedule, again.config.base_model)
+        convert("lab/llada", "converted")
+        """,
+    )
+    assert "MDMLlamaForMaskedLM sine" in said
+    assert "lab/llada" in said
+    for name in ("alice/native", "alice/mine"):
+        card = hub.repos[name].card()
+        assert card["base_model"] == "lab/llada"
+        assert "masked-diffusion" in card["tags"]
+    text = hub.repos["alice/native"].files["README.md"].decode()
+    assert 'from_pretrained("alice/native")' in text
+    assert "More Information Needed" not in text
+    mine = hub.repos["alice/mine"].files["README.md"].decode()
+    assert "My own words." in mine
+    assert "license: mit" in mine
+    assert "base_model: lab/llada" in (tmp_path / "converted" / "README.md").read_text()

@@ -109,11 +109,13 @@ class MDLM(Family):
         self.backbone = nn.Module()
         self.backbone.output_layer = nn.Module()
         self.backbone.output_layer.linear = self.lm_head
+        self.time = nn.Linear(1, 1)
         self.times = []
 
     def forward(self, input_ids, timesteps):
         self.times.append(timesteps)
-        hidden = self.model(input_ids, None) * (1 + timesteps.clamp(max=3)[:, None, None] / 10)
+        features = timesteps.clamp(max=3)[:, None, None].float() / 10
+        hidden = self.model(input_ids, None) * (1 + self.time(features))
         return self.answer(hidden).logits
 
 

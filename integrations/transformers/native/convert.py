@@ -18,6 +18,7 @@ from typing import Any
 
 from mdm_schedules.errors import FormatError, InvalidValueError, StorageError
 from mdm_schedules.files import write_atomically
+from mdm_schedules.integrations.transformers.native.card import write_card
 from mdm_schedules.integrations.transformers.native.checkpoint import (
     INDEX,
     SINGLE,
@@ -122,6 +123,8 @@ def convert(
         total = sum(entry.size for entry in entries)
         _save(target / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
     _beside(source, target, options, native=to == "native")
+    if to == "native" and config.get("base_model"):
+        write_card(target, config["base_model"])
     _save(target / CHECKSUMS, {name: done[name] for name in names})
     _save(target / "config.json", config)  # last: without it a folder is no model
     (target / JOURNAL).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,13 @@ from mdm_schedules.integrations.transformers.native.families import (
 from mdm_schedules.integrations.transformers.native.family import Family
 from mdm_schedules.integrations.transformers.native.modeling import NATIVE
 from mdm_schedules.integrations.transformers.native.tokenizer import tokenizer_mask
+
+try:
+    from transformers.initialization import no_init_weights
+except ImportError:  # transformers 4
+    from transformers.modeling_utils import (  # type: ignore[attr-defined, no-redef]
+        no_init_weights,
+    )
 
 IGNORED = ("rotary_emb.inv_freq",)  # made from the config
 
@@ -70,6 +78,8 @@ def native_config(
         raise explain_unknown(released)
     values = family.native_config(released)
     values["mask_token_id"] = _mask(path, options, family, values)
+    if not Path(path).is_dir():
+        values["base_model"] = os.fspath(path)
     values["architectures"] = [NATIVE[family.native][1].__name__]
     config_class = NATIVE[family.native][0]
     try:
@@ -199,7 +209,7 @@ def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """Shape of each weight in the files of a native model; experts one by one."""
     model_class = NATIVE[config.model_type][1]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             model = model_class(config)
     except Exception as error:  # transformers checks little, so anything can go wrong
         raise InvalidValueError(

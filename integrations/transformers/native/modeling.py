@@ -10,6 +10,7 @@ Config values beside those of the base class (all of them optional):
     attention_out_bias: whether the attention's last projection has a bias; None: as the base class.
     mask_token_id: what stands for a token that is not yet written.
     released: the config.json that the weights were released with, if they come from a release.
+    base_model: the Hub id that they were loaded from, if it is one.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from transformers.utils import can_return_tuple
 
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.integrations.transformers.native.attention import positions_of, what_is_seen
+from mdm_schedules.integrations.transformers.native.card import write_card
 
 
 def _recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,6 +66,7 @@ class NativeConfig:
     attention_out_bias = None
     mask_token_id = None
     released = None
+    base_model = None
     use_cache = False
     tokenizer_class = None
 
@@ -192,6 +195,14 @@ class NativeHead:
             hidden_states=out.hidden_states,
             attentions=out.attentions,
         )
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kw: Any) -> Any:
+        # where transformers publishes a model, by push_to_hub or by saving it
+        base = self.config.base_model  # type: ignore[attr-defined]
+        if base is not None:
+            write_card(working_dir, base, repo_id)
+        plain = super()._upload_modified_files  # type: ignore[misc]
+        return plain(working_dir, repo_id, *args, **kw)
 
 
 def _set_out_bias(attention: nn.Module, wanted: bool | None) -> None:

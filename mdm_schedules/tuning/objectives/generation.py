@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from mdm_schedules.checks import check_int, did_you_mean, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
 from mdm_schedules.information import InformationProfile
-from mdm_schedules.models import get_adapter
+from mdm_schedules.models import ModelAdapter, get_adapter
 from mdm_schedules.sampling import GenerationOutput, PositionPolicy, generate, get_policy
+from mdm_schedules.sampling.batching import in_batches
 from mdm_schedules.sampling.prompt import check_mask_token, left_pad
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning.objectives.base import Objective, Scores, model_name, needed_steps
@@ -174,16 +175,23 @@ class GenerationObjective(Objective):
         """The metric of each instance."""
         wanted = list(range(self.num_instances)) if instances is None else list(instances)
         count = needed_steps(steps, self.steps, _EXAMPLE)
-        values: list[float] = []
-        written: list[torch.Tensor] = []
+        scores: dict[int, float] = {}
+        written: dict[int, torch.Tensor] = {}
         passes = 0
-        for begin in range(0, len(wanted), self.batch_size):
-            batch = wanted[begin : begin + self.batch_size]
+        for batch in self._batches(wanted):
             out = self.write(batch, schedule, count)
-            values += self.judge(out, batch)
+            scores |= zip(batch, self.judge(out, batch), strict=True)
+            written |= zip(batch, self.answers(out, batch), strict=True)
             passes += out.nfe * len(batch)
-            written += self.answers(out, batch)
-        return Scores(values, {"nfe": passes / len(wanted), **self.measure(written)}, passes)
+        extras = self.measure([written[index] for index in wanted])
+        values = [scores[index] for index in wanted]
+        return Scores(values, {"nfe": passes / len(wanted), **extras}, passes)
+
+    def _batches(self, wanted: Sequence[int]) -> Iterator[list[int]]:
+        """Instances whose prompts the model can run together."""
+        lengths = [len(self.prompts[index]) for index in wanted]
+        for batch in in_batches(self._adapter, lengths, self.batch_size):
+            yield [wanted[i] for i in batch]
 
     def measure(self, written: list[torch.Tensor]) -> dict[str, float]:
         """Extra measurements over all outputs, shown beside the score; none here."""
@@ -219,12 +227,15 @@ class GenerationObjective(Objective):
 
     def answers(self, out: GenerationOutput, batch: Sequence[int]) -> list[torch.Tensor]:
         """The tokens after each prompt, or the whole unpadded sequence if nothing is appended."""
-        width = out.prompt_length
         # Without appended tokens the answer stands inside the prompt, at its masks.
-        whole = out.sequences.shape[1] == width
-        # Padding is on the left, hence each row's own start.
-        starts = [width - len(self.prompts[index]) if whole else width for index in batch]
-        return [row[start:] for row, start in zip(out.sequences.cpu(), starts, strict=True)]
+        if out.sequences.shape[1] == out.prompt_length:
+            return self._whole(out, batch)
+        return list(out.sequences[:, out.prompt_length :].cpu())
+
+    def _whole(self, out: GenerationOutput, batch: Sequence[int]) -> list[torch.Tensor]:
+        """Prompts and answers without padding, which is on the left."""
+        rows = zip(out.sequences.cpu(), batch, strict=True)
+        return [row[out.prompt_length - len(self.prompts[index]) :] for row, index in rows]
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
         """The plan if it alone determines the output, else None.
@@ -244,8 +255,11 @@ class GenerationObjective(Objective):
     @property
     def mask_token_id(self) -> int:
         """The mask token: the option of that name, or the model's own."""
-        adapter = get_adapter(self.model, self.options.get("adapter"))
-        return check_mask_token(adapter, self.options.get("mask_token_id"))
+        return check_mask_token(self._adapter, self.options.get("mask_token_id"))
+
+    @property
+    def _adapter(self) -> ModelAdapter:
+        return get_adapter(self.model, self.options.get("adapter"))
 
     def estimate_profile(
         self,
@@ -278,10 +292,15 @@ class GenerationObjective(Objective):
             tokens, _ = left_pad(answers)
             spent = 0
         else:
-            out = self.write(batch, None, None)
-            tokens, spent = out.sequences.cpu(), out.nfe * len(batch)
+            rows: dict[int, torch.Tensor] = {}
+            spent = 0
+            for some in self._batches(batch):
+                out = self.write(some, None, None)
+                rows |= zip(some, self._whole(out, some), strict=True)
+                spent += out.nfe * len(some)
+            tokens, _ = left_pad([rows[index] for index in batch])
         profile = InformationProfile.estimate(
-            get_adapter(self.model, self.options.get("adapter")),
+            self._adapter,
             tokens,
             maskable=(start == mask) & real,
             attention_mask=real,

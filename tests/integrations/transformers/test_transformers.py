@@ -1,5 +1,6 @@
 """generate and AutoModelForMaskedDiffusion on real transformers models with random weights."""
 
+import functools
 import inspect
 
 import pytest
@@ -308,3 +309,27 @@ def test_bad_input_is_told_before_the_first_pass(bert, options, says):
 def test_an_unknown_keyword_is_not_swallowed(bert):
     with pytest.raises(TypeError, match="max_new_token"):
         mdm.generate(bert, prompts(), max_new_token=4)
+
+
+def test_custom_generate_works_on_a_model_of_the_auto_class_as_on_others():
+    model = mdm.AutoModelForMaskedDiffusion.from_model(build("bert"), "sine")
+    model.config.mask_token_id = MASK
+    options = {"max_new_tokens": 6, "steps": 3}
+    want = model.generate(prompts(), **options).sequences
+    got = model.generate(prompts(), custom_generate=mdm.generate, **options).sequences
+    assert torch.equal(got, want)
+    told = []
+
+    class Streamer:
+        def put(self, value):
+            told.append(value)
+
+        def end(self):
+            told.append(None)
+
+    streaming = functools.partial(mdm.generate, streamer=Streamer())
+    got = model.generate(prompts()[:1], custom_generate=streaming, **options).sequences
+    assert torch.equal(got, want[:1])
+    assert told[-1] is None
+    with pytest.raises(InvalidTypeError, match=r"custom_generate must be.*leave it out"):
+        model.generate(prompts(), custom_generate="user/repo", **options)
