@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         BlockMaskedDiffusionScheduler,
         MaskedDiffusionPipeline,
         MaskedDiffusionScheduler,
+        UniformDiffusionScheduler,
     )
     from mdm_schedules.integrations.transformers import (
         AutoModelForMaskedDiffusion,
@@ -85,6 +86,7 @@ _LAZY = {
     "BlockMaskedDiffusionScheduler": "integrations.diffusers",
     "MaskedDiffusionPipeline": "integrations.diffusers",
     "MaskedDiffusionScheduler": "integrations.diffusers",
+    "UniformDiffusionScheduler": "integrations.diffusers",
     "AutoModelForMaskedDiffusion": "integrations.transformers",
     "MaskedDiffusionGenerationConfig": "integrations.transformers",
     "MaskedDiffusionMixin": "integrations.transformers",
@@ -152,6 +154,7 @@ __all__ = [
     "SquaredSine",
     "StepInfo",
     "Tabulated",
+    "UniformDiffusionScheduler",
     "__version__",
     "conditional_kinetic_energy",
     "discrete_energy",

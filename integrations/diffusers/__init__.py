@@ -16,6 +16,7 @@ from mdm_schedules.integrations.diffusers.pipeline import (
     MaskedDiffusionPipelineOutput,
 )
 from mdm_schedules.integrations.diffusers.tokens import MaskedDiffusionScheduler
+from mdm_schedules.integrations.diffusers.uniform import UniformDiffusionScheduler
 
 __all__ = [
     "BlockMaskedDiffusionScheduler",
@@ -25,9 +26,15 @@ __all__ = [
     "MaskedDiffusionPipelineOutput",
     "MaskedDiffusionScheduler",
     "SchedulerMixin",
+    "UniformDiffusionScheduler",
 ]
 
 # model_index.json records the module of a class: this one, which stays valid when the files
 # behind it move
-for _class in (BlockMaskedDiffusionScheduler, MaskedDiffusionPipeline, MaskedDiffusionScheduler):
+for _class in (
+    BlockMaskedDiffusionScheduler,
+    MaskedDiffusionPipeline,
+    MaskedDiffusionScheduler,
+    UniformDiffusionScheduler,
+):
     _class.__module__ = __name__

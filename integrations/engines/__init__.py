@@ -6,7 +6,6 @@ W masks is filled in `steps` passes by the schedule's plan, as `generate` fills 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,15 @@ from mdm_schedules.schedules import Linear, Schedule
 #: what a file of settings may hold; the engine reads `block_size` itself
 KEYS = ("schedule", "steps", "remasking", "commit", "threshold", "temperature", "seed")
 ENGINE_KEYS = ("block_size",)
+
+
+def _counts(rule: CommitRule) -> bool:
+    """Whether a rule needs nothing but the scores of one pass, in falling order."""
+
+    def own(name: str) -> bool:
+        return getattr(type(rule), name, None) is not getattr(CommitRule, name, None)
+
+    return own("count") and not own("select") and not own("watch")
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class BlockSettings:
         commit = choose_commit(settings.get("commit"), settings.get("threshold"), None)
         if commit is not None:
             commit.check(remasking, 0.0)
-            if len(inspect.signature(commit.count).parameters) != 1:
+            if not _counts(commit):
                 raise InvalidValueError(
                     f"{commit.name} looks at more than the scores of a pass, which an engine does "
                     "not keep; use threshold or entropy_bound"

@@ -1,4 +1,4 @@
-"""README's snippets and the scripts in examples/, run as written (with their quick options)."""
+"""The snippets of README and of the guide, and the scripts in examples/, run as written (with their quick options)."""
 
 import json
 import os
@@ -12,9 +12,12 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SNIPPETS = re.findall(
-    r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
-)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "examples/guide").glob("*.md"))]
+SNIPPETS = [
+    code
+    for page in PAGES
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+]
 
 
 def run(*words, cwd):
@@ -29,7 +32,7 @@ def run(*words, cwd):
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_readme_snippet(number, tmp_path):
+def test_snippet(number, tmp_path):
     script = tmp_path / "snippet.py"
     check = (
         "\nfrom mdm_schedules.testing import check_schedule\ncheck_schedule(Halfway(), "
