@@ -1,6 +1,7 @@
 """Compares seconds per step spent outside the model: ours against the loops that models ship with.
 
     python examples/benchmarks/sampler_overhead.py --output sampler_overhead.json
+    python examples/benchmarks/sampler_overhead.py --only ours --commit klass --memory-of klass
 
 A fake model returns preallocated random logits (float32), so that everything but the forward pass
 is timed. The prompt has 64 tokens; 128 new tokens are written in 128 steps, in blocks of 32 and in
@@ -13,18 +14,24 @@ time on a GPU.
 Three more figures are reported: how many rows of the vocabulary each loop reads per step; how often
 per step it would make the host wait for a GPU (counted on a CPU by the operations that read a
 value, or whose result's size depends on one); and the time to plan 1,024 rows of 256 tokens in 128
-steps.
+steps. `--commit` adds our loop with commit rules, whose thresholds random logits never reach, so
+that it runs as many steps; `--memory-of` prints what such a run adds to the peak of memory, in a
+process of its own. Random logits are unsure, so that klass compares none of them; with klass(kl=10)
+it compares all.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_loops import llada_generate
 
 import mdm_schedules as mdm
-from mdm_schedules.sampling import DrawOptions, sample
+from mdm_schedules.sampling import DrawOptions, get_commit, sample
 
 PROMPT, NEW = 64, 128
 
@@ -72,7 +79,9 @@ class Fake:
 Loop = Callable[[Fake, int, int, float], torch.Tensor]
 
 
-def ours(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor:
+def ours(
+    fake: Fake, block: int, steps: int, temperature: float, commit: str | None = None
+) -> torch.Tensor:
     """`sample` with the head's logits at wanted rows."""
     tokens = torch.nn.functional.pad(fake.prompt, (0, NEW), value=fake.mask)
     ends = list(range(PROMPT + block, PROMPT + NEW + 1, block))
@@ -83,6 +92,7 @@ def ours(fake: Fake, block: int, steps: int, temperature: float) -> torch.Tensor
         block_ends=ends,
         steps=[steps // len(ends)] * len(ends),
         draw=DrawOptions(temperature),
+        commit=None if commit is None else get_commit(commit),
         seed=0,
     )
     return out.sequences
@@ -217,7 +227,9 @@ def compare(
     batch, expected = len(fake.prompt), {}
     for _ in range(args.repeats):
         for loop, run in loops.items():
-            slow = loop != "ours" and (batch > 1 or (temperature > 0 and loop != "diffusers"))
+            slow = not loop.startswith("ours") and (
+                batch > 1 or (temperature > 0 and loop != "diffusers")
+            )
             steps = max(args.slow_steps, NEW // block) if slow else args.steps
             spent, tokens = timed(run, fake, block, steps, temperature)
             times[loop].append(spent)
@@ -244,6 +256,22 @@ def counted(
     return counts
 
 
+def added_memory(commit: str, batch: int, vocabulary: int, block: int) -> float:
+    """Return the MiB that a run with this rule adds to the peak memory of one without, on a CPU."""
+    peaks = []
+    for rule in (None, commit):
+        code = (
+            f"import sys, resource; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            "import torch; from sampler_overhead import Fake, ours\n"
+            f"fake = Fake({batch}, {vocabulary}, 'cpu')\n"
+            f"ours(fake, {block}, 16, 0.0, {rule!r})\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        peaks.append(int(out.stdout) / 1024)
+    return peaks[1] - peaks[0]
+
+
 def planning(repeats: int) -> float:
     """Return the milliseconds to plan 1,024 rows of 256 tokens in 128 steps."""
     schedule, tokens, times = mdm.get_schedule("beta(a=0.9, b=0.3)"), torch.full((1024,), 256), []
@@ -267,6 +295,9 @@ def main() -> None:
     )
     parser.add_argument("--slow-steps", type=int, default=16, help="where they would take minutes")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="loops to time (default: all that are installed)")
+    parser.add_argument("--commit", nargs="+", default=[], help="commit rules, as klass")
+    parser.add_argument("--memory-of", help="a commit rule, whose memory is printed")
     parser.add_argument(
         "--memory", type=float, default=16, help="GiB; LLaDA's loop is left out where it needs more"
     )
@@ -289,7 +320,8 @@ def main() -> None:
         f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads; "
         f"{kind}milliseconds per step, medians"
     )
-    loops = available()
+    loops = {name: loop for name, loop in available().items() if name in (args.only or [name])}
+    loops |= {f"ours, {rule}": functools.partial(ours, commit=rule) for rule in args.commit}
     others = [loop for loop in loops if loop != "ours"]
     results: dict[str, Any] = {"loops": [], "counts": []}
     heads = [*loops, *(f"{loop} / ours" for loop in others)]
@@ -343,6 +375,15 @@ def main() -> None:
                 )
                 setting = {"batch": batch, "block": block, "temperature": temperature}
                 results["counts"].append({**setting, "rows_and_waits_per_step": counts})
+    if args.memory_of:
+        results["added_mib"] = {}
+        for vocabulary, batch, block in product(args.vocabulary, args.batch, args.block):
+            added = added_memory(args.memory_of, batch, vocabulary, block)
+            results["added_mib"][f"{vocabulary}, {batch}, {block}"] = added
+            print(
+                f"{args.memory_of}, vocabulary {vocabulary:,}, batch {batch}, block {block}: "
+                f"{added:,.0f} MiB more at the peak"
+            )
     results["planning_milliseconds"] = planning(5 * args.repeats)
     print(
         "\nPlanning 1,024 rows of 256 tokens in 128 steps: "

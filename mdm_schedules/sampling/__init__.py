@@ -20,7 +20,7 @@ from mdm_schedules.sampling.commits import CommitRule, commits, get_commit, list
 from mdm_schedules.sampling.draw import DrawOptions
 from mdm_schedules.sampling.generation import generate
 from mdm_schedules.sampling.loop import sample
-from mdm_schedules.sampling.orders import token_frequencies
+from mdm_schedules.sampling.orders import PositionCalibrated, token_frequencies
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.policies import (
     ConfidencePolicy,
@@ -39,6 +39,7 @@ __all__ = [
     "DrawOptions",
     "GenerationOutput",
     "OrderPolicy",
+    "PositionCalibrated",
     "PositionPolicy",
     "RemaskFraction",
     "StepInfo",

@@ -108,7 +108,7 @@ class Where:
             step: of the plan.
         """
         row = torch.arange(len(tokens), device=tokens.device)[:, None]
-        position = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        position = torch.arange(tokens.shape[1], device=tokens.device).repeat(len(tokens), 1)
         first, length = extent(masked)
         width = tokens.shape[1]
         return cls(row, position, first[:, None], length[:, None], step, width, tokens, ~masked)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from mdm_schedules.errors import InvalidValueError
-from mdm_schedules.sampling import ConfidencePolicy, sample
+from mdm_schedules.sampling import ConfidencePolicy, Where, sample
 from mdm_schedules.sampling.commits import CommitRule, commits
 from mdm_schedules.sampling.policies import get_policy, policies
 from mdm_schedules.testing.common import (
     MASK,
+    VOCAB,
     check_name,
     failing_as,
     require,
@@ -63,6 +66,9 @@ def _check_count(rule: CommitRule, name: str) -> None:
         masked = torch.tensor([6, 6, 6, 6, 4, 1, 0])  # the last rows have fewer masks, or none
         scores = scores.sort(dim=1, descending=True).values
         scores = scores.masked_fill(torch.arange(6) >= masked[:, None], -torch.inf)
+        if type(rule).count is CommitRule.count:
+            _check_select(rule, scores, masked)
+            continue
         count = watched(rule, "count", rule.count, scores)
         _check_answer(rule, count, masked)
         require(
@@ -80,6 +86,42 @@ def _check_count(rule: CommitRule, name: str) -> None:
             rule,
             "the count of a row depends on how many masks other rows have (columns of -inf)",
         )
+
+
+def _check_select(rule: CommitRule, scores: torch.Tensor, masked: torch.Tensor) -> None:
+    """For a rule that selects positions: scores come from left to right, so they are shuffled."""
+    shuffled = scores[:, torch.randperm(6, generator=torch.Generator().manual_seed(1))]
+    order = (shuffled == -torch.inf).to(torch.int8).argsort(dim=1, stable=True)
+    scores = shuffled.gather(1, order)
+
+    def place(rows: slice, width: int = 6) -> Where:
+        tokens = torch.full((7, width), MASK)[rows]
+        return Where.whole(tokens, tokens == MASK)
+
+    chosen = watched(rule, "select", rule.select, scores, place(slice(None)))
+    given = tuple(chosen.shape) if isinstance(chosen, torch.Tensor) else type(chosen).__name__
+    require(
+        given == tuple(scores.shape) and chosen.dtype == torch.bool,
+        rule,
+        f"select must return a bool tensor {list(scores.shape)}, got {given}",
+    )
+    require(
+        same(rule.select(scores, place(slice(None))), chosen),
+        rule,
+        "select gives another answer when asked again",
+    )
+    for i in range(len(scores)):
+        alone = rule.select(scores[i : i + 1].clone(), place(slice(i, i + 1)))
+        require(same(alone, chosen[i : i + 1]), rule, "the choice in a row depends on the batch")
+    wide = torch.nn.functional.pad(scores, (0, 3), value=-torch.inf)
+    require(
+        same(
+            rule.select(wide, place(slice(None), 9))[:, :6] & (scores > -torch.inf),
+            chosen & (scores > -torch.inf),
+        ),
+        rule,
+        "the choice in a row depends on how many masks other rows have (columns of -inf)",
+    )
 
 
 def _check_answer(rule: CommitRule, count: object, masked: torch.Tensor) -> None:
@@ -104,27 +146,64 @@ def _check_sampling(rule: CommitRule, name: str) -> None:
     tokens = torch.full((3, 8), MASK)
     tokens[:, 0] = torch.tensor([1, 2, 3])
 
-    def run(part: torch.Tensor, commit: CommitRule | None) -> tuple[torch.Tensor, int]:
+    def run(
+        part: torch.Tensor, commit: CommitRule | None, options: dict[str, Any]
+    ) -> tuple[torch.Tensor, int]:
         with failing_as(rule, "sample"):
             out = sample(
-                tiny_model, part, mask_token_id=MASK, steps=7, remasking=name, seed=0, commit=commit
+                tiny_model,
+                part,
+                mask_token_id=MASK,
+                remasking=name,
+                seed=0,
+                commit=commit,
+                **options,
             )
         return out.sequences, out.nfe
 
-    filled, passes = run(tokens, rule)
-    require(bool((filled != MASK).all()), rule, "sample leaves mask tokens")
-    require(passes <= run(tokens, None)[1], rule, "a commit rule must not cost passes")
-    for i in range(len(tokens)):
+    # in one block, and in two, at whose second a rule that keeps something begins anew
+    several: tuple[dict[str, Any], ...] = ({"steps": 7}, {"steps": [4, 4], "block_ends": [4, 8]})
+    for options in several:
+        filled, passes = run(tokens, rule, options)
+        require(bool((filled != MASK).all()), rule, "sample leaves mask tokens")
+        require(passes <= run(tokens, None, options)[1], rule, "a commit rule must not cost passes")
+        require(torch.equal(run(tokens, rule, options)[0], filled), rule, "a second run differs")
+        for i in range(len(tokens)):
+            require(
+                torch.equal(run(tokens[i : i + 1], rule, options)[0][0], filled[i]),
+                rule,
+                "the tokens of a row depend on the batch around it",
+            )
+
+
+def _check_watch(rule: CommitRule) -> None:
+    """What it is shown is only read, and a few positions at a time are as good as all at once."""
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.full((2, 3), MASK)
+    scores = torch.full((2, 3), 0.99)
+    together, apart = (Where.whole(tokens, tokens == MASK) for _ in range(2))
+    for _ in range(4):
+        logits = 9 * torch.eye(VOCAB)[[0, 1, 2, 3, 4, 5]] + 0.01 * torch.randn(
+            6, VOCAB, generator=generator
+        )
+        logits[:, VOCAB - 2] = -torch.inf
+        probs = logits.softmax(1)
+        watched(rule, "watch", rule.watch, logits, probs, together.flat())
+        for i in range(6):
+            one = slice(i, i + 1)
+            rule.watch(logits[one].clone(), probs[one].clone(), apart.flat().part(i, i + 1))
         require(
-            torch.equal(run(tokens[i : i + 1], rule)[0][0], filled[i]),
+            same(rule.select(scores, together), rule.select(scores, apart)),
             rule,
-            "the tokens of a row depend on the batch around it",
+            "watch keeps something else where the positions come one at a time",
         )
 
 
 def _check_options(rule: CommitRule, fitting: str) -> None:
     with failing_as(rule, f"check with remasking={fitting!r}"):
         rule.check(get_policy(fitting), 0.0)
+    if rule.watches:
+        _check_watch(rule)
     if rule.policy is None:
         return
     other = "margin" if rule.policy != "margin" else "entropy"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ def failing_as(subject: object, what: str) -> Iterator[None]:
 
 def watched(subject: object, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a call that must not write into its tensors nor use torch's own randomness."""
-    tensors = [(x, x.clone()) for x in arguments if isinstance(x, torch.Tensor)]
+    parts = [value for x in arguments for value in (vars(x).values() if is_dataclass(x) else [x])]
+    tensors = [(x, x.clone()) for x in parts if isinstance(x, torch.Tensor)]
     generator = torch.get_rng_state()
     with failing_as(subject, what):
         answer = call(*arguments)

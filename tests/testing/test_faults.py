@@ -139,6 +139,60 @@ def test_a_fault_of_a_commit_rule_is_named(message):
     fails(check_commit_rule, rule(COMMIT_FAULTS[message]), message, registered=False)
 
 
+def select(change):
+    def choose(self, scores, where):
+        return change(scores > 0.5, scores, where)
+
+    return choose
+
+
+SELECT_FAULTS = {
+    r"must return a bool tensor \[7, 6\], got \(7,\)": lambda chosen, *_: chosen.sum(1),
+    r"must return a bool tensor \[7, 6\]": lambda chosen, *_: chosen.float(),
+    r"choice in a row depends on the batch": lambda chosen, scores, where: scores >= scores.max(),
+    r"how many masks other rows have": lambda chosen, scores, where: (
+        chosen & (torch.arange(scores.shape[1]) < scores.shape[1] // 3)
+    ),
+    r"select writes into its argument": lambda chosen, scores, where: scores.clamp_(0) > 0.5,
+}
+
+
+@pytest.mark.parametrize("message", SELECT_FAULTS)
+def test_a_fault_of_a_rule_that_selects_is_named(message):
+    broken = derive(CommitRule, policy="low_confidence", select=select(SELECT_FAULTS[message]))()
+    fails(check_commit_rule, broken, message, registered=False)
+
+
+def test_a_rule_whose_watch_changes_what_it_sees_is_found_out():
+    def watch(self, logits, probs, where):
+        probs.mul_(0.5)
+
+    body = {"policy": "low_confidence", "count": lambda self, scores: above(scores)}
+    broken = derive(CommitRule, watch=watch, **body)()
+    fails(check_commit_rule, broken, "watch writes into its argument", registered=False)
+
+    def batch(self, logits, probs, where):
+        where.remember("broken")[:] += 1
+
+    def choose(self, scores, where):
+        return (scores > 0.5) & (where.remember("broken").gather(1, where.offset) > 3)
+
+    broken = derive(CommitRule, policy="low_confidence", watch=batch, select=choose)()
+    fails(check_commit_rule, broken, "come one at a time", registered=False)
+
+
+def test_a_policy_may_score_by_place_and_must_not_by_the_batch():
+    def by_place(self, probs, tokens, where):
+        return -where.offset.float()
+
+    check_policy(derive(ConfidencePolicy, score_at=by_place)(), registered=False)
+
+    check_policy(
+        derive(OrderPolicy, score_at=lambda s, where, n: -where.offset.double())(), registered=False
+    )
+    fails(check_policy, derive(ConfidencePolicy)(), "needs score", registered=False)
+
+
 def test_a_commit_rule_that_fits_no_policy_is_refused():
     right = {"count": lambda self, scores: above(scores)}
     check_commit_rule(rule(**right), registered=False)
