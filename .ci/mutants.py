@@ -1,11 +1,12 @@
 """Mutation testing: does a test fail where an operator, a number or a comparison is changed?
 
-The mutants are those of cosmic-ray (`pip install cosmic-ray`). Its own runner starts Python anew
-for each of them, which takes longer than the tests; here one process has imported torch and
-transformers, and a fork of it runs the tests of each mutant. The mutated source is handed to
-`import` in the fork: no file changes. The modules and their tests stand in `pyproject.toml`.
+The mutants are those of cosmic-ray (`pip install cosmic-ray`; Python 3.11 or later). Its own runner
+starts Python anew for each, which takes longer than the tests. Here pytest collects once for each
+module, and each mutant is a fork of that process, in which the functions of the module get the
+code of the mutant. What runs when the module is imported (defaults, constants, decorators) is
+mutated in a fork of a process that has imported torch, but nothing of ours. No file changes.
 
-    python .ci/mutants.py                          # all modules
+    python .ci/mutants.py                          # all modules of pyproject.toml, 60 mutants each
     python .ci/mutants.py plan sampling/commits    # some of them
     python .ci/mutants.py --number 0 plan          # every mutant, not a sample
 """
@@ -16,6 +17,7 @@ import argparse
 import ast
 import contextlib
 import difflib
+import gc
 import importlib.abc
 import importlib.util
 import json
@@ -27,17 +29,106 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
-import cosmic_ray.plugins
 import pytest
+from cosmic_ray import plugins
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 
 ROOT = Path(__file__).parents[1]
 PRELOAD = ("torch", "numpy", "scipy.special", "safetensors.torch", "hypothesis", "transformers")
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--no-header", "-W", "ignore")
+
+
+# ----- Mutants -----
+
+
+@dataclass
+class Mutant:
+    """One change of one module."""
+
+    module: str
+    operator: str
+    occurrence: int
+    line: int
+    diff: list[str]
+    outcome: str = ""
+    tests: int = 0
+    seconds: float = 0.0
+
+
+def meaning(source: str) -> str:
+    """The syntax tree without annotations, which do nothing when it runs."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(0)
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.dump(tree)
+
+
+def places(source: str) -> list[tuple[str, int]]:
+    """Every operator of cosmic-ray and occurrence of what it changes."""
+    nodes = list(ast_nodes(get_ast(source)))
+    kinds = {name: plugins.get_operator(name) for name in plugins.operator_names()}
+    return [
+        (name, occurrence)
+        for name, kind in kinds.items()
+        if not kind.arguments()
+        for occurrence in range(sum(len(list(kind().mutation_positions(node))) for node in nodes))
+    ]
+
+
+def mutants(module: str, source: str, where: list[tuple[str, int]]) -> Iterator[tuple[Mutant, str]]:
+    """The mutants in these places that differ in meaning, and their sources."""
+    seen = {meaning(source)}
+    for name, occurrence in where:
+        mutated = mutate_code(source, plugins.get_operator(name)(), occurrence)
+        try:
+            key = meaning(mutated)
+            compile(mutated, module, "exec")
+        except (SyntaxError, TypeError):
+            continue
+        if key not in seen:
+            seen.add(key)
+            lines = difflib.unified_diff(source.splitlines(), mutated.splitlines(), n=0)
+            diff = list(lines)[2:]
+            line = int(re.match(r"@@ -(\d+)", diff[0]).group(1))
+            yield Mutant(module, name, occurrence, line, diff[1:]), mutated
+
+
+def statement(tree: ast.Module, line: int) -> set[int]:
+    """The lines of the innermost statement; of one with a body, those of its head."""
+    lines = range(line, line + 1)
+    for node in ast.walk(tree):  # from the outer ones to the inner ones
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0):
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if body else node.end_lineno
+            lines = range(node.lineno, max(end, node.lineno) + 1)
+    return set(lines)
+
+
+def body_lines(tree: ast.Module) -> set[int]:
+    """Lines that run only when a function is called."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return {
+        line
+        for node in functions
+        for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)
+    }
+
+
+# ----- Two ways to put a mutant in place -----
 
 
 class Mutated(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
@@ -59,177 +150,224 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         return str(self.path)
 
 
-def meaning(source: str) -> str:
-    """The syntax tree without what does nothing when it runs: annotations and docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.arg | ast.AnnAssign):
-            node.annotation = ast.Constant(0) if isinstance(node, ast.AnnAssign) else None
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-    return ast.dump(tree)
+def codes(code: CodeType) -> Iterator[CodeType]:
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield one
+            yield from codes(one)
 
 
-def mutants(source: str) -> Iterator[tuple[str, int, str]]:
-    """Operator, occurrence and source of every mutant that differs in meaning."""
-    tree, seen = get_ast(source), {meaning(source)}
-    for name in cosmic_ray.plugins.operator_names():
-        kind = cosmic_ray.plugins.get_operator(name)
-        if kind.arguments():
-            continue
-        places = sum(1 for node in ast_nodes(tree) for _ in kind().mutation_positions(node))
-        for occurrence in range(places):
-            mutated = mutate_code(source, kind(), occurrence)
-            try:
-                key = meaning(mutated)
-            except (SyntaxError, TypeError):
-                continue
-            if key not in seen:
-                seen.add(key)
-                yield name, occurrence, mutated
+def patch(path: Path, mutated: str) -> None:
+    """Give all functions of a module that is imported already the code of the mutant."""
+    new = {
+        (code.co_qualname, code.co_firstlineno): code
+        for code in codes(compile(mutated, str(path), "exec"))
+    }
+    for one in gc.get_objects():
+        if isinstance(one, FunctionType) and one.__code__.co_filename == str(path):
+            key = one.__code__.co_qualname, one.__code__.co_firstlineno
+            if key in new:
+                one.__code__ = new[key]
+        elif hasattr(type(one), "cache_clear") and getattr(one, "__module__", "") == module_of(
+            path
+        ):
+            one.cache_clear()
 
 
-class Reach:
-    """A pytest plugin that notes which lines of a file each test runs, and for how long."""
-
-    def __init__(self, path: Path, output: str) -> None:
-        self.file, self.output = str(path), output
-        self.lines: dict[str, list[int]] = {}
-        self.seconds: dict[str, float] = {}
-        self.modules: list[str] = []
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item):
-        seen: set[int] = set()
-
-        def local(frame, event, value):
-            if event == "line":
-                seen.add(frame.f_lineno)
-            return local
-
-        def trace(frame, event, value):
-            return local if frame.f_code.co_filename == self.file else None
-
-        began = time.monotonic()
-        sys.settrace(trace)
-        threading.settrace(trace)
-        try:
-            return (yield)
-        finally:
-            sys.settrace(None)
-            threading.settrace(None)
-            self.lines[item.nodeid] = sorted(seen)
-            self.seconds[item.nodeid] = time.monotonic() - began
-
-    def pytest_sessionfinish(self):
-        own = ("mdm_schedules", "tests", "test_", "conftest", "_pytest", "__main__")
-        self.modules = [name for name in sys.modules if not name.startswith(own)]
-        Path(self.output).write_text(json.dumps(self.__dict__))
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def statement(tree: ast.Module, line: int) -> range:
-    """The lines of the innermost statement; of one with a body, those of its head."""
-    lines = range(line, line + 1)
-    for node in ast.walk(tree):  # from the outer ones to the inner ones
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0):
-            body = getattr(node, "body", None)
-            end = body[0].lineno - 1 if body else node.end_lineno
-            lines = range(node.lineno, max(end, node.lineno) + 1)
-    return lines
+# ----- Forks -----
 
 
-def run_tests(
-    path: Path, source: str, tests: list[str], limit: float, log: str, plugins: list[Any] = []
-) -> str:
-    """The tests in a fork with `source` in the place of the file: survived, killed or timeout."""
+def fork(work: Callable[[], int], limit: float, log: str) -> str:
+    """`work` in a fork of this process: survived (0), killed, or timeout."""
     pid = os.fork()
     if not pid:
         os.setsid()
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1), os.dup2(out, 2)
-        sys.meta_path.insert(0, Mutated(path, source))
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--no-header"]
         try:
-            status = int(pytest.main([*options, *tests], plugins=plugins))
+            status = work()
         except BaseException:
             status = 1
-        os._exit(status)
-    end = time.monotonic() + limit
+        os._exit(min(status, 255))
+    end, nap = time.monotonic() + limit, 0.002
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return "survived" if status == 0 else "killed"
-        time.sleep(0.05)
+        time.sleep(nap)
+        nap = min(0.05, nap * 1.5)
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return "timeout"
 
 
+class Session:
+    """A pytest plugin that runs the mutants of a module in place of the tests, in forks.
+
+    A first fork runs all tests once, and notes which lines of the module each runs.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.session = session
+        self.items = {item.nodeid: item for item in session.items}
+        names, run = list(self.items), self.run
+        known = fork(lambda: self.note(names), 900, run.log)
+        if known != "survived":
+            raise SystemExit(f"{run.module}: tests fail without a mutant:\n{read(run.log)[-2000:]}")
+        reach = json.loads(Path(run.reach).read_text())
+        for mutant, mutated in run.in_bodies:
+            tests = run.choose(mutant, reach)
+
+            def work(mutated=mutated, tests=tests) -> int:
+                patch(run.path, mutated)
+                return self.play(tests)
+
+            run.judge(mutant, tests, work)
+        return True
+
+    def play(self, names: list[str]) -> int:
+        for name, following in zip(names, [*names[1:], None], strict=True):
+            item = self.items[name]
+            after = None if following is None else self.items[following]
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+            if self.session.testsfailed:
+                print(f"\nFAILED {name} - ", flush=True)
+                return 1
+        return 0
+
+    def note(self, names: list[str]) -> int:
+        lines: dict[str, list[int]] = {}
+        seconds: dict[str, float] = {}
+        seen: set[int] = set()
+        file = str(self.run.path)
+
+        def local(frame, event, value):
+            seen.add(frame.f_lineno)
+            return local
+
+        def trace(frame, event, value):
+            return local if frame.f_code.co_filename == file else None
+
+        threading.settrace(trace)
+        for name, following in zip(names, [*names[1:], None], strict=True):
+            began = time.process_time()
+            seen.clear()
+            after = None if following is None else self.items[following]
+            sys.settrace(trace)
+            self.items[name].config.hook.pytest_runtest_protocol(
+                item=self.items[name], nextitem=after
+            )
+            sys.settrace(None)
+            lines[name], seconds[name] = sorted(seen), time.process_time() - began
+        Path(self.run.reach).write_text(json.dumps({"lines": lines, "seconds": seconds}))
+        return self.session.testsfailed
+
+
+# ----- A module -----
+
+
+class Run:
+    """The mutants of one module, those in bodies of functions and the others."""
+
+    def __init__(self, module: str, tests: list[str], chosen: argparse.Namespace) -> None:
+        self.module, self.tests, self.chosen = module, tests, chosen
+        self.path = ROOT / "mdm_schedules" / f"{module}.py"
+        self.log, self.reach = tempfile.mktemp(), tempfile.mktemp()
+        self.kills: Counter[str] = Counter()
+        source = self.path.read_text()
+        self.tree = ast.parse(source)
+        where = places(source)
+        self.places = len(where)
+        random.Random(chosen.seed).shuffle(where)
+        sample = list(islice(mutants(module, source, where), chosen.number or None))
+        self.bodies = body_lines(self.tree)
+        self.in_bodies = [pair for pair in sample if pair[0].line in self.bodies]
+        self.others = [pair for pair in sample if pair[0].line not in self.bodies]
+
+    def choose(self, mutant: Mutant, reach: dict[str, Any]) -> list[str]:
+        """Tests that run the changed statement: those that killed before, then the fastest."""
+        near, chosen, spent = statement(self.tree, mutant.line), [], 0.0
+        for test in sorted(reach["lines"], key=lambda t: (-self.kills[t], reach["seconds"][t])):
+            if mutant.line not in self.bodies or near & set(reach["lines"][test]):
+                spent += reach["seconds"][test]
+                if not chosen or spent < self.chosen.budget:
+                    chosen.append(test)
+        return chosen
+
+    def judge(self, mutant: Mutant, tests: list[str], work: Callable[[], int]) -> None:
+        began = time.monotonic()
+        mutant.outcome = fork(work, self.chosen.limit, self.log) if tests else "survived"
+        mutant.seconds, mutant.tests = round(time.monotonic() - began, 2), len(tests)
+        if mutant.outcome == "killed":
+            self.kills.update(re.findall(r"^(?:FAILED|ERROR) (.+?) - ", read(self.log), re.M))
+        with self.chosen.output.open("a") as file:
+            file.write(json.dumps(asdict(mutant)) + "\n")
+        if mutant.outcome == "survived":
+            print(f"{self.module}:{mutant.line}", *mutant.diff, sep="\n", flush=True)
+
+    def at_import(self) -> None:
+        """The mutants outside of functions, each with its own import of the package."""
+        reach = json.loads(Path(self.reach).read_text())
+        for mutant, mutated in self.others:
+            tests = self.choose(mutant, reach)
+
+            def work(mutated=mutated, tests=tests) -> int:
+                sys.meta_path.insert(0, Mutated(self.path, mutated))
+                return int(pytest.main([*OPTIONS, *tests]))
+
+            self.judge(mutant, tests, work)
+
+
+def read(log: str) -> str:
+    return Path(log).read_text(errors="replace") if os.path.exists(log) else ""
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("modules", nargs="*", help="as in pyproject.toml; default all")
     parser.add_argument("--number", type=int, default=60, help="mutants per module; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--limit", type=float, default=120, help="seconds per mutant")
+    parser.add_argument("--budget", type=float, default=30, help="seconds of tests per mutant")
     parser.add_argument("--output", type=Path, default=Path("mutants.jsonl"), help="appended to")
     chosen = parser.parse_args()
+    chosen.output = chosen.output.absolute()
     os.chdir(ROOT)
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = tempfile.mkdtemp()
-    if sys.version_info < (3, 11):
-        raise SystemExit("Python 3.11 is needed, for tomllib")
     import tomllib
 
     table = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["mutants"]
     for name in PRELOAD:
         importlib.import_module(name)
-    log = tempfile.mktemp()
     for module in chosen.modules or table:
-        path, tests = ROOT / "mdm_schedules" / f"{module}.py", table[module]
-        source = path.read_text()
-        reach_file = tempfile.mktemp()
-        if run_tests(path, source, tests, 600, log, [Reach(path, reach_file)]) != "survived":
-            print(Path(log).read_text()[-3000:])
-            print(f"{module}: its tests fail without a mutant", flush=True)
-            continue
-        reach, tree = json.loads(Path(reach_file).read_text()), ast.parse(source)
-        for name in reach["modules"]:
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
-        in_functions = {
-            line
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef)
-            for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)
-        }
-        every = list(mutants(source))
-        sample = random.Random(chosen.seed).sample(every, len(every))[: chosen.number or None]
-        outcomes = []
-        for operator, occurrence, mutated in sample:
-            began = time.monotonic()
-            lines = list(difflib.unified_diff(source.splitlines(), mutated.splitlines(), n=0))[2:]
-            line = int(re.match(r"@@ -(\d+)", lines[0]).group(1))
-            # the tests that run the changed statement, the fastest first
-            near, use = set(statement(tree, line)), tests
-            if line in in_functions:
-                reaching = [test for test, seen in reach["lines"].items() if near & set(seen)]
-                use = sorted(reaching, key=reach["seconds"].get)
-            outcome = run_tests(path, mutated, use, chosen.limit, log) if use else "survived"
-            outcomes.append(outcome)
-            record = {
-                "module": module,
-                "operator": operator,
-                "occurrence": occurrence,
-                "outcome": outcome,
-                "seconds": round(time.monotonic() - began, 1),
-                "tests": len(use),
-                "diff": lines,
-            }
-            with chosen.output.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            if outcome == "survived":
-                print(module, *lines, sep="\n", flush=True)
-        killed = len(outcomes) - outcomes.count("survived")
-        print(f"{module}: {killed} of {len(outcomes)} killed (of {len(every)})", flush=True)
+        run = Run(module, table[module], chosen)
+        start = chosen.output.stat().st_size if chosen.output.exists() else 0
+        pid = os.fork()
+        if not pid:
+            with contextlib.redirect_stderr(sys.stderr):
+                options = [*OPTIONS, "-s", *run.tests]
+                os._exit(min(255, int(pytest.main(options, plugins=[Session(run)]))))
+        os.waitpid(pid, 0)
+        if Path(run.reach).exists():
+            run.at_import()
+        with contextlib.suppress(OSError):
+            with chosen.output.open() as file:
+                file.seek(start)
+                outcomes = [json.loads(line)["outcome"] for line in file]
+            killed = len(outcomes) - outcomes.count("survived")
+            print(
+                f"{module}: {killed} of {len(outcomes)} killed, in {run.places} places", flush=True
+            )
     return 0
 
 

@@ -21,7 +21,8 @@ P is read off log density - k log s at m nodes further in, s_0 2^(j/r), as the p
 through them. m = 1, ..., 7 gives as many values of the share, which first approach the truth and
 then drift off with rounding. The one that differs least from both neighbours is taken. Its error is
 at most four such differences, an empirical bound: `test_the_error_is_a_bound_on_a_random_sweep` in
-tests/energy/test_energies.py checks it, with the quadrature's, against the closed form for pairs of betas.
+tests/energy/test_energies.py checks it, with the quadrature's, against the closed form for pairs
+of betas.
 If the orders at an end are unknown, p and q are measured there, two nodes are used, and the error
 is the size of the correction itself.
 """
