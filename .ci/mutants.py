@@ -157,20 +157,25 @@ def codes(code: CodeType) -> Iterator[CodeType]:
             yield from codes(one)
 
 
-def patch(path: Path, mutated: str) -> None:
-    """Give all functions of a module that is imported already the code of the mutant."""
+def functions(path: Path) -> list[Any]:
+    """The functions of a module that is imported, and what caches their results."""
+    every = [one for one in gc.get_objects() if getattr(one, "__module__", "") == module_of(path)]
+    caches = [one for one in every if hasattr(type(one), "cache_clear")]
+    made = [one for one in gc.get_objects() if isinstance(one, FunctionType)]
+    return caches + [one for one in made if one.__code__.co_filename == str(path)]
+
+
+def patch(path: Path, mutated: str, every: list[Any]) -> None:
+    """Give these functions the code of the mutant."""
     new = {
         (code.co_qualname, code.co_firstlineno): code
         for code in codes(compile(mutated, str(path), "exec"))
     }
-    for one in gc.get_objects():
-        if isinstance(one, FunctionType) and one.__code__.co_filename == str(path):
+    for one in every:
+        if isinstance(one, FunctionType):
             key = one.__code__.co_qualname, one.__code__.co_firstlineno
-            if key in new:
-                one.__code__ = new[key]
-        elif hasattr(type(one), "cache_clear") and getattr(one, "__module__", "") == module_of(
-            path
-        ):
+            one.__code__ = new.get(key, one.__code__)
+        else:
             one.cache_clear()
 
 
@@ -223,11 +228,14 @@ class Session:
         if known != "survived":
             raise SystemExit(f"{run.module}: tests fail without a mutant:\n{read(run.log)[-2000:]}")
         reach = json.loads(Path(run.reach).read_text())
+        every = functions(run.path)
+        gc.collect()
+        gc.freeze()  # so that forks copy little
         for mutant, mutated in run.in_bodies:
             tests = run.choose(mutant, reach)
 
             def work(mutated=mutated, tests=tests) -> int:
-                patch(run.path, mutated)
+                patch(run.path, mutated, every)
                 return self.play(tests)
 
             run.judge(mutant, tests, work)
@@ -338,7 +346,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=60, help="mutants per module; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--limit", type=float, default=120, help="seconds per mutant")
-    parser.add_argument("--budget", type=float, default=30, help="seconds of tests per mutant")
+    parser.add_argument("--budget", type=float, default=4, help="seconds of tests per mutant")
     parser.add_argument("--output", type=Path, default=Path("mutants.jsonl"), help="appended to")
     chosen = parser.parse_args()
     chosen.output = chosen.output.absolute()
