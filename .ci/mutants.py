@@ -346,7 +346,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=60, help="mutants per module; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--limit", type=float, default=120, help="seconds per mutant")
-    parser.add_argument("--budget", type=float, default=4, help="seconds of tests per mutant")
+    parser.add_argument("--budget", type=float, default=3, help="seconds of tests per mutant")
     parser.add_argument("--output", type=Path, default=Path("mutants.jsonl"), help="appended to")
     chosen = parser.parse_args()
     chosen.output = chosen.output.absolute()

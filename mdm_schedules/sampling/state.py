@@ -120,7 +120,8 @@ class SamplerState:
         if not left_B.any():
             return
         queue_BW = self._sorted_queue(start, end, int(left_B.max()))
-        for step in range(table_BK.shape[1]):
+        # of millions of steps, most reveal nothing
+        for step in np.flatnonzero(table_BK.any(0)).tolist():
             # 1. Rows that have ended leave the batch.
             if step and step % EOS_EVERY == 0 and (keep := self._finish()) is not None:
                 table_BK, left_B, done_B = table_BK[keep], left_B[keep], done_B[keep]

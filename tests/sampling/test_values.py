@@ -10,8 +10,21 @@ import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.plan import check_plan
 from mdm_schedules.sampling import get_policy, sample
-from mdm_schedules.sampling.commits import EntropyBound, Threshold, choose_commit, get_commit
-from mdm_schedules.sampling.quotas import block_spans, count_tables, split_steps, steps_per_block
+from mdm_schedules.sampling.commits import (
+    CommitRule,
+    EntropyBound,
+    Threshold,
+    choose_commit,
+    get_commit,
+)
+from mdm_schedules.sampling.noise import POSITION, RowSeeds, check_seed
+from mdm_schedules.sampling.quotas import (
+    ancestral_tables,
+    block_spans,
+    count_tables,
+    split_steps,
+    steps_per_block,
+)
 
 NOTHING = -math.inf
 
@@ -32,8 +45,9 @@ def test_an_entropy_bound_sums_all_but_the_largest():
     scores = -torch.tensor([[1.0, 2.0, 4.0, 8.0, math.inf]])
     for bound, count in ((0, 1), (0.999, 1), (1, 2), (2.999, 2), (3, 3), (6, 3), (7, 4), (99, 4)):
         assert EntropyBound(bound).count(scores).tolist() == [count], bound
-    # certain tokens cost nothing; rounding may leave an entropy just below zero
+    # certain tokens cost nothing; an entropy below zero is one that rounding spoiled
     assert EntropyBound(0).count(torch.tensor([[1e-9, 0.0, 0.0, -3.0]])).tolist() == [4]
+    assert EntropyBound(0).count(torch.tensor([[0.5, -0.4, -0.1]])).tolist() == [2]
     assert EntropyBound(0).count(torch.full((2, 3), NOTHING)).tolist() == [0, 0]
 
 
@@ -71,6 +85,11 @@ def test_one_commit_rule_is_chosen():
         rule.check(low, 0.1)
 
 
+def test_rules_without_a_count_are_none():
+    with pytest.raises(TypeError, match="count"):
+        CommitRule()
+
+
 # --- policies
 
 
@@ -105,6 +124,38 @@ def test_the_remasked_count_is_the_rounded_share_of_what_is_filled(remasking):
     assert out.plan.tolist() == [[1] * 10]
     out = sample(even, masks, mask_token_id=5, plan=[4, 4, 2], remask_fraction=1.0)
     assert out.drawn.tolist() == [[4, 6, 2]]
+
+
+def test_millions_of_steps_are_one_pass_per_token():
+    for remasking in ("low_confidence", "ancestral"):
+        out = sample(
+            even, torch.full((2, 4), 5), mask_token_id=5, steps=2**20, remasking=remasking, seed=1
+        )
+        assert out.plan.sum(1).tolist() == [4, 4]
+        assert out.nfe <= 8
+
+
+def test_ancestral_counts_are_those_of_each_positions_own_number():
+    policy, schedule = get_policy("ancestral"), mdm.SquaredSine()
+    tokens, real = torch.full((3, 7), 5), torch.ones(3, 7, dtype=torch.bool)
+    noise = RowSeeds(check_seed([1, 2, 3], 3), tokens, real, distinct=False).noise
+    position = torch.arange(7).expand(3, 7)
+    number = noise.uniform(POSITION, 0, torch.arange(3)[:, None], position)
+    masked = real.clone()
+    masked[0, :3] = False
+    spans, counts = [(0, 3), (3, 7)], torch.tensor([[0, 4], [3, 4], [3, 4]])
+    for steps in ([2, 5], None):
+        tables = ancestral_tables(schedule, steps, policy, masked, position, spans, counts, noise)
+        for (start, end), table, count in zip(spans, tables, counts.unbind(1), strict=True):
+            for row in range(3):
+                own = table.shape[1] if steps else max(1, int(count[row]))
+                alpha = [float(schedule.alpha(k / own)) for k in range(own + 1)]
+                expected = [0] * table.shape[1]
+                for place in range(start, end):
+                    u = float(number[row, place])
+                    if masked[row, place]:
+                        expected[sum(value <= u for value in alpha[1:])] += 1
+                assert table[row].tolist() == expected
 
 
 def test_passes_are_shared_among_blocks():
