@@ -36,8 +36,9 @@ def count_answers(output: Path) -> int:
 def keep_answers(lm: MaskedDiffusionLM, output: Path) -> None:
     """Let `lm` read what is kept for `output`, and keep what it answers."""
     steps = lm.options.get("steps")
-    schedule = lm.options.get("schedule") or own_schedule(lm.model) or "linear"
-    schedule = schedule_for_steps(schedule, steps if isinstance(steps, int) else None)
+    steps = steps if isinstance(steps, int) else None
+    given = lm.options.get("schedule")
+    schedule = own_schedule(lm.model, steps) if given is None else schedule_for_steps(given, steps)
     options = {**lm.options, "seed": lm.seed, "mc_num": lm.mc_num}
     told = fingerprint(lm.model, schedule, options, lm.tokenizer, "", sharded=False)
     lm.kept = KeptAnswers(output, told, lm.rank)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mdm_schedules as mdm
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
 from mdm_schedules.plan import check_plan
 from mdm_schedules.sampling import get_policy, sample
 from mdm_schedules.sampling.commits import (
@@ -17,7 +17,15 @@ from mdm_schedules.sampling.commits import (
     choose_commit,
     get_commit,
 )
-from mdm_schedules.sampling.noise import POSITION, RowSeeds, check_seed
+from mdm_schedules.sampling.draw import DrawOptions
+from mdm_schedules.sampling.noise import (
+    POSITION,
+    REMASK,
+    TOKEN,
+    RowSeeds,
+    SequenceNoise,
+    check_seed,
+)
 from mdm_schedules.sampling.quotas import (
     ancestral_tables,
     block_spans,
@@ -113,6 +121,24 @@ def even(tokens, rows):
     return torch.zeros(len(rows), 6)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda logits: logits[..., :0], r"\(5, 0\)"),
+        (lambda logits: logits.to("meta"), "on the meta device"),
+        (lambda logits: logits.to_sparse(), "sparse"),
+        (lambda logits: logits.long(), r"\(5, 6\)"),
+        (lambda logits: logits.numpy(), "ndarray"),
+    ],
+)
+def test_logits_that_cannot_be_read_are_named(spoil, said):
+    def model(tokens):
+        return spoil(torch.zeros(*tokens.shape, 6))
+
+    with pytest.raises(MDMError, match=said):
+        mdm.generate(model, torch.tensor([[1]]), max_new_tokens=4, steps=2, mask_token_id=5)
+
+
 @pytest.mark.parametrize("remasking", ["low_confidence", "random"])
 def test_the_remasked_count_is_the_rounded_share_of_what_is_filled(remasking):
     """A quarter of d tokens, halves up, and never more than the masks that would else be left."""
@@ -124,6 +150,33 @@ def test_the_remasked_count_is_the_rounded_share_of_what_is_filled(remasking):
     assert out.plan.tolist() == [[1] * 10]
     out = sample(even, masks, mask_token_id=5, plan=[4, 4, 2], remask_fraction=1.0)
     assert out.drawn.tolist() == [[4, 6, 2]]
+
+
+def test_every_pass_of_every_block_has_noise_of_its_own(monkeypatch):
+    asked, uniform = [], SequenceNoise.uniform
+
+    def note(self, stream, step, row, position):
+        asked.append((stream, step))
+        return uniform(self, stream, step, row, position)
+
+    monkeypatch.setattr(SequenceNoise, "uniform", note)
+    options = {"draw": DrawOptions(temperature=1.0), "remask_fraction": 0.5, "seed": 1}
+    sample(
+        even,
+        torch.full((1, 8), 5),
+        mask_token_id=5,
+        steps=[3, 2],
+        block_ends=[4, 8],
+        remasking="random",
+        **options,
+    )
+    tokens = [step for stream, step in asked if stream == TOKEN]
+    assert tokens == [0, 1, 2, 1 << 32, (1 << 32) + 1]
+    # what is masked again, where something is: by the number of the pass as well
+    assert {step for stream, step in asked if stream == REMASK} <= set(tokens)
+    # the order is drawn anew for the pass that follows
+    order = [step for stream, step in asked if stream == POSITION]
+    assert order == [0, 1, 2, 3, 0, (1 << 32) + 1, (1 << 32) + 2]
 
 
 def test_millions_of_steps_are_one_pass_per_token():
