@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mdm_schedules.checks import check_int, check_real, shown
 from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.integrations.lm_eval.answers import KeptAnswers
 from mdm_schedules.integrations.lm_eval.batching import Job, write
 from mdm_schedules.integrations.lm_eval.cuts import Cuts
 from mdm_schedules.integrations.lm_eval.info import model_info
@@ -137,6 +138,7 @@ class MaskedDiffusionLM(SharedLM):
         self.passes: list[int] = []  # forward passes of each answer written so far
         self.cuts = Cuts(self.max_length, self.tokenizer.bos_token_id)
         self.truncated = self.cuts.counts
+        self.kept: KeptAnswers | None = None  # see `keep_answers`
 
     @classmethod
     def create_from_arg_string(
@@ -265,7 +267,10 @@ class MaskedDiffusionLM(SharedLM):
         return self.cuts.end(prompt, self.max_length - new, "prompts")
 
     def _write(self, jobs: list[Job], disable_tqdm: bool) -> Iterator[tuple[int, list[int], int]]:
-        written = write(self.adapter, jobs, self.batch_size, self.tokenizer)
+        def run(part: list[Job]) -> Iterator[tuple[int, list[int], int]]:
+            return write(self.adapter, part, self.batch_size, self.tokenizer)
+
+        written = run(jobs) if self.kept is None else self.kept.through(jobs, run)
         return iter(
             tqdm(written, total=len(jobs), desc="answers", disable=disable_tqdm or self.rank != 0)
         )
@@ -353,10 +358,13 @@ class MaskedDiffusionLM(SharedLM):
             scale,
         )
         totals, left = [0.0] * len(pairs), Counter(owner)
-        known = bounds(self.adapter, work, how)
-        for piece, value in tqdm(
-            known, total=len(work), desc="likelihoods", disable=disable_tqdm or self.rank != 0
-        ):
+
+        def run(part: list[Piece]) -> Iterator[tuple[int, float]]:
+            return bounds(self.adapter, part, how)
+
+        known = run(work) if self.kept is None else self.kept.through(work, run)
+        quiet = disable_tqdm or self.rank != 0
+        for piece, value in tqdm(known, total=len(work), desc="likelihoods", disable=quiet):
             i = owner[piece]
             totals[i] += value
             left[i] -= 1

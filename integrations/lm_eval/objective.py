@@ -94,7 +94,8 @@ class LMEvalObjective(Objective):
     @property
     def remasking(self) -> str:
         """The position policy's name."""
-        return get_policy(self._lm.options.get("remasking") or "low_confidence").name
+        order = self._lm.options.get("remasking")
+        return get_policy("low_confidence" if order is None else order).name
 
     @property
     def sampler(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mdm_schedules.cli.common import (
     load_model,
     sampling_options,
 )
+from mdm_schedules.cli.signals import same_command
 from mdm_schedules.errors import InvalidValueError, StorageError
 from mdm_schedules.files import check_output, local_path, write_output
 
@@ -27,6 +28,7 @@ _OF_THE_MODEL = ("batch_size", "seed", "mc_num", "check_greedy", "add_bos_token"
 
 def _evaluate(args: argparse.Namespace) -> None:
     from mdm_schedules.integrations.lm_eval import MaskedDiffusionLM, joined_processes, load_tasks
+    from mdm_schedules.integrations.lm_eval.answers import answer_files, keep_answers
 
     if args.limit is not None:
         check_int("--limit", args.limit, 1)
@@ -54,6 +56,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise InvalidValueError(
             f"the tokenizer of {args.model} has no chat template; leave --apply-chat-template out"
         )
+    keeps = output is not None and _is_plain(output)
+    if keeps:
+        keep_answers(lm, output)
     with contextlib.redirect_stdout(sys.stderr):  # lm-eval prints to both
         results: dict[str, Any] | None = simple_evaluate(
             model=lm,
@@ -70,6 +75,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
     if output is not None:
         write_output(output, f"{text}\n".encode())
+    if keeps:
+        for file in answer_files(output):  # the results hold what they led to
+            file.unlink(missing_ok=True)
     if args.json:
         print(text)
     else:
@@ -85,6 +93,20 @@ def _output_file(path: Path | None) -> Path | None:
         return None
     place = local_path(path)
     return check_output(place / "results.json" if place.is_dir() else place)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a plain file is or will be there: what is kept stands beside it."""
+    return path.is_file() or not path.exists()
+
+
+def _kept(args: argparse.Namespace) -> str:
+    from mdm_schedules.integrations.lm_eval.answers import count_answers
+
+    output = _output_file(args.output)
+    if output is None or not _is_plain(output):
+        return "nothing is kept; --output FILE keeps what is answered"
+    return f"{count_answers(output)} answers are kept beside {output}; {same_command(args.argv)}"
 
 
 def add(command: Command) -> None:
@@ -132,9 +154,10 @@ def add(command: Command) -> None:
     run.add_argument(
         "--output",
         type=Path,
-        help="JSON file for the results, or folder (default: only the table is printed)",
+        help="JSON file for the results, or folder; beside it answers are kept until all are "
+        "there, so that the same command goes on after a stop (default: only the table is printed)",
     )
-    run.set_defaults(kept=lambda args: "no results are kept; the same command starts anew")
+    run.set_defaults(kept=_kept)
     run.example(
         "eval --tasks gsm8k --model GSAI-ML/LLaDA-8B-Instruct --trust-remote-code --device cuda "
         "--dtype bfloat16 --max-new-tokens 128 --steps 32 --limit 100",

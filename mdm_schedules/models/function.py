@@ -56,10 +56,12 @@ class FunctionAdapter(ModelAdapter):
             not isinstance(logits, torch.Tensor)
             or logits.shape[:2] != tokens.shape
             or logits.ndim != 3
+            or logits.layout != torch.strided
         ):
-            given = (
-                list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            )
+            given: Any = type(logits).__name__
+            if isinstance(logits, torch.Tensor):
+                dense = logits.layout == torch.strided
+                given = list(logits.shape) if dense else str(logits.layout)
             raise InvalidTypeError(
                 f"the model must return logits {[*tokens.shape, 'V']}, got {given}"
             )

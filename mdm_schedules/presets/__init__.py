@@ -41,7 +41,9 @@ class Preset:
         name: model/task, as `get_preset` takes it.
         model, task: what was measured.
         gen_length: tokens generated, all masked at the start.
-        order: the remasking policy; here that of the model's own sampler.
+        order: the remasking policy.
+        inferred: fields that the source does not state. The tables name no order; theirs is taken
+            to be that of the sampler which LLaDA was published with.
         temperature: of the draw; None where it is not known.
         block_length: tokens of a block; None where it is not known.
         source: where the figures were published.
@@ -54,6 +56,7 @@ class Preset:
     task: str
     gen_length: int
     order: str
+    inferred: tuple[str, ...]
     temperature: float | None
     block_length: int | None
     source: str
@@ -64,12 +67,14 @@ class Preset:
     def settings(self) -> str:
         """What the figures were measured with, in words."""
 
-        def told(value: float | None) -> str:
-            return "not recorded" if value is None else f"{value:g}"
+        def told(field: str) -> str:
+            value = getattr(self, field)
+            text = "not recorded" if value is None else f"{value}"
+            return text + " (inferred)" * (field in self.inferred)
 
         return (
-            f"{self.model}, {self.gen_length} tokens, order {self.order}, temperature "
-            f"{told(self.temperature)}, block length {told(self.block_length)}"
+            f"{self.model}, {self.gen_length} tokens, order {told('order')}, temperature "
+            f"{told('temperature')}, block length {told('block_length')}"
         )
 
     def best(self, steps: int) -> Row:
@@ -155,6 +160,7 @@ def _presets() -> dict[str, Preset]:
                 Row(row["schedule"], tuple(row["mean"]), tuple(row["standard_error"]))
                 for row in fields.pop("rows")
             ]
-            parsed = Preset(**{**fields, "steps": tuple(fields["steps"]), "rows": tuple(rows)})
+            lists = {name: tuple(fields[name]) for name in ("inferred", "steps")}
+            parsed = Preset(**{**fields, **lists, "rows": tuple(rows)})
             found[parsed.name] = parsed
     return found

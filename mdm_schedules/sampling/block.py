@@ -102,7 +102,11 @@ class BlockRun:
         if not self.left_B.any():
             return
         self.queue_BW = self._sorted_queue(int(self.left_B.max()), 0)
-        for step in range(steps):
+        # of millions of steps, most reveal nothing
+        busy = np.union1d(
+            np.flatnonzero(self.table_BK.any(0)), np.array(self.still, dtype=np.int64)
+        )
+        for step in busy.tolist():
             # rows that have ended leave the batch; where tokens are edited, only after the block
             if step and step % EOS_EVERY == 0 and state.revision is None:
                 self._keep(state.finish())

@@ -269,11 +269,19 @@ class TokenDraw:
 
 def check_logits(logits: Any, index: Any, rows: int) -> None:
     """The first answer of a denoiser, checked so that a wrong shape has a message of its own."""
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or not logits.is_floating_point():
+    if (
+        not isinstance(logits, torch.Tensor)
+        or logits.ndim != 2
+        or not logits.shape[1]
+        or not logits.is_floating_point()
+    ):
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InvalidTypeError(
             f"the denoiser must return floating logits [rows, vocabulary], got {shape}"
         )
+    if logits.is_meta or logits.layout != torch.strided:
+        kind = "on the meta device" if logits.is_meta else str(logits.layout)
+        raise InvalidTypeError(f"the denoiser must return dense logits with values, got {kind}")
     given = len(logits if index is None else index)
     if given != rows:
         raise InvalidValueError(

@@ -125,7 +125,7 @@ def generate(
             steps=steps,
             plan=chosen["plan"],
             block_ends=prompt.block_ends,
-            remasking=chosen["remasking"] or "low_confidence",
+            remasking="low_confidence" if chosen["remasking"] is None else chosen["remasking"],
             draw=draw,
             seed=chosen["seed"],
             attention_mask=prompt.attention_mask,

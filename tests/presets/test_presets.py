@@ -116,7 +116,7 @@ def test_the_best_is_linear_unless_another_is_two_standard_errors_ahead():
 def test_presets_say_what_they_were_measured_with():
     for preset in mdm.list_presets():
         assert preset.settings == (
-            f"LLaDA-8B, {preset.gen_length} tokens, order low_confidence, temperature not "
+            f"LLaDA-8B, {preset.gen_length} tokens, order low_confidence (inferred), temperature not "
             "recorded, block length not recorded"
         )
 

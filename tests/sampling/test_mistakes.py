@@ -110,6 +110,8 @@ VALUES = [
     ({"remasking": "maskgit_plus"}, ["Dream", "low_confidence"]),
     ({"remasking": "topk_margin"}, ["Dream", "margin"]),
     ({"remasking": "low_confidance"}, ["Did you mean 'low_confidence'"]),
+    ({"remasking": ""}, ["no remasking policy is named ''", "low_confidence"]),
+    ({"schedule": ""}, ["schedule", "''"]),
     ({"temperature": -1}, ["temperature", "[0"]),
     ({"temperature": "hot"}, ["temperature", "'hot'"]),
     ({"top_p": 1.5, "temperature": 1.0}, ["top_p", "1]"]),

@@ -124,7 +124,8 @@ class GenerationObjective(Objective):
 
     @property
     def _policy(self) -> PositionPolicy:
-        return get_policy(self.options.get("remasking") or "low_confidence")
+        order = self.options.get("remasking")
+        return get_policy("low_confidence" if order is None else order)
 
     @property
     def sampler(self) -> dict[str, Any]:
