@@ -29,7 +29,8 @@ from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import ModelAdapter, evaluating, get_adapter
 from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.sampling.generation import own_schedule
-from mdm_schedules.sampling.options import STORED, unknown_option
+from mdm_schedules.sampling.names import unknown_option
+from mdm_schedules.sampling.options import STORED
 from mdm_schedules.sampling.prompt import check_mask_token
 from mdm_schedules.sampling.stored import merge_options
 

@@ -146,7 +146,7 @@ class SamplerState:
                 )
 
             # 4. The pass: logits, one draw for each position, and the tokens are written.
-            self.denoiser.at(Pass(start, end, step, self.tokens_BL.shape[1]))
+            self.denoiser.at(Pass(start, end, step, self.tokens_BL.shape[1], block))
             if isinstance(self.policy, OrderPolicy):
                 first_B = np.zeros_like(done_B) if self.remask_fraction else done_B
                 self._reveal_next(queue_BW, first_B, count_B, end, noise_step)
