@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from mdm_schedules.lookup import get_schedule, list_schedules, register_schedule
     from mdm_schedules.models import list_models
+    from mdm_schedules.models.cache import cache_size
     from mdm_schedules.presets import list_presets
     from mdm_schedules.sampling import (
         GenerationOutput,
@@ -90,6 +91,7 @@ _LAZY = {
     "get_schedule": "lookup",
     "list_schedules": "lookup",
     "register_schedule": "lookup",
+    "cache_size": "models.cache",
     "list_models": "models",
     "list_presets": "presets",
     "GenerationOutput": "sampling",
@@ -140,6 +142,7 @@ __all__ = [
     "StepInfo",
     "Tabulated",
     "__version__",
+    "cache_size",
     "conditional_kinetic_energy",
     "discrete_energy",
     "energy_excess",

@@ -40,6 +40,24 @@ class CacheSupport:
     reason: str
 
 
+def unhooked(kind: str) -> CacheSupport:
+    """No cache, for want of an attention implementation that one can be put into."""
+    return CacheSupport(
+        None,
+        f"runs attn_implementation={kind!r}, and a cache needs 'sdpa' or 'eager': "
+        "model.set_attn_implementation('sdpa')",
+    )
+
+
+def released_code() -> CacheSupport:
+    """No cache, for a model that runs the code of its repository."""
+    return CacheSupport(
+        None,
+        "runs the code of its repository, which takes no cache; load it without "
+        "trust_remote_code: AutoModelForMaskedDiffusion.from_pretrained(...)",
+    )
+
+
 class ModelAdapter(ABC):
     """Binds one model; `logits` answers the sampling loop.
 

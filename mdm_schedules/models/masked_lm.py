@@ -9,8 +9,14 @@ from typing import Any
 import torch
 
 from mdm_schedules.errors import InvalidValueError
-from mdm_schedules.models.base import CacheSupport, ModelAdapter, close_logits
-from mdm_schedules.models.cache.attention import attention_kind, can_hook, hooked, using
+from mdm_schedules.models.base import CacheSupport, ModelAdapter, close_logits, unhooked
+from mdm_schedules.models.cache.attention import (
+    KINDS,
+    attention_kind,
+    can_hook,
+    hooked,
+    using,
+)
 from mdm_schedules.models.cache.store import KVStore
 from mdm_schedules.models.cache.windows import Window
 from mdm_schedules.models.wrappers import compiled, copies
@@ -102,11 +108,13 @@ class MaskedLMAdapter(ModelAdapter):
             return CacheSupport(None, "is compiled, which hides its attention")
         if copies(self.model):
             return CacheSupport(None, "computes on copies of itself (DataParallel)")
+        kind = attention_kind(getattr(model, "config", None))
+        if kind not in KINDS:
+            return unhooked(kind)
         if not can_hook(model):
-            kind = attention_kind(getattr(model, "config", None))
-            why = f"has attention that cannot be hooked (attn_implementation={kind!r}); where the "
-            why += "model has them, 'sdpa' and 'eager' can: model.set_attn_implementation('sdpa')"
-            return CacheSupport(None, why)
+            return CacheSupport(
+                None, "has attention that this version of transformers does not let others replace"
+            )
         if not self._takes_positions:
             return CacheSupport(None, "takes no position_ids, so that no part of it runs alone")
         if not self._try_once("cache", self._try_cache):

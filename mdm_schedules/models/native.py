@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdm_schedules.models.base import CacheSupport, ModelAdapter
+from mdm_schedules.models.base import CacheSupport, ModelAdapter, unhooked
 from mdm_schedules.models.cache.attention import KINDS, attention_kind
 from mdm_schedules.models.cache.store import KVStore
 from mdm_schedules.models.cache.windows import Window
@@ -40,11 +40,7 @@ class NativeAdapter(ModelAdapter):
         """Exact for attention by blocks, else approximate."""
         kind = attention_kind(self.plain_model.config)
         if kind not in KINDS:
-            return CacheSupport(
-                None,
-                f"runs attn_implementation={kind!r}, and a cache needs {' or '.join(KINDS)}: "
-                "model.set_attn_implementation('sdpa')",
-            )
+            return unhooked(kind)
         if copies(self.model):
             return CacheSupport(None, "computes on copies of itself (DataParallel)")
         if self.block_length is None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
 from mdm_schedules.checks import check_int, say_once
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.models import ModelAdapter
-from mdm_schedules.models.cache import CacheSettings, PassCache, cache_size, room_for
-from mdm_schedules.sampling.options import OPTIONS, GenerateOptions
+from mdm_schedules.models.cache import CacheSettings, Mode, PassCache, cache_size, room_for
+from mdm_schedules.sampling.options import MODES, GenerateOptions
 
 
 class Canvas(Protocol):
@@ -44,11 +44,10 @@ def choose_cache(
             each other, prompts of which only some hold masks, or a store that does not fit into
             memory.
     """
-    check = OPTIONS["cache"].check
-    assert check is not None
-    mode = check("cache", "auto" if chosen["cache"] is None else chosen["cache"])
+    mode = MODES("cache", "auto" if chosen["cache"] is None else chosen["cache"])
     refresh = check_int("cache_refresh", chosen["cache_refresh"] or 0, 0)
     blocks = check_int("cache_refresh_blocks", chosen["cache_refresh_blocks"], 1)
+    copies = check_int("num_return_sequences", chosen["num_return_sequences"], 1)
     if mode == "auto" and (refresh or blocks > 1):
         raise InvalidValueError(
             f"cache_refresh={refresh} and cache_refresh_blocks={blocks} are for an approximate "
@@ -62,11 +61,10 @@ def choose_cache(
     if mode == "none" or (mode == "auto" and adapter.block_length is None):
         return None
     support = adapter.cache_support()
-    kinds = {"exact": ("exact",), "prefix": ("approximate",), "dual": ("approximate",)}
-    if mode != "auto" and support.kind not in kinds[mode]:
+    needed = "exact" if mode == "exact" else "approximate"
+    if mode != "auto" and support.kind != needed:
         raise _refused(adapter, mode, support.kind, support.reason)
     if support.kind is None:
-        say_once(f"no cache: {type(adapter.plain_model).__name__} {support.reason}")
         return None
     mode = "exact" if mode == "auto" else mode
     first = _exact_first(adapter, prompt) if mode == "exact" else _first(prompt)
@@ -77,7 +75,9 @@ def choose_cache(
                 "every pass computes everything; block_length=32 makes blocks"
             )
         return None
-    settings = CacheSettings(mode, first, refresh, blocks, adapter.shift, adapter.block_length)
+    settings = CacheSettings(
+        cast(Mode, mode), first, refresh, blocks, adapter.shift, adapter.block_length
+    )
     rows, length = prompt.tokens.shape
     size = cache_size(adapter, length, batch_size=rows * streams)
     room = room_for(adapter.device)
@@ -90,7 +90,7 @@ def choose_cache(
             raise InvalidValueError(f"{text}; make batches smaller, or give cache='none'")
         say_once(f"no cache: {text}")
         return None
-    return PassCache(adapter, settings, chosen["num_return_sequences"])
+    return PassCache(adapter, settings, copies)
 
 
 def _refused(adapter: ModelAdapter, mode: str, kind: str | None, reason: str) -> InvalidValueError:

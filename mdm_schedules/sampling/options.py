@@ -59,6 +59,9 @@ def _names(text: str) -> dict[str, str]:
     return dict(one.split(" ", 1) for one in text.split(", "))
 
 
+MODES = OneOf(("auto", "none", "exact", "prefix", "dual"))
+
+
 class GenerateOptions(TypedDict, total=False):
     """The keyword arguments of `generate`; None is the config's value, else the default."""
 
@@ -279,7 +282,7 @@ class GenerateOptions(TypedDict, total=False):
             "and values before the block), dual (approximate: also those after it), none, or auto, "
             "which is exact where the model allows it, else none.",
             default="auto",
-            check=OneOf(("auto", "none", "exact", "prefix", "dual")),
+            check=MODES,
             other_names=_names(
                 "use_cache transformers, dual_cache Fast-dLLM, use_block_cache Fast-dLLM, kv_cache "
                 "papers, enable_cache dKV-Cache"

@@ -45,8 +45,7 @@ def attention_kind(config: Any) -> str:
 def can_hook(model: Any) -> bool:
     """Whether transformers lets the model's attention be replaced."""
     able = getattr(model, "_can_set_attn_implementation", None)
-    kind = attention_kind(getattr(model, "config", None))
-    return kind in KINDS and callable(able) and bool(able())
+    return callable(able) and bool(able())
 
 
 @contextmanager
