@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         SquaredSine,
         Tabulated,
     )
-    from mdm_schedules.tuning import tune
+    from mdm_schedules.tuning import compare_caches, tune
 
 # the module of each name that is loaded when it is first used; a new one stands here, and above
 # for type checkers
@@ -111,6 +111,7 @@ _LAZY = {
     "Sine": "schedules",
     "SquaredSine": "schedules",
     "Tabulated": "schedules",
+    "compare_caches": "tuning",
     "tune": "tuning",
 }
 
@@ -143,6 +144,7 @@ __all__ = [
     "Tabulated",
     "__version__",
     "cache_size",
+    "compare_caches",
     "conditional_kinetic_energy",
     "discrete_energy",
     "energy_excess",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from mdm_schedules._version import __version__
 from mdm_schedules.checks import did_you_mean
 from mdm_schedules.cli import (
+    cache,
     completion,
     convert,
     demo,
@@ -27,7 +28,7 @@ from mdm_schedules.cli import (
 )
 from mdm_schedules.cli.command import CommandParser
 
-MODULES = (demo, listing, schedules, sampling, tune, evaluate, hub, convert, completion)
+MODULES = (demo, listing, schedules, sampling, cache, tune, evaluate, hub, convert, completion)
 
 
 @dataclass

@@ -74,7 +74,7 @@ class PassCache:
         self._store.begin(self._window, copies)
         answer = self.adapter.window_logits(tokens, rows, attention_mask, self._window, self._store)
         self._computed += self._window.stop - self._window.start
-        self._without += tokens.shape[1]
+        self._without += self._window.keys
         self._nbytes = max(self._nbytes, self._store.nbytes)
         return answer
 
