@@ -286,7 +286,12 @@ def _recommend(
             return dict(row.options), "Use cache='exact' (the default): it costs no quality."
     yardstick = half.nats or half.metric
     assert yardstick is not None
-    allowed = tolerance * max(0.0, -yardstick.difference)
+    if yardstick.difference >= 0:
+        return {"cache": "none"}, (
+            "Use cache='none': half the steps lose nothing on this data, so that it cannot show "
+            "what a cache loses. Give more of it, or fewer steps."
+        )
+    allowed = -tolerance * yardstick.difference
     unit = "nats per token" if half.nats else "of the metric"
     for row in sorted(rows, key=lambda row: row.computed):
         found = row.nats or row.metric
