@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from mdm_schedules.lookup import get_schedule, list_schedules, register_schedule
     from mdm_schedules.models import list_models
+    from mdm_schedules.models.cache import cache_size
     from mdm_schedules.presets import list_presets
     from mdm_schedules.sampling import (
         GenerationOutput,
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
         SquaredSine,
         Tabulated,
     )
-    from mdm_schedules.tuning import tune
+    from mdm_schedules.tuning import compare_caches, tune
 
 # the module of each name that is loaded when it is first used; a new one stands here, and above
 # for type checkers
@@ -93,6 +94,7 @@ _LAZY = {
     "get_schedule": "lookup",
     "list_schedules": "lookup",
     "register_schedule": "lookup",
+    "cache_size": "models.cache",
     "list_models": "models",
     "list_presets": "presets",
     "GenerationOutput": "sampling",
@@ -113,6 +115,7 @@ _LAZY = {
     "Sine": "schedules",
     "SquaredSine": "schedules",
     "Tabulated": "schedules",
+    "compare_caches": "tuning",
     "tune": "tuning",
 }
 
@@ -156,6 +159,8 @@ __all__ = [
     "Tabulated",
     "UniformDiffusionScheduler",
     "__version__",
+    "cache_size",
+    "compare_caches",
     "conditional_kinetic_energy",
     "discrete_energy",
     "energy_excess",

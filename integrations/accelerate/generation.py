@@ -28,8 +28,9 @@ from mdm_schedules.models import ModelAdapter, evaluating, get_adapter
 from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.sampling.batching import length_key
 from mdm_schedules.sampling.generation import own_schedule
+from mdm_schedules.sampling.names import unknown_option
 from mdm_schedules.sampling.noise import check_seed
-from mdm_schedules.sampling.options import STORED, unknown_option
+from mdm_schedules.sampling.options import STORED
 from mdm_schedules.sampling.prompt import check_mask_token
 from mdm_schedules.sampling.stored import merge_options
 

@@ -9,7 +9,8 @@ from typing import Any
 from mdm_schedules.checks import say_once
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.lookup import get_schedule
-from mdm_schedules.sampling.options import STORED, unknown_option
+from mdm_schedules.sampling.names import unknown_option
+from mdm_schedules.sampling.options import STORED
 
 #: what may be said of sampling, as an argument of the model or by a task
 OPTIONS = tuple(name for name in STORED if name not in ("seed", "num_return_sequences"))

@@ -8,7 +8,8 @@ from typing import Any
 from transformers import GenerationConfig
 
 from mdm_schedules.checks import say_once
-from mdm_schedules.sampling.options import STORED, unknown_option
+from mdm_schedules.sampling.names import unknown_option
+from mdm_schedules.sampling.options import STORED
 from mdm_schedules.sampling.stored import StoredOptions
 
 _FIELD = "masked_diffusion"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from mdm_schedules._version import __version__
 from mdm_schedules.checks import did_you_mean
 from mdm_schedules.cli import (
+    cache,
     completion,
     convert,
     demo,
@@ -35,6 +36,7 @@ MODULES = (
     sampling,
     tune,
     evaluate,
+    cache,
     export,
     hub,
     convert,

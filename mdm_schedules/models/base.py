@@ -10,17 +10,52 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, PluginError
+from mdm_schedules.models.cache.store import KVStore
+from mdm_schedules.models.cache.windows import Window
 from mdm_schedules.models.wrappers import compiled, copies, unwrap
 from mdm_schedules.registry import Entry, Registry
 
 # what was found out by trying a model, for each state in which it was tried
 _found_out: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class CacheSupport:
+    """Which key-value cache a model allows.
+
+    Attributes:
+        kind: "exact" where later blocks cannot change what earlier ones computed; "approximate"
+            where they can; None for no cache.
+        reason: why there is none, or no other, to follow the model's name.
+    """
+
+    kind: Literal["exact", "approximate"] | None
+    reason: str
+
+
+def unhooked(kind: str) -> CacheSupport:
+    """No cache, for want of an attention implementation that one can be put into."""
+    return CacheSupport(
+        None,
+        f"runs attn_implementation={kind!r}, and a cache needs 'sdpa' or 'eager': "
+        "model.set_attn_implementation('sdpa')",
+    )
+
+
+def released_code() -> CacheSupport:
+    """No cache, for a model that runs the code of its repository."""
+    return CacheSupport(
+        None,
+        "runs the code of its repository, which takes no cache; load it without "
+        "trust_remote_code: AutoModelForMaskedDiffusion.from_pretrained(...)",
+    )
 
 
 class ModelAdapter(ABC):
@@ -137,10 +172,59 @@ class ModelAdapter(ABC):
         """
         if self.shift:
             rows = self._sources(rows, tokens.shape[1], attention_mask)
+        return self._at_rows(rows, lambda: self.forward(tokens, attention_mask))
+
+    def _at_rows(
+        self, rows: torch.Tensor, forward: Callable[[], torch.Tensor]
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if self.head_takes_rows:
             with self._head_on(rows):
-                return self.forward(tokens, attention_mask).flatten(0, 1)
-        return self.forward(tokens, attention_mask).flatten(0, 1), rows
+                return forward().flatten(0, 1)
+        return forward().flatten(0, 1), rows
+
+    # --- passes that compute some columns only
+
+    def cache_support(self) -> CacheSupport:
+        """Which key-value cache the model allows; may try it on a few tokens, once."""
+        return CacheSupport(None, "has an adapter without a key-value cache")
+
+    def caching(self) -> AbstractContextManager[None]:
+        """Held from a run's first cached pass to its last."""
+        return nullcontext()
+
+    def forward_window(
+        self,
+        tokens: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        window: Window,
+        store: KVStore,
+    ) -> torch.Tensor:
+        """Logits [B, W, V] of the columns of `window`, which may see the `keys` first columns.
+
+        Args:
+            tokens: LongTensor [B, L], whole rows, so that positions and masks are known.
+            attention_mask: as in `forward`.
+            window: the columns to compute; keys and values of the others are in `store`.
+            store: gets the keys and values of the window's columns from the model's attention.
+        """
+        raise NotImplementedError
+
+    def window_logits(
+        self,
+        tokens: torch.Tensor,
+        rows: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        window: Window,
+        store: KVStore,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """As `logits`, by a pass over `window`, in which all `rows` have to be."""
+        length = tokens.shape[1]
+        if self.shift:
+            rows = self._sources(rows, length, attention_mask)
+        rows = rows // length * (window.stop - window.start) + rows % length - window.start
+        return self._at_rows(
+            rows, lambda: self.forward_window(tokens, attention_mask, window, store)
+        )
 
     def _sources(
         self, rows: torch.Tensor, length: int, attention_mask: torch.Tensor | None
@@ -207,7 +291,7 @@ class ModelAdapter(ABC):
                 some = self.forward(tokens, None)
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
             return False  # a head that wants the whole sequence: full logits are right, only slower
-        return some.shape == (1, 2, full.shape[-1]) and _close(some[0], full[0, rows])
+        return some.shape == (1, 2, full.shape[-1]) and close_logits(some[0], full[0, rows])
 
     def _four_tokens(self) -> torch.Tensor:
         size = self.vocab_size or 1
@@ -237,10 +321,10 @@ class ModelAdapter(ABC):
             torch.ones_like(tokens, dtype=torch.bool), (2, 0), value=False
         )
         alone, beside = self.forward(tokens, None), self.forward(padded, attention_mask)[:, 2:]
-        return alone.shape == beside.shape and _close(beside, alone)
+        return alone.shape == beside.shape and close_logits(beside, alone)
 
 
-def _close(some: torch.Tensor, full: torch.Tensor) -> bool:
+def close_logits(some: torch.Tensor, full: torch.Tensor) -> bool:
     """Equal but for rounding.
 
     In half precision rotary positions alone move single logits by more than any fixed bound. There

@@ -15,6 +15,7 @@ import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.models.base import ModelAdapter, get_adapter
+from mdm_schedules.models.cache import PassCache
 from mdm_schedules.models.wrappers import unwrap
 
 Logits = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -29,12 +30,14 @@ class Pass:
         step: column of the block's plan. Do not count calls with it: a step that reveals nothing in
             any row of the batch is not run.
         length: width of the finished sequences.
+        block: number of the block.
     """
 
     start: int
     end: int
     step: int
     length: int
+    block: int = 0
 
 
 class Denoiser(ABC):
@@ -99,6 +102,7 @@ class ModelDenoiser(Denoiser):
         mask_token_id: the token that replaces the hidden prompt; needed with `prompt` only.
         cfg_scale: guidance scale; with logits c given the prompt and u without it, the result is u
             + (cfg_scale + 1)(c - u).
+        cache: keeps keys and values between passes; None computes every column in every pass.
     """
 
     def __init__(
@@ -108,30 +112,48 @@ class ModelDenoiser(Denoiser):
         prompt: torch.Tensor | None = None,
         mask_token_id: int = -1,
         cfg_scale: float = 0.0,
+        cache: PassCache | None = None,
     ) -> None:
         self.adapter, self.attention_mask, self.prompt = adapter, attention_mask, prompt
-        self.mask_token_id, self.cfg_scale = mask_token_id, cfg_scale
+        self.mask_token_id, self.cfg_scale, self.cache = mask_token_id, cfg_scale, cache
 
     def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> Logits:
         mask = None if self.attention_mask is None else self.attention_mask[:, : tokens.shape[1]]
         if self.prompt is None:
-            return self.adapter.logits(tokens, rows, mask)
+            return self._logits(tokens, rows, mask)
         # Classifier-free guidance as LLaDA has it (arXiv 2502.09992): once more with the prompt
         # hidden.
         blind = tokens.masked_fill(self.prompt[:, : tokens.shape[1]], self.mask_token_id)
         # one pass for both: the sequences without their prompt follow those with it
         rows = torch.cat([rows, rows + tokens.numel()])
         mask = None if mask is None else torch.cat([mask, mask])
-        answer = self.adapter.logits(torch.cat([tokens, blind]), rows, mask)
+        answer = self._logits(torch.cat([tokens, blind]), rows, mask)
         logits = answer[0][answer[1]] if isinstance(answer, tuple) else answer
         conditional, unconditional = logits.chunk(2)
         return unconditional + (self.cfg_scale + 1) * (conditional - unconditional)
 
+    def _logits(
+        self, tokens: torch.Tensor, rows: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> Logits:
+        source = self.adapter if self.cache is None else self.cache
+        return source.logits(tokens, rows, attention_mask)
+
+    def at(self, where: Pass) -> None:
+        if self.cache is not None:
+            self.cache.at(where)
+
     def keep(self, rows: torch.Tensor) -> None:
+        if self.cache is not None:
+            both = rows if self.prompt is None else torch.cat([rows, rows + len(self.prompt)])
+            self.cache.keep(both)
         if self.attention_mask is not None:
             self.attention_mask = self.attention_mask[rows]
         if self.prompt is not None:
             self.prompt = self.prompt[rows]
+
+    def close(self) -> None:
+        if self.cache is not None:
+            self.cache.close()
 
 
 def as_denoiser(model: Any, adapter: str | None = None) -> Denoiser:

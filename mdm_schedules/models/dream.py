@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdm_schedules.models.base import ModelAdapter
+from mdm_schedules.models.base import CacheSupport, ModelAdapter, released_code
 
 
 class DreamAdapter(ModelAdapter):
@@ -12,6 +12,10 @@ class DreamAdapter(ModelAdapter):
 
     name = "dream"
     shift = 1
+
+    def cache_support(self) -> CacheSupport:
+        """None: its own code is not asked for parts of a sequence."""
+        return released_code()
 
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.models.base import ModelAdapter
+from mdm_schedules.models.base import CacheSupport, ModelAdapter
 
 
 class FunctionAdapter(ModelAdapter):
@@ -47,6 +47,10 @@ class FunctionAdapter(ModelAdapter):
             "a function of tokens alone cannot tell padding; generate for prompts of equal length "
             "at a time"
         )
+
+    def cache_support(self) -> CacheSupport:
+        """None: nothing is known of a function's attention."""
+        return CacheSupport(None, "is called as a function of whole sequences")
 
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`."""

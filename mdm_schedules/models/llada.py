@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdm_schedules.models.base import ModelAdapter
+from mdm_schedules.models.base import CacheSupport, ModelAdapter, released_code
 
 # the released models, recognised by vocabulary size: LLaDA and MMaDA, LLaDA-MoE
 MASK_TOKEN_IDS = {126464: 126336, 134656: 126336, 157184: 156895}
@@ -29,6 +29,10 @@ class LLaDAAdapter(ModelAdapter):
         """The config's `max_sequence_length`, else the length under transformers' name."""
         longest: int | None = getattr(self.plain_model.config, "max_sequence_length", None)
         return longest or super().max_length
+
+    def cache_support(self) -> CacheSupport:
+        """None: its own code takes no cache."""
+        return released_code()
 
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`."""

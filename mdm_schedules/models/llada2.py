@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdm_schedules.models.base import ModelAdapter
+from mdm_schedules.models.base import CacheSupport, ModelAdapter, released_code
 
 BLOCK_LENGTH = 32
 MASK_TOKEN_ID = 156895
@@ -28,6 +28,10 @@ class LLaDA2Adapter(ModelAdapter):
     def block_length(self) -> int | None:
         """The config's `block_length`, else 32, with which the released models were trained."""
         return int(getattr(self.plain_model.config, "block_length", None) or BLOCK_LENGTH)
+
+    def cache_support(self) -> CacheSupport:
+        """None: its own code is not asked for parts of a sequence."""
+        return released_code()
 
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`."""

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from mdm_schedules.errors import InvalidValueError
-from mdm_schedules.models.base import ModelAdapter
+from mdm_schedules.models.base import CacheSupport, ModelAdapter, close_logits, unhooked
+from mdm_schedules.models.cache.attention import (
+    KINDS,
+    attention_kind,
+    can_hook,
+    hooked,
+    using,
+)
+from mdm_schedules.models.cache.store import KVStore
+from mdm_schedules.models.cache.windows import Window
+from mdm_schedules.models.wrappers import compiled, copies
 
 
 class MaskedLMAdapter(ModelAdapter):
@@ -73,15 +84,84 @@ class MaskedLMAdapter(ModelAdapter):
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`."""
         inputs: dict[str, Any] = {"input_ids": tokens}
-        offset = self._position_offset
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask.long()
         # RoBERTa treats its pad token as padding wherever it stands, so the positions are passed
-        elif offset:
-            attention_mask = torch.ones_like(tokens, dtype=torch.bool)
-        if (
-            attention_mask is not None
-            and "position_ids" in inspect.signature(self.plain_model.forward).parameters
-        ):
-            inputs["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0) + offset
+        counted = attention_mask is not None or self._position_offset
+        if counted and self._takes_positions:
+            inputs["position_ids"] = self._positions(tokens, attention_mask)
         return self.model(**inputs).logits  # type: ignore[no-any-return]
+
+    @property
+    def _takes_positions(self) -> bool:
+        return "position_ids" in inspect.signature(self.plain_model.forward).parameters
+
+    def _positions(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        own = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
+        return (own.cumsum(1) - 1).clamp(min=0) + self._position_offset
+
+    def cache_support(self) -> CacheSupport:
+        """Approximate, where the attention can be hooked; a try finds that out."""
+        model = self.plain_model
+        if getattr(self._embeddings, "token_dropout", False):
+            why = "scales its embeddings by the share of masks (token_dropout), which every pass"
+            return CacheSupport(None, f"{why} changes")
+        if compiled(self.model):
+            return CacheSupport(None, "is compiled, which hides its attention")
+        if copies(self.model):
+            return CacheSupport(None, "computes on copies of itself (DataParallel)")
+        kind = attention_kind(getattr(model, "config", None))
+        if kind not in KINDS:
+            return unhooked(kind)
+        if not can_hook(model):
+            return CacheSupport(
+                None, "has attention that this version of transformers does not let others replace"
+            )
+        if not self._takes_positions:
+            return CacheSupport(None, "takes no position_ids, so that no part of it runs alone")
+        if not self._try_once("cache", self._try_cache):
+            return CacheSupport(
+                None, "has attention of its own, or answers otherwise for a part of the sequence"
+            )
+        return CacheSupport("approximate", "lets every token see the whole sequence")
+
+    def _try_cache(self) -> bool:
+        """Whether a window over unchanged tokens answers as the whole sequence, padded too."""
+        tokens = self._four_tokens().repeat(2, 2)
+        tokens[:, 4] = tokens[0, 0] if self.mask_token_id is None else self.mask_token_id
+        own = torch.ones_like(tokens, dtype=torch.bool)
+        own[0, :2] = False
+        plain, store = self.forward(tokens, own), KVStore(tokens.shape[1])
+        answers = []
+        with self.caching():
+            for window in (Window(0, 8, 8, True, False), Window(3, 6, 8, False, True)):
+                store.begin(window)
+                try:
+                    answers.append(self.forward_window(tokens, own, window, store))
+                except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
+                    return False
+                if not store.layers:
+                    return False
+        full, part = answers
+        return close_logits(full[:, 2:], plain[:, 2:]) and close_logits(part, plain[:, 3:6])
+
+    def caching(self) -> AbstractContextManager[None]:
+        """See `ModelAdapter.caching`."""
+        return hooked(self.plain_model)
+
+    def forward_window(
+        self,
+        tokens: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        window: Window,
+        store: KVStore,
+    ) -> torch.Tensor:
+        """See `ModelAdapter.forward_window`; masks are those of the last full pass."""
+        with using(store):
+            if window.full:
+                return self.forward(tokens, attention_mask)
+            columns = slice(window.start, window.stop)
+            positions = self._positions(tokens, attention_mask)[:, columns]
+            return self.model(  # type: ignore[no-any-return]
+                input_ids=tokens[:, columns], position_ids=positions
+            ).logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdm_schedules.models.base import ModelAdapter
+from mdm_schedules.models.base import CacheSupport, ModelAdapter
 
 EPS = 1e-3  # of the model's log-linear noise: sigma(t) = -log(1 - (1 - EPS) t)
 
@@ -39,6 +39,10 @@ class MDLMAdapter(ModelAdapter):
     def max_length(self) -> int | None:
         """The config's `model_length`."""
         return getattr(self.plain_model.config, "model_length", None)
+
+    def cache_support(self) -> CacheSupport:
+        """None: the time input changes all keys and values in every pass."""
+        return CacheSupport(None, "has a time input, which every pass changes")
 
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`.

@@ -186,7 +186,9 @@ class BlockRun:
         filled = None
         if state.revision is not None:
             filled = self._cells(self.left_B, np.where(part_B, self.done_B, 0))
-        state.denoiser.at(Pass(self.start, self.end, step, state.tokens_BL.shape[1]))
+        state.denoiser.at(
+            Pass(self.start, self.end, step, state.tokens_BL.shape[1], self.noise_block >> 32)
+        )
         logits_MV, index_R = state.ask(masked, filled, self.end)
         masked_index, filled_index = (
             (index_R[: len(masked.row)], index_R[len(masked.row) :])
@@ -250,7 +252,9 @@ class BlockRun:
         state = self.state
         assert state.revision is not None
         filled = self._cells(np.zeros_like(self.done_B), np.where(active_B, self.done_B, 0))
-        state.denoiser.at(Pass(self.start, self.end, step, state.tokens_BL.shape[1]))
+        state.denoiser.at(
+            Pass(self.start, self.end, step, state.tokens_BL.shape[1], self.noise_block >> 32)
+        )
         logits_MV, index_R = state.ask(filled, None, self.end)
         noise_step = self.noise_block + _AFTER_PLAN + extra
         edits = state.revision.look(state, logits_MV, index_R, filled, noise_step)

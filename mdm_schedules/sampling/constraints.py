@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.checks import check_int, check_real, shown
-from mdm_schedules.errors import InvalidTypeError
+from mdm_schedules.checks import check_int, check_real, did_you_mean, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.hub import is_hub_id
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.sampling.commits import get_commit
@@ -54,6 +54,24 @@ class Truth:
     def __call__(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
             raise InvalidTypeError(f"{name} must be True or False, got {shown(value)}")
+        return value
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+    parse = str
+
+    def __call__(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            allowed = ", ".join(map(repr, self.words))
+            raise InvalidTypeError(f"{name} must be one of {allowed}, got {shown(value)}")
+        if value not in self.words:
+            raise InvalidValueError(
+                f"{name} must not be {shown(value)}.{did_you_mean(value, self.words)}"
+            )
         return value
 
 

@@ -48,7 +48,7 @@ NO_MEANING: dict[str, tuple[str, str]] = {
     "labels": ("transformers", "it is for training; mdm_schedules.tune finds a schedule"),
     "output_scores": ("transformers", _NOTHING),
     "output_logits": ("transformers", _NOTHING),
-    "cache_implementation": ("transformers", "each pass reads the whole sequence; there is no key"),
+    "cache_implementation": ("transformers", "cache= says what passes keep"),
     "custom_generate": ("transformers", "model.generate(custom_generate=mdm.generate) takes it"),
     "negative_prompt_ids": ("transformers", "guidance is against no prompt: cfg_scale"),
     # LLaDA, Dream, dLLM and their kin
@@ -61,7 +61,6 @@ NO_MEANING: dict[str, tuple[str, str]] = {
     "cfg_keep_tokens": ("dLLM", "cfg_scale hides the whole prompt"),
     "confidence_eos_eot_inf": ("LLaDA", "suppress_special_tokens=True keeps EOS out of answers"),
     "logits_eos_inf": ("LLaDA", "suppress_special_tokens=True keeps EOS out of answers"),
-    "dual_cache": ("Fast-dLLM", "each pass reads the whole sequence"),
     "factor": ("Fast-dLLM", "commit='factor(1.0)' is that rule here"),
     "kl_threshold": ("KLASS", "commit='klass(confidence=0.6, kl=0.01)' is that rule here"),
     "kl_history_length": ("KLASS", "commit='klass(history=2)' is that rule here"),

@@ -16,6 +16,7 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import ModelAdapter, ModelDenoiser, evaluating, get_adapter
 from mdm_schedules.models.wrappers import unwrap
+from mdm_schedules.sampling.caching import choose_cache
 from mdm_schedules.sampling.commits import choose_commit
 from mdm_schedules.sampling.constraints import token_ids
 from mdm_schedules.sampling.draw import DrawOptions
@@ -110,12 +111,14 @@ def generate(
         feed = StreamerFeed(streamer, start, prompt.mask_token_id, final=final)
     with evaluating(model):
         _try_out(adapter, prompt, scale)
+        cache = choose_cache(adapter, chosen, prompt, 2 if scale else 1)
         denoiser = ModelDenoiser(
             adapter,
             attention_mask=prompt.padded,
             prompt=prompt.given if scale else None,
             mask_token_id=prompt.mask_token_id,
             cfg_scale=scale,
+            cache=cache,
         )
         out = sample(
             denoiser,
@@ -148,6 +151,7 @@ def generate(
         sequences=out.sequences[:, : prompt.end],
         history=[tokens[:, : prompt.end] for tokens in out.history],
         prompt_length=prompt.length,
+        cache=None if cache is None else cache.use,
     )
     if feed is not None:
         feed.end(out.sequences)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mdm_schedules.sampling.constraints import Checked, Real, TokenIds, Truth, Whole
+from mdm_schedules.sampling.constraints import Checked, OneOf, Real, TokenIds, Truth, Whole
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Option:
 
     help: str
     default: Any = None
-    check: Whole | Real | Truth | TokenIds | Checked | None = None
+    check: Whole | Real | Truth | OneOf | TokenIds | Checked | None = None
     stored: bool = True
     other_names: Mapping[str, str] = field(default_factory=dict)
 

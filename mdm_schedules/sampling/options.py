@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from typing_extensions import TypedDict, get_type_hints
 
-from mdm_schedules.checks import did_you_mean
-from mdm_schedules.errors import InvalidTypeError
 from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.sampling.commits import CommitRule
 from mdm_schedules.sampling.constraints import (
     Checked,
+    OneOf,
     Real,
     TokenIds,
     Truth,
@@ -30,7 +29,6 @@ from mdm_schedules.sampling.constraints import (
     schedule_text,
 )
 from mdm_schedules.sampling.draw import LogitsProcessor
-from mdm_schedules.sampling.elsewhere import NO_MEANING, PROMPT_NAMES
 from mdm_schedules.sampling.option import Option, names
 from mdm_schedules.sampling.output import StepInfo
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy, PolicyName
@@ -38,6 +36,9 @@ from mdm_schedules.sampling.remask import Remask, RemaskFraction, check_remask
 from mdm_schedules.schedules import Schedule
 
 # --- the table
+
+
+MODES = OneOf(("auto", "none", "exact", "prefix", "dual"))
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -294,6 +295,42 @@ class GenerateOptions(TypedDict, total=False):
             ),
         ),
     ]
+    cache: Annotated[
+        Literal["auto", "none", "exact", "prefix", "dual"] | None,
+        Option(
+            "what passes keep of earlier ones: exact (a model that attends by blocks never "
+            "computes a finished block again; the tokens are the same), prefix (approximate: keys "
+            "and values before the block), dual (approximate: also those after it), none, or auto, "
+            "which is exact where the model allows it, else none.",
+            default="auto",
+            check=MODES,
+            other_names=names(
+                "use_cache transformers, dual_cache Fast-dLLM, use_block_cache Fast-dLLM, kv_cache "
+                "papers, enable_cache dKV-Cache"
+            ),
+        ),
+    ]
+    cache_refresh: Annotated[
+        int | None,
+        Option(
+            "with prefix or dual, compute everything anew in every so manieth step of a block; 0 "
+            "at the start of blocks only; 1 in every pass, which gives the tokens of cache='none'.",
+            default=0,
+            check=Whole(0),
+            other_names=names(
+                "cache_steps dKV-Cache, cache_update_freq dInfer, gen_interval_steps dLLM-Cache"
+            ),
+        ),
+    ]
+    cache_refresh_blocks: Annotated[
+        int | None,
+        Option(
+            "with prefix or dual and `cache_refresh` 0, compute everything anew at the start of "
+            "every so manieth block only.",
+            default=1,
+            check=Whole(1),
+        ),
+    ]
     # --- of one call only
     logits_processor: Annotated[
         LogitsProcessor | Sequence[Any] | None,
@@ -370,31 +407,7 @@ OPTIONS: dict[str, Option] = {
     name: hint.__metadata__[0]
     for name, hint in get_type_hints(GenerateOptions, include_extras=True).items()
 }
-# what other samplers call it -> our option, and where
-_OTHER_NAMES = {
-    alias: (name, where)
-    for name, option in OPTIONS.items()
-    for alias, where in option.other_names.items()
-}
 STORED = tuple(name for name, option in OPTIONS.items() if option.stored)
 DEFAULTS: GenerateOptions = cast(
     GenerateOptions, {name: option.default for name, option in OPTIONS.items() if option.stored}
 )
-
-
-def unknown_option(name: str, what: str, known: Sequence[str] = tuple(OPTIONS)) -> InvalidTypeError:
-    """The error for a name that is no option: what it is called here, or the nearest names.
-
-    Args:
-        name: the unknown name.
-        what: how the message begins, such as "generate has no option".
-        known: the names that there are.
-    """
-    other = {**dict.fromkeys(PROMPT_NAMES, ("input_ids", "other samplers")), **_OTHER_NAMES}
-    ours, where = other.get(name, ("", ""))
-    if ours and (ours in known or ours == "input_ids"):
-        return InvalidTypeError(f"{what} {name!r}; {where}'s {name} is {ours} here")
-    if name in NO_MEANING and name not in known:
-        where, why = NO_MEANING[name]
-        return InvalidTypeError(f"{what} {name!r}, which is {where}'s: {why}")
-    return InvalidTypeError(f"{what} {name!r}.{did_you_mean(name, known)}")

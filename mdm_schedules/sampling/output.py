@@ -9,6 +9,7 @@ import torch
 
 from mdm_schedules.checks import did_you_mean
 from mdm_schedules.errors import InvalidTypeError, UnknownNameError
+from mdm_schedules.models.cache import CacheUse
 from mdm_schedules.sampling.coloured import coloured
 
 GIVEN, PADDING = 0, -1  # in `revealed_in`, beside the numbers of passes
@@ -56,6 +57,8 @@ class GenerationOutput(tuple[torch.Tensor, ...]):
         prompt_length: columns of `sequences` that are the prompt, so that `sequences[:,
             prompt_length:]` is the answer.
         eos_token_ids: the tokens that ended a row.
+        cache: what was kept between passes, its size, and how much the passes computed; None where
+            every pass computed everything.
         history: token states [B, L] after each pass, if asked for.
         tokenizer: as `generate` was given it, for `texts` and notebooks.
     """
@@ -71,6 +74,7 @@ class GenerationOutput(tuple[torch.Tensor, ...]):
     prompt_length: int = 0
     eos_token_ids: tuple[int, ...] = ()
     history: list[torch.Tensor] = field(default_factory=list)
+    cache: CacheUse | None = None
     tokenizer: Any = None
 
     # --- as the tensor of its sequences; a tuple of its rows, since tokenizers decode only what is

@@ -11,7 +11,8 @@ from mdm_schedules.checks import check_int, say_once
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.models import ModelAdapter
 from mdm_schedules.models.wrappers import unwrap
-from mdm_schedules.sampling.options import OPTIONS, unknown_option
+from mdm_schedules.sampling.names import unknown_option
+from mdm_schedules.sampling.options import OPTIONS
 
 _INTEGERS = (torch.long, torch.int32, torch.int16, torch.uint8, torch.int8)
 #: what transformers' own generate hands to a custom function and what has no meaning without a

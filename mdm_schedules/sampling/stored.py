@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
+from mdm_schedules.sampling.names import unknown_option
 from mdm_schedules.sampling.options import (
     DEFAULTS,
     OPTIONS,
     STORED,
     GenerateOptions,
-    unknown_option,
 )
 
 

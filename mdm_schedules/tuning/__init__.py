@@ -3,6 +3,7 @@
 A new objective is a function schedule -> score; `Objective` lists its optional attributes.
 """
 
+from mdm_schedules.tuning.caches import CacheComparison, CacheRow, compare_caches
 from mdm_schedules.tuning.objectives.base import Objective, Scores
 from mdm_schedules.tuning.objectives.generation import GenerationObjective
 from mdm_schedules.tuning.objectives.likelihood import LikelihoodObjective, diversity
@@ -16,6 +17,8 @@ from mdm_schedules.tuning.trials import Trial
 from mdm_schedules.tuning.tuner import tune
 
 __all__ = [
+    "CacheComparison",
+    "CacheRow",
     "Candidate",
     "CheckedObjective",
     "Choice",
@@ -29,6 +32,7 @@ __all__ = [
     "Trial",
     "TuningResult",
     "compare",
+    "compare_caches",
     "diversity",
     "tune",
 ]

@@ -31,7 +31,8 @@ def what_is_seen(
         config: with `block_length`, None for attention without blocks.
         hidden: [B, L, H], which gives dtype and device.
         attention_mask: [B, past + L], 0 on padding; None where nothing is padded; or a mask
-            [B, 1, L, past + L] (or a BlockMask), which is taken as it is.
+            [B, 1, L, past + L] (or a BlockMask), which is taken as it is; or such a mask, or None
+            for all seen, as {"full_attention": mask}.
         positions: [B or 1, L] of the tokens of `hidden`.
         past: number of cached tokens before them.
 
@@ -40,6 +41,9 @@ def what_is_seen(
     """
     # A mask of four dimensions, or flex attention's own, is the caller's decision already.
     kind = config._attn_implementation or "sdpa"
+    if isinstance(attention_mask, dict):
+        seen = attention_mask["full_attention"]
+        return seen if kind == "sdpa" else _additive(seen, hidden)
     if attention_mask is not None and not (
         isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
     ):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
-from mdm_schedules.checks import check_int
+from mdm_schedules.checks import check_int, shown
+from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.information.estimate import check_data
-from mdm_schedules.models import Denoiser, as_denoiser, evaluating
+from mdm_schedules.models import Denoiser, ModelDenoiser, Pass, as_denoiser, evaluating
+from mdm_schedules.models.cache import CacheUse
 from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, sample
+from mdm_schedules.sampling.caching import choose_cache
+from mdm_schedules.sampling.options import DEFAULTS, GenerateOptions
 from mdm_schedules.sampling.policies import get_policy
+from mdm_schedules.sampling.quotas import split_steps
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning.objectives.base import Objective, Scores, model_name, needed_steps
 
@@ -36,6 +42,10 @@ class TeacherForcedObjective(Objective):
         steps: forward passes, if `tune` is given none.
         remasking: position policy. Confidence is that of the model's own best token, as in
             sampling at temperature 0.
+        block_length: reveal blocks of so many columns from left to right, counted from the first
+            maskable column, or as the model attends; None is one block, or the model's own.
+        cache, cache_refresh, cache_refresh_blocks: as in `generate`; they need a model of an
+            adapter.
         mask_token_id: by default that of the model's config.
         batch_size: sequences per call of the model.
         seed: sequence i is revealed with the seed `seed` + i.
@@ -55,6 +65,10 @@ class TeacherForcedObjective(Objective):
         *,
         steps: int | None = None,
         remasking: str | ConfidencePolicy | OrderPolicy = "random",
+        block_length: int | None = None,
+        cache: str | None = None,
+        cache_refresh: int | None = None,
+        cache_refresh_blocks: int | None = None,
         mask_token_id: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
@@ -63,6 +77,19 @@ class TeacherForcedObjective(Objective):
         self.policy = get_policy(remasking)
         self.data = check_data(model, sequences, maskable, mask_token_id)
         self.model, self.denoiser = model, as_denoiser(model)
+        self.adapter = getattr(self.denoiser, "adapter", None)
+        given = {
+            "cache": cache,
+            "cache_refresh": cache_refresh,
+            "cache_refresh_blocks": cache_refresh_blocks,
+        }
+        self.cache = {key: value for key, value in given.items() if value is not None}
+        if self.cache and self.adapter is None:
+            raise InvalidTypeError(
+                f"cache={cache!r} needs a model that an adapter knows, got {shown(model)}"
+            )
+        self.block_length, self.ends = self._blocks(block_length)
+        self.use: CacheUse | None = None  # of the latest batch
         self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
         self.batch_size, self.seed, self.name = (
             check_int("batch_size", batch_size, 1),
@@ -72,6 +99,36 @@ class TeacherForcedObjective(Objective):
         self.model_name = model_name(model)
         self.num_instances = len(self.data.tokens)
 
+    def _blocks(self, block_length: int | None) -> tuple[int | None, list[int]]:
+        places, length = self.data.places, self.data.tokens.shape[1]
+        own = getattr(self.adapter, "block_length", None)
+        if block_length is not None:
+            check_int("block_length", block_length, 1, example="block_length=32")
+            if own not in (None, block_length):
+                raise InvalidValueError(
+                    f"this model attends by blocks of {own}, got block_length={block_length}"
+                )
+        block_length = own or block_length
+        if block_length is None:
+            return None, [length]
+        first = int(places.min())
+        first -= first % block_length if own else 0
+        return block_length, [*range(first + block_length, length, block_length), length]
+
+    def _cached(self, canvas: torch.Tensor) -> Denoiser:
+        """The model for one batch of sequences, with the cache that was asked for."""
+        if not self.cache or self.adapter is None:
+            return self.denoiser
+        prompt = _Canvas(
+            canvas,
+            torch.ones_like(canvas, dtype=torch.bool),
+            int(self.data.places.min()),
+            self.ends,
+            self.data.mask_token_id,
+        )
+        chosen = cast(GenerateOptions, {**DEFAULTS, **self.cache})
+        return ModelDenoiser(self.adapter, cache=choose_cache(self.adapter, chosen, prompt))
+
     @property
     def remasking(self) -> str:
         """Name of the position policy."""
@@ -80,13 +137,14 @@ class TeacherForcedObjective(Objective):
     @property
     def sampler(self) -> dict[str, Any]:
         """The position policy, for the Hub."""
-        return {"remasking": self.remasking}
+        told = {"remasking": self.remasking, **self.cache}
+        return told if self.block_length is None else {**told, "block_length": self.block_length}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that a resumed study must share."""
         told = {
-            "remasking": self.remasking,
+            **self.sampler,
             "seed": self.seed,
             "model": self.model_name,
             "steps": self.steps,
@@ -100,9 +158,17 @@ class TeacherForcedObjective(Objective):
         count = needed_steps(steps, self.steps, _EXAMPLE)
         return (
             None
-            if self.policy.random_counts
+            if self.policy.random_counts or len(self.ends) > 1
             else str(schedule.plan(self.data.num_tokens, count).tolist())
         )
+
+    def _shares(self, steps: int) -> int | list[int]:
+        """The passes of each block."""
+        if len(self.ends) == 1:
+            return steps
+        places, spans = self.data.places, zip([0, *self.ends[:-1]], self.ends, strict=True)
+        masks = [int(((places >= i) & (places < j)).sum(1).max()) for i, j in spans]
+        return split_steps(steps, masks)
 
     def __call__(
         self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None
@@ -116,22 +182,36 @@ class TeacherForcedObjective(Objective):
             )
             truth, places = self.data.tokens[batch], self.data.places[batch]
             # The sampler's own loop runs, so the order is exactly that of generation.
-            teacher = _Teacher(self.denoiser, truth, self.policy, self.data.mask_token_id)
+            canvas = truth.scatter(1, places, self.data.mask_token_id)
             with evaluating(self.model):
+                denoiser = self._cached(canvas)
+                teacher = _Teacher(denoiser, truth, self.policy, self.data.mask_token_id)
                 out = sample(
                     teacher,
-                    truth.scatter(1, places, self.data.mask_token_id),
+                    canvas,
                     mask_token_id=self.data.mask_token_id,
                     schedule=schedule,
-                    steps=count,
+                    steps=self._shares(count),
+                    block_ends=self.ends,
                     remasking="low_confidence"
                     if isinstance(self.policy, ConfidencePolicy)
                     else self.policy,
                     seed=[self.seed + index for index in batch.tolist()],
                 )
+            cache = getattr(denoiser, "cache", None)
+            self.use = None if cache is None else cache.use
             values += (teacher.total() / self.data.num_tokens).tolist()
             passes += out.nfe * len(batch)
         return Scores(values, {}, passes)
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    tokens: torch.Tensor
+    attention_mask: torch.Tensor
+    length: int
+    block_ends: list[int]
+    mask_token_id: int
 
 
 class _Teacher(Denoiser):
@@ -184,6 +264,12 @@ class _Teacher(Denoiser):
             1, torch.where(true == first, second, first)[:, None], (1 - chance).log()[:, None]
         )
         return out.scatter_(1, true[:, None], chance.log()[:, None])
+
+    def at(self, where: Pass) -> None:
+        self.denoiser.at(where)
+
+    def close(self) -> None:
+        self.denoiser.close()
 
     def total(self) -> torch.Tensor:
         """Log-likelihood of each row, float64 [B]."""
