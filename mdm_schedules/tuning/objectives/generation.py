@@ -257,29 +257,30 @@ class GenerationObjective(Objective):
 
         Args:
             sequences: number of instances. Their "sequence" is used if all have one, else the
-                model's own answers at one token per pass.
+                model's own answers at one token per pass, which give no cross-entropy.
             instances: indices to choose the first `sequences` from; by default all.
             **options: options of `InformationProfile.estimate`.
 
         Raises:
-            InvalidValueError: a "sequence" differs in length from its prompt with masks, or the
-                answers differ in length.
+            InvalidValueError: a "sequence" differs in length from its prompt with masks.
         """
         batch = list(range(self.num_instances) if instances is None else instances)[:sequences]
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         start, real = left_pad([[*self.prompts[index], *[mask] * new] for index in batch])
-        if all("sequence" in self.instances[index] for index in batch):
+        own = not all("sequence" in self.instances[index] for index in batch)
+        if own:
+            out = self.write(batch, None, None)
+            tokens, spent = out.sequences.cpu(), out.nfe * len(batch)
+            # A model agrees with its own text, which therefore shows nothing of its calibration.
+            options = {"method": "entropy", **options}
+        else:
             answers = [self._ids(self.instances[index]["sequence"]) for index in batch]
             # Maskable places are read off the prompt, so both must line up.
             if [len(answer) for answer in answers] != real.sum(1).tolist():
                 raise InvalidValueError(
                     "each 'sequence' must be as long as its prompt with the masks to be filled"
                 )
-            tokens, _ = left_pad(answers)
-            spent = 0
-        else:
-            out = self.write(batch, None, None)
-            tokens, spent = out.sequences.cpu(), out.nfe * len(batch)
+            tokens, spent = left_pad(answers)[0], 0
         profile = InformationProfile.estimate(
             get_adapter(self.model, self.options.get("adapter")),
             tokens,
@@ -289,9 +290,9 @@ class GenerationObjective(Objective):
             **options,
         )
         measured = profile.measurement
-        if measured is not None and spent:
+        if measured is not None and own:
             # what wrote the answers is part of what the profile cost
-            told = replace(measured, passes=measured.passes + spent)
+            told = replace(measured, passes=measured.passes + spent, calibration=None)
             profile = InformationProfile(profile.values, measurement=told)
         return profile
 
