@@ -100,7 +100,7 @@ def test_sudoku_is_tuned_by_profile_and_checked():
     )
 
 
-def test_a_prediction_for_another_order_must_win_the_check():
+def test_a_prediction_must_win_the_check():
     class Ordered:
         num_instances, batch_size = 40, 40
 
@@ -112,14 +112,14 @@ def test_a_prediction_for_another_order_must_win_the_check():
             return [self.gain * foretold + ((7 * i) % 5 - 2 if foretold else 0) for i in instances]
 
     profile = mdm.InformationProfile([3.0, 1.0, 0.5, 0.2, 0.1, 0.0, 0.0, 0.0])
-    # ahead by half a standard error: enough where the prediction holds, not where it is a guess
-    for remasking, wins in (("random", True), ("low_confidence", False)):
+    # ahead by half a standard error, which no prediction makes enough
+    for remasking in ("random", "low_confidence"):
         found = mdm.tune(Ordered(remasking, 0.15), method="profile", profile=profile, steps=3)
-        assert (found.choice.origin != "baseline") is wins, found.verdict()
+        assert found.choice.origin == "baseline", found.verdict()
         assert found.choice.challenger.origin.startswith("predicted")
     found = mdm.tune(Ordered("low_confidence", 2.0), method="profile", profile=profile, steps=3)
     assert found.choice.origin.startswith("predicted")
-    assert found.choice.gain.confidence > 0.95
+    assert found.choice.decided.p_value < 0.05
 
 
 def test_one_number_is_no_check_of_a_prediction_for_another_order():

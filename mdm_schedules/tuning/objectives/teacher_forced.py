@@ -77,6 +77,8 @@ class TeacherForcedObjective(Objective):
             index: (data, row) for data in self.groups for row, index in enumerate(data.index)
         }
         self.num_instances = len(self._places)
+        sizes = {data.num_tokens for data in self.groups}
+        self.num_tokens = sizes.pop() if len(sizes) == 1 else None
 
     @property
     def remasking(self) -> str:
