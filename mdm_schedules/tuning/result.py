@@ -186,6 +186,17 @@ class TuningResult:
         text += [f"| `{first}` | " + " | ".join(rest) + " |" for first, *rest in lines[:rows]]
         return "\n".join(text)
 
+    def front_table(self) -> str:
+        """The front as Markdown, with 95 % intervals and the gain over the baseline, in pairs."""
+        heads = ["passes", self.objective.metric, "gain over the baseline", "decoding"]
+        text = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for one in self.front():
+            name = words(one.decoding, self.choice.steps, self.objective.num_tokens)
+            passes = f"{one.passes:.3g} ({one.passes_low:.3g} to {one.passes_high:.3g})"
+            score = f"{one.score:.4g} ({one.score_low:.3g} to {one.score_high:.3g})"
+            text.append(f"| {passes} | {score} | {one.gain} | `{name}` |")
+        return "\n".join(text)
+
     def to_json(self) -> dict[str, Any]:
         """The whole result as JSON-compatible data."""
         return {
