@@ -116,6 +116,7 @@ class GenerationObjective(Objective):
         self.num_instances = len(self.instances)
         # Tokenised here, so that a bad prompt is reported before the first forward pass.
         self.prompts = [self._ids(one["prompt"]) for one in self.instances]
+        self.clusters = [tuple(row) for row in self.prompts]
 
     @property
     def remasking(self) -> str:
@@ -171,22 +172,29 @@ class GenerationObjective(Objective):
         return [check_int("prompt", token, 0) for token in ids]
 
     def __call__(
-        self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None
+        self,
+        schedule: Schedule,
+        steps: int | None = None,
+        instances: Sequence[int] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Scores:
-        """The metric of each instance."""
+        """The metric of each instance; `options` of `generate` replace the objective's own."""
         wanted = list(range(self.num_instances)) if instances is None else list(instances)
         count = needed_steps(steps, self.steps, _EXAMPLE)
         scores: dict[int, float] = {}
         written: dict[int, torch.Tensor] = {}
+        spent: dict[int, float] = {}
         passes = 0
         for batch in self._batches(wanted):
-            out = self.write(batch, schedule, count)
+            out = self.write(batch, schedule, count, options)
             scores |= zip(batch, self.judge(out, batch), strict=True)
             written |= zip(batch, self.answers(out, batch), strict=True)
+            spent |= zip(batch, out.nfe_per_row.tolist(), strict=True)
             passes += out.nfe * len(batch)
+        nfe = [spent[index] for index in wanted]
         extras = self.measure([written[index] for index in wanted])
         values = [scores[index] for index in wanted]
-        return Scores(values, {"nfe": passes / len(wanted), **extras}, passes)
+        return Scores(values, {"nfe": sum(nfe) / len(wanted), **extras}, passes, nfe)
 
     def _batches(self, wanted: Sequence[int]) -> Iterator[list[int]]:
         """Instances whose prompts the model can run together."""
@@ -199,7 +207,11 @@ class GenerationObjective(Objective):
         return {}
 
     def write(
-        self, batch: Sequence[int], schedule: Schedule | None, steps: int | None
+        self,
+        batch: Sequence[int],
+        schedule: Schedule | None,
+        steps: int | None,
+        options: Mapping[str, Any] | None = None,
     ) -> GenerationOutput:
         """The model's outputs for these instances, with prompts padded on the left."""
         # The seed belongs to the instance, so neither batch nor schedule changes the noise.
@@ -212,7 +224,7 @@ class GenerationObjective(Objective):
             steps=steps,
             seed=[self.seed + index for index in batch],
             tokenizer=self.tokenizer,
-            **self.options,
+            **{**self.options, **(options or {})},
         )
 
     def judge(self, out: GenerationOutput, batch: Sequence[int]) -> list[float]:
@@ -248,10 +260,15 @@ class GenerationObjective(Objective):
         ):
             return None
         # Blocks split the masks and an end token frees some, so the plan is not known beforehand.
+        count, size = needed_steps(steps, self.steps, _EXAMPLE), self.num_tokens
+        return None if size is None else str(schedule.plan(size, count).tolist())
+
+    @property
+    def num_tokens(self) -> int | None:  # type: ignore[override]
+        """Tokens that each instance writes; None where they differ."""
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         masks = {row.count(mask) + new for row in self.prompts}
-        count = needed_steps(steps, self.steps, _EXAMPLE)
-        return None if len(masks) > 1 else str(schedule.plan(masks.pop(), count).tolist())
+        return masks.pop() if len(masks) == 1 else None
 
     @property
     def mask_token_id(self) -> int:
@@ -272,18 +289,28 @@ class GenerationObjective(Objective):
 
         Args:
             sequences: number of instances. Their "sequence" is used if all have one, else the
-                model's own answers at one token per pass.
+                model's own answers at one token per pass, which give no cross-entropy.
             instances: indices to choose the first `sequences` from; by default all.
             **options: options of `InformationProfile.estimate`.
 
         Raises:
-            InvalidValueError: a "sequence" differs in length from its prompt with masks, or the
-                answers differ in length.
+            InvalidValueError: a "sequence" differs in length from its prompt with masks.
         """
         batch = list(range(self.num_instances) if instances is None else instances)[:sequences]
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         start, real = left_pad([[*self.prompts[index], *[mask] * new] for index in batch])
-        if all("sequence" in self.instances[index] for index in batch):
+        own = not all("sequence" in self.instances[index] for index in batch)
+        spent = 0
+        if own:
+            rows: dict[int, torch.Tensor] = {}
+            for some in self._batches(batch):
+                out = self.write(some, None, None)
+                rows |= zip(some, self._whole(out, some), strict=True)
+                spent += out.nfe * len(some)
+            tokens, _ = left_pad([rows[index] for index in batch])
+            # A model agrees with its own text, which therefore shows nothing of its calibration.
+            options = {"method": "entropy", **options}
+        else:
             answers = [self._ids(self.instances[index]["sequence"]) for index in batch]
             # Maskable places are read off the prompt, so both must line up.
             if [len(answer) for answer in answers] != real.sum(1).tolist():
@@ -291,15 +318,6 @@ class GenerationObjective(Objective):
                     "each 'sequence' must be as long as its prompt with the masks to be filled"
                 )
             tokens, _ = left_pad(answers)
-            spent = 0
-        else:
-            rows: dict[int, torch.Tensor] = {}
-            spent = 0
-            for some in self._batches(batch):
-                out = self.write(some, None, None)
-                rows |= zip(some, self._whole(out, some), strict=True)
-                spent += out.nfe * len(some)
-            tokens, _ = left_pad([rows[index] for index in batch])
         profile = InformationProfile.estimate(
             self._adapter,
             tokens,
@@ -309,9 +327,9 @@ class GenerationObjective(Objective):
             **options,
         )
         measured = profile.measurement
-        if measured is not None and spent:
+        if measured is not None and own:
             # what wrote the answers is part of what the profile cost
-            told = replace(measured, passes=measured.passes + spent)
+            told = replace(measured, passes=measured.passes + spent, calibration=None)
             profile = InformationProfile(profile.values, measurement=told)
         return profile
 
