@@ -69,6 +69,9 @@ class CommitRule:
 
     def check(self, policy: PositionPolicy, remask_fraction: float) -> None:
         """Raise InvalidValueError where the rule does not fit the other options."""
+        own = type(self)
+        if own.count is CommitRule.count and own.select is CommitRule.select:
+            raise InvalidValueError(f"the commit rule {own.__name__} needs count or select")
         if self.policy is not None and policy.name != self.policy:
             raise InvalidValueError(
                 f"{self.name} needs remasking={self.policy!r}, got {policy.name!r}"

@@ -234,9 +234,10 @@ class _Sequences(_Task):
             maskable[:, tokens.shape[1] // 2 :] = True
         self.model, self.tokens, self.maskable = model, tokens, maskable
         self.given, self.options = schedule, options
-        data = self._objective({}).data
-        self.new = data.num_tokens
-        if int(data.places.min()) != tokens.shape[1] - self.new:
+        groups = self._objective({}).groups
+        self.new = groups[0].num_tokens
+        first = int(groups[0].places.min())
+        if len(groups) > 1 or first != tokens.shape[1] - self.new:
             raise InvalidValueError(
                 "maskable must be True at the last tokens of each row, the answer, and nowhere else"
             )

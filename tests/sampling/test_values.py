@@ -93,9 +93,12 @@ def test_one_commit_rule_is_chosen():
         rule.check(low, 0.1)
 
 
-def test_rules_without_a_count_are_none():
-    with pytest.raises(TypeError, match="count"):
-        CommitRule()
+def test_rules_that_choose_nothing_are_refused():
+    class Idle(CommitRule):
+        name = "idle"
+
+    with pytest.raises(InvalidValueError, match="Idle needs count or select"):
+        Idle().check(get_policy("low_confidence"), 0.0)
 
 
 # --- policies
@@ -174,9 +177,9 @@ def test_every_pass_of_every_block_has_noise_of_its_own(monkeypatch):
     assert tokens == [0, 1, 2, 1 << 32, (1 << 32) + 1]
     # what is masked again, where something is: by the number of the pass as well
     assert {step for stream, step in asked if stream == REMASK} <= set(tokens)
-    # the order is drawn anew for the pass that follows
+    # the order is drawn anew for the pass that follows; the policy is tried once beforehand
     order = [step for stream, step in asked if stream == POSITION]
-    assert order == [0, 1, 2, 3, 0, (1 << 32) + 1, (1 << 32) + 2]
+    assert order == [0, 0, 1, 2, 3, 0, (1 << 32) + 1, (1 << 32) + 2]
 
 
 def test_millions_of_steps_are_one_pass_per_token():

@@ -60,7 +60,7 @@ def test_an_exact_cache_is_recommended_where_there_is_one():
 
 
 def row(name, computed, loss, low):
-    nats = Comparison(-loss, 0.01, low, 0.0, 0.5, 10)
+    nats = Comparison(-loss, 0.01, low, 0.0, 0.5, 10, 10)
     return CacheRow(name, {"cache": name}, computed, 1.0, nats, None)
 
 
