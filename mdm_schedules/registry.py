@@ -283,6 +283,8 @@ class Registry(Generic[T]):
     def _value(self, node: ast.expr, depth: int) -> Any:
         if isinstance(node, ast.Call):
             return self.build(*self._call(node, depth + 1))
+        if isinstance(node, ast.Name) and node.id.lower() in ("nan", "inf", "infinity"):
+            return float(node.id)  # which whoever takes it refuses by its name
         if isinstance(node, ast.Name):  # sine as sine()
             return self.build(*self._call(ast.Call(node, [], []), depth + 1))
         return ast.literal_eval(node)

@@ -54,6 +54,8 @@ def test_get_schedule_with_parameters() -> None:
         ("beta(a=0, b=1)", {}, InvalidValueError, ["'beta'", "a must be", "(0, ", "got 0.0"]),
         ("beta(a='x', b=1)", {}, InvalidTypeError, ["a must be", "'x'"]),
         ("energy_optimal(gamma=beta(a=-1, b=1))", {}, InvalidValueError, ["a must be", "-1"]),
+        ("beta(a=nan, b=1)", {}, InvalidValueError, ["a must be a finite number", "nan"]),
+        ("beta(a=inf, b=1)", {}, InvalidValueError, ["a must be a finite number", "inf"]),
         (
             "energy_optimal(gamma=bta(a=1, b=1))",
             {},

@@ -56,9 +56,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise InvalidValueError(
             f"the tokenizer of {args.model} has no chat template; leave --apply-chat-template out"
         )
-    keeps = output is not None and _is_plain(output)
-    if keeps:
-        keep_answers(lm, output)
+    beside = output if output is not None and _is_plain(output) else None
+    if beside is not None:
+        keep_answers(lm, beside)
     with contextlib.redirect_stdout(sys.stderr):  # lm-eval prints to both
         results: dict[str, Any] | None = simple_evaluate(
             model=lm,
@@ -75,8 +75,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
     if output is not None:
         write_output(output, f"{text}\n".encode())
-    if keeps:
-        for file in answer_files(output):  # the results hold what they led to
+    if beside is not None:
+        for file in answer_files(beside):  # the results hold what they led to
             file.unlink(missing_ok=True)
     if args.json:
         print(text)

@@ -15,7 +15,9 @@ _RENAMED = {
     "trust_remote_code": "--trust-remote-code",
 }
 _VALUE = r"""(True|False|None|'[^']*'|"[^"]*"|\[[^\]]*\]|\.\.\.|[\w.+-]*\w)"""
-_CALL = r"\b(?:generate|tune|get_schedule|generate_distributed)\(((?:[^()]|\([^()]*\))*)\)"
+_NAMES = r"generate|tune|get_schedule|generate_distributed|schedule\.plan"
+_CALL = rf"\b(?:{_NAMES})\(((?:[^()]|\([^()]*\))*)\)"
+_OTHER_CALL = r"[\w.]\([^()]*\)"  # a spec, or a call that is no command
 _IN_TEXT = r"(?<![\w(/.'\"-])"  # not in a path, a quotation or a spec
 
 
@@ -35,10 +37,9 @@ def in_flags(text: str, command: CommandParser | None) -> str:
     known = set(command._option_string_actions)
     flags |= {name: flag for name, flag in _RENAMED.items() if flag in known}
 
-    def given(match: re.Match[str]) -> str:
-        name, value = match[1], match[2]
+    def given(name: str, value: str) -> str:
         if name not in flags:
-            return match[0]
+            return f"{name}={value}"
         if value == "True":
             return flags[name]
         if value == "False":
@@ -48,13 +49,13 @@ def in_flags(text: str, command: CommandParser | None) -> str:
             value = value[1:-1].replace(",", "")
         return f"{flags[name]} {value.strip(chr(39) + chr(34))}"
 
-    def called(match: re.Match[str]) -> str:
-        words = [given(one) for one in re.finditer(rf"\b(\w+)={_VALUE}", match[1])]
+    def said(match: re.Match[str]) -> str:
+        if match[2]:
+            return given(match[2], match[3])
+        words = [given(*one) for one in re.findall(rf"\b(\w+)={_VALUE}", match[1] or "")]
         return " ".join(words) if words and all(word[0] == "-" for word in words) else match[0]
 
-    # Whole calls first, then single name=value pairs, then names alone.
-    text = re.sub(_CALL, called, text)
-    text = re.sub(rf"{_IN_TEXT}(\w+)={_VALUE}", given, text)
+    text = re.sub(rf"{_CALL}|{_OTHER_CALL}|{_IN_TEXT}(\w+)={_VALUE}", said, text)
 
     def named(match: re.Match[str]) -> str:
         return flags.get(match[1], match[0])

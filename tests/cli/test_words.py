@@ -27,6 +27,7 @@ from mdm_schedules.errors import InvalidValueError
             "for example generate(model, ids, max_new_tokens=128, steps=16)",
             "for example --max-new-tokens 128 --steps 16",
         ),
+        ("such as f(x, steps=16) does", "such as f(x, steps=16) does"),
         ("write 'preset:llada-8b/mbpp(steps=16)'", "write 'preset:llada-8b/mbpp(steps=16)'"),
         ("a prompt must be text", "a prompt must be text"),
         ("cannot read /x/batch_size/y", "cannot read /x/batch_size/y"),
@@ -35,6 +36,13 @@ from mdm_schedules.errors import InvalidValueError
 )
 def test_keywords_become_flags_and_text_stays(told, shown):
     assert in_flags(told, build_parser(["sample"])[1]) == shown
+
+
+def test_an_example_is_a_whole_command_or_stays_a_call():
+    told = "for example schedule.plan(num_tokens=256, steps=16)"
+    shown = build_parser(["show"])[1]
+    assert in_flags(told, shown) == "for example --num-tokens 256 --steps 16"
+    assert in_flags(told, build_parser(["sample"])[1]) == told
 
 
 def test_bars_become_a_line_now_and_then(monkeypatch):

@@ -258,3 +258,17 @@ def test_a_plan_that_wraps_around_is_no_plan():
     assert check_plan([2], torch.tensor([2, 2])).tolist() == [[2], [2]]
     with pytest.raises(InvalidValueError, match="row 1 sums to 2, but 3 tokens are masked"):
         check_plan([1, 1], torch.tensor([2, 3]))
+
+
+def test_counts_out_of_range_are_named():
+    linear, most = mdm.Linear(), 2**52
+    with pytest.raises(InvalidValueError, match=r"in \[0, 4503599627370496\], got -1"):
+        linear.plan(num_tokens=-1, steps=2)
+    with pytest.raises(InvalidValueError, match="must be >= 0, got -1"):
+        linear.plan(num_tokens=torch.tensor([2, -1, 5]), steps=2)
+    with pytest.raises(InvalidValueError, match=f"at most {most}, got {most + 1}"):
+        linear.plan(num_tokens=torch.tensor([3, most + 1, 5]), steps=2)
+    many = torch.full((300,), 2)
+    assert check_plan([[1, 1]] * 300, many).shape == (300, 2)
+    with pytest.raises(InvalidValueError, match=r"must be \[steps\] or \[300, steps\]"):
+        check_plan([[1, 1]] * 299, many)
