@@ -54,7 +54,11 @@ SCHEDULES = {
     "polynomial": "polynomial(p=2)",
     "tabulated": "tabulated(alpha=[0, 0.2, 0.5, 1])",
 }
-COMMITS = {"threshold": "threshold(0.6)", "entropy_bound": "entropy_bound(1.5)", "klass": "klass(kl=2.0)"}
+COMMITS = {
+    "threshold": "threshold(0.6)",
+    "entropy_bound": "entropy_bound(1.5)",
+    "klass": "klass(kl=2.0)",
+}
 
 
 @pytest.mark.parametrize("name", schedules.names())
