@@ -14,7 +14,7 @@ from diffusers.utils import BaseOutput
 from mdm_schedules.checks import check_int, check_real, did_you_mean, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.integrations.diffusers.config import ScheduleConfigMixin, read_cached
-from mdm_schedules.integrations.diffusers.draw import draw_tokens, race_noise
+from mdm_schedules.integrations.diffusers.draw import doubtful, draw_tokens, race_noise
 from mdm_schedules.plan import MAX_STEPS, check_plan
 from mdm_schedules.schedules import Schedule
 
@@ -79,9 +79,10 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
 
     In every row of the block a step fills the schedule's number of masks, the most probable first,
     and every mask whose token is more probable than `threshold`. Above `editing_threshold` it also
-    replaces tokens that are no masks. LLaDA2Pipeline passes its own thresholds (0.7 and 0.5) to
-    every step, and they override the config: call the pipeline with `threshold=1.1,
-    editing_threshold=None` to follow the schedule alone.
+    replaces tokens that are no masks, and below `revoke_threshold` it masks them again.
+    LLaDA2Pipeline passes its own thresholds (0.7 and 0.5) to every step, and they override the
+    config: call the pipeline with `threshold=1.1, editing_threshold=None` to follow the schedule
+    alone.
 
     With schedule "even" the scheduler gives BlockRefinementScheduler's tokens for the same
     generator, bit for bit. Two things differ: the mask token is never drawn, and an EOS in the
@@ -94,6 +95,9 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
             all masks to the schedule.
         editing_threshold: replace a token where another one is more probable than this; None or 0
             replaces none.
+        revoke_threshold: mask a token again that became less probable than this, and fill as many
+            more masks instead, while later steps of the block can fill them; None revokes none.
+            Only the config says it, since no pipeline passes it.
         minimal_topk: as in diffusers; only the pipeline reads it, to bound the number of passes.
         schedule: "even" (equal steps; the first ones take the remainder), or a name, spec, folder
             or Schedule.
@@ -116,7 +120,10 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         editing_threshold: float | None = None,
         minimal_topk: int = 1,
         schedule: str | Schedule = EVEN,
+        revoke_threshold: float | None = None,
     ) -> None:
+        if revoke_threshold is not None:
+            check_real("revoke_threshold", revoke_threshold, 0, 1)
         check_int("block_length", block_length, 1)
         check_int("num_inference_steps", num_inference_steps, 1, MAX_STEPS)
         super().__init__(
@@ -292,26 +299,32 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                 f"{len(self._quotas) - 1}; "
                 "call set_timesteps with more steps, or begin each block at step 0"
             )
-        editable = torch.zeros_like(masked)
-        if editing > 0:
-            editable = ~masked if prompt_mask is None else ~masked & ~prompt_mask
+        filled = ~masked if prompt_mask is None else ~masked & ~prompt_mask
+        editable = filled if editing > 0 else torch.zeros_like(masked)
         wanted = masked | editable
         # --- a token for each of them, and its probability before temperature; 0 elsewhere
         tokens, probs = self._draw(model_output, wanted, mask, generator, **settings)
         sampled = sample.masked_scatter(wanted, tokens)
         confidence = torch.zeros(sample.shape, device=sample.device).masked_scatter(wanted, probs)
         # --- reveal: the pass's quota of the most confident masks, and all above the threshold
-        transfer = torch.zeros_like(masked)
+        transfer, revoked = torch.zeros_like(masked), torch.zeros_like(masked)
+        # what is edited: where the model is now sure of another token
+        edited = editable & (sampled != sample) & (confidence > editing)
         if index < len(self._quotas):
             # a block may be narrower than planned, and topk takes no more than its width
             quota = min(self._quotas[index], sample.shape[1])
             ranked = torch.where(masked, confidence, -torch.inf)
             # topk, because it breaks ties as diffusers does
             best = torch.zeros_like(masked).scatter_(1, ranked.topk(quota, dim=1).indices, True)
+            if (revoke := self.config.revoke_threshold) is not None:
+                room = (masked.sum(1, keepdim=True) - quota).clamp(min=0)
+                revoked = doubtful(model_output, sample, filled & ~edited, revoke, room)
+                # as many more are filled, so that the block ends as planned
+                count = quota + revoked.sum(1, keepdim=True)
+                place = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+                best = best | (place < count)
             transfer = masked & (best | (confidence > threshold))
-        # --- edit: replace what the model is now sure is another token
-        edited = editable & (sampled != sample) & (confidence > editing)
-        new = torch.where(transfer | edited, sampled, sample)
+        new = torch.where(transfer | edited, sampled, sample).masked_fill(revoked, mask)
         values = (new, transfer, edited, sampled, confidence, model_output)
         names = [f.name for f in fields(BlockMaskedDiffusionSchedulerOutput)]
         return _Output(**dict(zip(names, values, strict=True))) if return_dict else values

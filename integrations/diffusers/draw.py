@@ -109,3 +109,25 @@ def race_noise(
         logits.shape[0] * logits.shape[1], logits.shape[2], dtype=dtype, device=device
     )
     return noise.exponential_(generator=generator)
+
+
+def doubtful(
+    logits: torch.Tensor,
+    sample: torch.Tensor,
+    filled: torch.Tensor,
+    threshold: float,
+    most: torch.Tensor,
+) -> torch.Tensor:
+    """Return bool [B, L], the filled tokens that became less probable than `threshold`.
+
+    Args:
+        logits: [B, L, V].
+        sample: LongTensor [B, L], the tokens.
+        filled: bool [B, L], those that may be chosen.
+        threshold: in [0, 1], of the softmax of the logits as they are.
+        most: LongTensor [B, 1], how many at most; the least probable ones come first.
+    """
+    held = torch.log_softmax(logits.float(), -1).gather(-1, sample[..., None])[..., 0].exp()
+    doubt = torch.where(filled & (held < threshold), held, torch.inf)
+    place = doubt.argsort(dim=1, stable=True).argsort(dim=1)
+    return (doubt < torch.inf) & (place < most)

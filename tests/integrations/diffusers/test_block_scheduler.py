@@ -205,3 +205,51 @@ def test_a_time_that_was_not_set():
     for time in (0.3, 0.0, 1.5):
         with pytest.raises(InvalidValueError, match="timestep"):
             ours.step(torch.zeros(1, 8, V), time, torch.full((1, 8), 9), mask_token_id=9)
+
+
+# --- revoking in the block scheduler
+
+
+def test_revoked_tokens_are_filled_again_within_the_plan():
+    """As many masks are left after each step as the plan leaves; the prompt is never touched."""
+    scheduler = mdm.BlockMaskedDiffusionScheduler(
+        block_length=12, schedule="cosine", revoke_threshold=0.2
+    )
+    scheduler.set_timesteps(5)
+    plan = scheduler.get_num_transfer_tokens(12, 5).tolist()
+    tokens = torch.full((3, 12), 9)
+    prompt = torch.zeros(12, dtype=torch.bool)
+    prompt[:2] = True
+    tokens[:, :2] = 4
+    left, again = 10, 0
+    for step, quota in enumerate(plan):
+        before = tokens
+        tokens = scheduler.step(
+            logits(3, 12, V, seed=step),
+            step,
+            tokens,
+            mask_token_id=9,
+            threshold=1.1,
+            prompt_mask=prompt,
+        ).prev_sample
+        again += int(((before != 9) & (tokens == 9)).sum())
+        left = max(0, left - quota)
+        assert ((tokens == 9).sum(1) == left).all()
+        assert (tokens[:, :2] == 4).all()
+    assert again > 0
+    assert left == 0
+
+
+def test_what_is_not_revoked_is_the_run_without():
+    runs = []
+    for revoke in (None, 0.0):
+        scheduler = mdm.BlockMaskedDiffusionScheduler(block_length=8, revoke_threshold=revoke)
+        scheduler.set_timesteps(4)
+        tokens = torch.full((2, 8), 9)
+        for step in range(4):
+            out = logits(2, 8, V, seed=step)
+            tokens = scheduler.step(out, step, tokens, mask_token_id=9).prev_sample
+        runs.append(tokens)
+    assert torch.equal(*runs)
+    with pytest.raises(InvalidValueError, match="revoke_threshold"):
+        mdm.BlockMaskedDiffusionScheduler(revoke_threshold=2.0)
