@@ -44,7 +44,6 @@ def common_parser(doc: str | None, **defaults: object) -> argparse.ArgumentParse
     parser.add_argument(
         "--decay", type=float, help="share of the steps in which the rate falls to 0, at the end"
     )
-    parser.add_argument("--muon", action="store_true", help="Muon for the matrices of the layers")
     parser.add_argument(
         "--spans",
         type=float,
@@ -152,30 +151,6 @@ def nll_bound(
     return result.mean().item(), (result.std() / math.sqrt(len(result))).item()
 
 
-def optimisers(model: MaskedLM, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
-    """AdamW, with weight decay on matrices alone; with ``--muon`` Muon for the inner matrices."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    found: list[torch.optim.Optimizer] = []
-    if args.muon:
-        inner = {id(p) for p in model.base_model.encoder.parameters() if p.ndim == 2}
-        matrices = [p for p in decayed if id(p) in inner]
-        decayed = [p for p in decayed if id(p) not in inner]
-        found.append(
-            torch.optim.Muon(
-                matrices,
-                lr=args.lr,
-                weight_decay=args.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
-    groups = [
-        {"params": decayed, "weight_decay": args.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return [*found, torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))]
-
-
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """The rate as a share of ``--lr``: a warm-up, then a cosine, or level with a linear end."""
     warm = (step + 1) / args.warmup
@@ -200,8 +175,17 @@ def train(
     """
     generator = torch.Generator().manual_seed(args.seed + 1)
     average = copy.deepcopy(model).eval()
-    steppers = optimisers(model, args)
-    parts = [model, average, *steppers]
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": args.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+    )
+    parts = [model, average, optimiser]
     sources = [generator, *generators]
     checkpoint = args.out.with_name(args.out.name + ".state.pt")
     first = 0
@@ -218,7 +202,7 @@ def train(
     model.train()
     for step in range(first, args.steps):
         rate = learning_rate(step, args)
-        for group in (group for stepper in steppers for group in stepper.param_groups):
+        for group in optimiser.param_groups:
             group["lr"] = args.lr * rate
         ids = next_batch()
         maskable = None
@@ -228,8 +212,7 @@ def train(
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
+        optimiser.step()
         with torch.no_grad():
             # a shorter average at first, so that an early checkpoint is not the initial weights
             decay = min(args.ema, (1 + step) / (10 + step))

@@ -115,8 +115,8 @@ def main() -> None:
     parser = common_parser(
         __doc__,
         steps=6000,
-        batch=32,
-        lr=3e-3,
+        batch=16,
+        lr=2e-3,
         hidden=256,
         layers=4,
         heads=4,
@@ -124,7 +124,6 @@ def main() -> None:
         warmup=100,
         decay=0.3,
         spans=0.3,
-        muon=True,
     )
     parser.add_argument("--eval-draws", type=int, default=1)
     parser.add_argument(
@@ -141,7 +140,7 @@ def main() -> None:
         training = list(training_files().values())
         if args.smoke:
             args.steps, args.batch, args.hidden, args.heads = 3, 4, 32, 2
-            args.layers, args.ffn, args.muon = 1, 64, False
+            args.layers, args.ffn = 1, 64
             training, held_out, args.eval_draws = training[:20], held_out[:2], 1
         print(
             f"CPython {platform.python_version()}: {len(training)} files, "
