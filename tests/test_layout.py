@@ -103,6 +103,7 @@ FLOORS = (
     ("sampling",),
     ("tuning",),
     ("testing", "integrations"),
+    ("explorer",),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -19,6 +19,7 @@ from mdm_schedules.cli import (
     convert,
     demo,
     evaluate,
+    explore,
     hub,
     listing,
     sampling,
@@ -27,7 +28,7 @@ from mdm_schedules.cli import (
 )
 from mdm_schedules.cli.command import CommandParser
 
-MODULES = (demo, listing, schedules, sampling, tune, evaluate, hub, convert, completion)
+MODULES = (demo, explore, listing, schedules, sampling, tune, evaluate, hub, convert, completion)
 
 
 @dataclass
