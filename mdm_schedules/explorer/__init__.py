@@ -4,7 +4,7 @@
 computes in Python (a test compares the two in a browser); `recording.py` says what a run is.
 """
 
-from mdm_schedules.explorer.page import explore_page
+from mdm_schedules.explorer.page import Table, explore_page
 from mdm_schedules.explorer.recording import Recording, Run, record
 
-__all__ = ["Recording", "Run", "explore_page", "record"]
+__all__ = ["Recording", "Run", "Table", "explore_page", "record"]

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from string import Template
@@ -26,9 +26,18 @@ MAX_PROFILE_TOKENS = 8192
 LOW, HIGH = 0.1, 2.0  # of the page's sliders for a and b
 
 
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns: the title, the head of each column, and the rows."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 @cache
 def _file(name: str) -> str:
-    return resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / "page" / name).read_text(encoding="utf-8")
 
 
 def bundled_profiles() -> dict[str, dict[str, Any]]:
@@ -44,6 +53,7 @@ def explore_page(
     num_tokens: int = 256,
     profiles: Mapping[str, InformationProfile] | None = None,
     recordings: Iterable[Recording] = (),
+    table: Table | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -53,6 +63,7 @@ def explore_page(
         num_tokens: where the slider of tokens starts, 1 to 512.
         profiles: name -> profile of your own; the first is shown at the start.
         recordings: runs to play.
+        table: measured figures, shown with the runs.
 
     Raises:
         InvalidTypeError, InvalidValueError: a wrong argument, or a page of more than 1 MB.
@@ -71,6 +82,7 @@ def explore_page(
         "schedules": _presets(),
         "profiles": {**own, **bundled_profiles()},
         "recordings": [asdict(recording) for recording in recordings],
+        "table": None if table is None else asdict(table),
     }
     page = _assemble(data)
     size = len(page.encode())

@@ -50,6 +50,19 @@ class Recording:
     columns: int = 0
     units: tuple[tuple[int, ...], ...] = ()
 
+    def conflicts(self, run: Run, number: int) -> set[int]:
+        """The cells after pass `number` whose text stands twice in a unit."""
+        wrong: set[int] = set()
+        for unit in self.units:
+            seen: dict[str, int] = {}
+            for cell in unit:
+                if run.when[cell] > number:
+                    continue
+                if run.pieces[cell] in seen:
+                    wrong |= {cell, seen[run.pieces[cell]]}
+                seen[run.pieces[cell]] = cell
+        return wrong
+
 
 def run_of(out: GenerationOutput, schedule: str, tokenizer: Any, row: int = 0) -> Run:
     """What the page needs of row `row` of an output."""

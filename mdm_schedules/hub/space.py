@@ -47,23 +47,21 @@ def push_page(page: str, space: str, *, token: str | bool | None = None) -> Comm
     if not isinstance(space, str) or not HUB_ID.fullmatch(space):
         raise InvalidValueError(f"a Space must be like 'user/schedules', got {shown(space)}")
     api = writing_client(token)
-    kind = {"repo_type": "space"}
     call(
-        lambda: api.create_repo(space, space_sdk="static", exist_ok=True, **kind),
+        lambda: api.create_repo(space, repo_type="space", space_sdk="static", exist_ok=True),
         space,
         writing=True,
     )
     files = {"index.html": page}
-    if not call(lambda: api.file_exists(space, "README.md", **kind), space):
+    if not call(lambda: api.file_exists(space, "README.md", repo_type="space"), space):
         files["README.md"] = _CARD.format(space=space)
     operations = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=text.encode())
         for name, text in files.items()
     ]
-    return call(
-        lambda: api.create_commit(
-            space, operations, commit_message="Publish the page of mdm-schedules", **kind
-        ),
-        space,
-        writing=True,
-    )
+    message = "Publish the page of mdm-schedules"
+
+    def commit() -> CommitInfo:
+        return api.create_commit(space, operations, commit_message=message, repo_type="space")
+
+    return call(commit, space, writing=True)

@@ -263,3 +263,11 @@ if (data.recordings.length) {
   at("play").addEventListener("click", play);
   chooseRecording();
 }
+if (data.table) {
+  at("figures").hidden = false;
+  at("figures-title").textContent = data.table.title;
+  for (const [i, words] of [data.table.head, ...data.table.rows].entries()) {
+    const row = element(at("table"), "tr");
+    words.forEach((word, j) => element(row, i && j ? "td" : "th", "", word));
+  }
+}
