@@ -94,7 +94,7 @@ FLOORS = (
     ("_version", "errors"),
     ("checks",),
     ("files", "plan", "registry"),
-    ("plotting", "prompt_files"),
+    ("plotting", "prompt_files", "sketch"),
     ("hub",),
     ("schedules",),
     ("models", "presets"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdm_schedules import sketch
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.files import dump_json, local_path, write_atomically
@@ -293,6 +294,10 @@ class TuningResult:
             if scores:
                 curves.append(ScoreCurve(label, scores))
         return curves
+
+    def _repr_html_(self) -> str:
+        head, rows = self.rows(next(iter(self.choices)))
+        return sketch.view(self.verdict(next(iter(self.choices))), sketch.table(head, rows[:8]))
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file with verdicts, pictures and all trials."""
