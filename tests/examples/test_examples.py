@@ -1,4 +1,4 @@
-"""README's snippets and the scripts in examples/, run as written (with their quick options)."""
+"""The scripts in examples/, run as written (with their quick options)."""
 
 import json
 import os
@@ -12,9 +12,6 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SNIPPETS = re.findall(
-    r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
-)
 
 
 def run(*words, cwd):
@@ -26,20 +23,6 @@ def run(*words, cwd):
         text=True,
         check=False,
     )
-
-
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_readme_snippet(number, tmp_path):
-    script = tmp_path / "snippet.py"
-    check = (
-        "\nfrom mdm_schedules.testing import check_schedule\ncheck_schedule(Halfway(), "
-        "registered=False)\n"
-    )
-    script.write_text(
-        SNIPPETS[number] + (check if "class Halfway" in SNIPPETS[number] else ""), encoding="utf-8"
-    )
-    done = run(script, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 def test_sampler_in_30_lines(tmp_path):
