@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdm_schedules import sketch
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.files import dump_json, local_path, write_atomically
 from mdm_schedules.hub import Evaluation
 from mdm_schedules.plotting import save_picture
 from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.notebook import NotebookView
 from mdm_schedules.tuning.plots import CURVES, Map, MapPoint, ScoreCurve, draw_result
 from mdm_schedules.tuning.proposals import as_beta
 from mdm_schedules.tuning.report import Section, write_report
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TuningResult:
+class TuningResult(NotebookView):
     """The return value of `tune`.
 
     Attributes:
@@ -294,10 +294,6 @@ class TuningResult:
             if scores:
                 curves.append(ScoreCurve(label, scores))
         return curves
-
-    def _repr_html_(self) -> str:
-        head, rows = self.rows(next(iter(self.choices)))
-        return sketch.view(self.verdict(next(iter(self.choices))), sketch.table(head, rows[:8]))
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file with verdicts, pictures and all trials."""

@@ -33,18 +33,27 @@ def test_sampler_in_30_lines(tmp_path):
 
 @pytest.mark.parametrize("name", ["code", "sudoku"])
 def test_training_script(name, tmp_path):
-    done = run(
-        ROOT / f"examples/training/train_{name}.py",
-        "--smoke",
-        "--out",
-        tmp_path / name,
-        cwd=tmp_path,
-    )
+    words = ("--smoke", "--save-minutes", 0, "--out", tmp_path / name)
+    done = run(ROOT / f"examples/training/train_{name}.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / name / "config.json").read_text())
     assert config["dtype"] == "float32"
     assert (tmp_path / name / "model.safetensors").stat().st_size > 1000
     assert "nll_nats_per_token" in done.stdout
+    if name == "code":
+        done = run(ROOT / "examples/training/train_code.py", *words, cwd=tmp_path)
+        assert "goes on from step 3" in done.stdout, done.stderr
+
+
+def test_code_infilling_benchmark(tmp_path):
+    words = ("--instances", 2, "--schedule", "linear", "--share", 1, "--output", "out.json")
+    model = f"old={ROOT / 'mdm_schedules/demo/models/code'}"
+    done = run(
+        ROOT / "examples/benchmarks/code_infilling.py", "--model", model, *words, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert set(results) == {"argument, old, linear, 1.0", "line, old, linear, 1.0"}
 
 
 def test_sudoku_benchmark(tmp_path):
