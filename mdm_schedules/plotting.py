@@ -53,14 +53,24 @@ def save_picture(figure: Any, path: str | os.PathLike[str]) -> None:
     write_output(check_picture(path), picture.getvalue())
 
 
+#: of Okabe and Ito, apart for every kind of colour vision
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
 def new_figure(columns: int) -> tuple[Any, Any]:
+    """A figure with axes side by side, in the style of all pictures here."""
     canvas = _canvas()
     from matplotlib.figure import Figure
 
     # Not by pyplot, which keeps every figure and asks for a display.
     figure = Figure(figsize=(5.2 * columns, 4.0), layout="constrained")
     canvas(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for one in axes:
+        one.set_prop_cycle(color=COLOURS)
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(alpha=0.25, linewidth=0.6)
+    return figure, axes
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def draw_curves(times: torch.Tensor, curves: Sequence[PlottedCurve], num_tokens:
         num_tokens: for the label.
     """
     picture = io.BytesIO()
-    _draw_curves(times, curves, num_tokens).savefig(picture, format="png", dpi=130)
+    draw_figure(times, curves, num_tokens).savefig(picture, format="png", dpi=130)
     return picture.getvalue()
 
 
@@ -112,10 +122,11 @@ def save_curves(
 ) -> None:
     """`draw_curves` into the file `path`, whose ending gives the format, if `check_picture`."""
     check_picture(path)
-    save_picture(_draw_curves(times, curves, num_tokens), path)
+    save_picture(draw_figure(times, curves, num_tokens), path)
 
 
-def _draw_curves(times: torch.Tensor, curves: Sequence[PlottedCurve], num_tokens: int) -> Any:
+def draw_figure(times: torch.Tensor, curves: Sequence[PlottedCurve], num_tokens: int) -> Any:
+    """The same as a matplotlib Figure."""
     figure, (left, right) = new_figure(2)
     _draw_alpha(left, times, curves)
     for curve in curves:

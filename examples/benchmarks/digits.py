@@ -13,7 +13,7 @@ gives
     digits: entropy of the digits among the samples, as percent of that of the world
 
 with one standard error. The number of samples and the seeds are the same in every cell. Writes
-digits.json and digits.png into --output.
+digits.json into --output.
 """
 
 import argparse
@@ -134,30 +134,6 @@ def score(codes: torch.Tensor, world: torch.Tensor, digits: torch.Tensor) -> dic
     }
 
 
-def save_picture(
-    gallery: dict[str, list[torch.Tensor]], steps: list[int], path: Path, shown: int = 8
-) -> None:
-    """Draw one row per schedule, with a block of samples for each number of steps."""
-    label, zoom, gap = 150, 2, 10
-    tile = SIDE * zoom + 2
-    width, height = label + len(steps) * (shown * tile + gap), (len(gallery) + 1) * (tile + 2)
-    image = Image.new("L", (width, height), 255)
-    pen = ImageDraw.Draw(image)
-    for column, number in enumerate(steps):
-        pen.text((label + column * (shown * tile + gap), 6), f"{number} steps", fill=0)
-        for row, (schedule, samples) in enumerate(gallery.items(), 1):
-            pen.text((4, row * (tile + 2) + 6), schedule, fill=0)
-            for index in range(shown):
-                digit = Image.fromarray(
-                    (255 - 215 * to_pixels(samples[column][index]).numpy()).astype(np.uint8)
-                )
-                place = (label + column * (shown * tile + gap) + index * tile, row * (tile + 2))
-                image.paste(
-                    digit.resize((SIDE * zoom, SIDE * zoom), Image.Resampling.NEAREST), place
-                )
-    image.save(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,12 +156,10 @@ def main() -> None:
     )
     schedules = args.schedule or SCHEDULES
     results: dict[str, dict[str, dict[str, float]]] = {}
-    gallery: dict[str, list[torch.Tensor]] = {}
     for schedule in schedules:
         images = [
             paint(model, schedule, steps, args.samples, args.temperature) for steps in args.steps
         ]
-        gallery[schedule] = images
         results[schedule] = {
             str(k): score(image, world, digits) for k, image in zip(args.steps, images, strict=True)
         }
@@ -206,8 +180,6 @@ def main() -> None:
             )
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "digits.json").write_text(json.dumps(results, indent=2) + "\n")
-    save_picture(gallery, args.steps, args.output / "digits.png")
-    print(f"\nPicture: {args.output / 'digits.png'}")
 
 
 if __name__ == "__main__":

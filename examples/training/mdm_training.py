@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -41,6 +41,15 @@ def common_parser(doc: str | None, **defaults: object) -> argparse.ArgumentParse
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument(
+        "--decay", type=float, help="share of the steps in which the rate falls to 0, at the end"
+    )
+    parser.add_argument(
+        "--spans",
+        type=float,
+        default=0.0,
+        help="share of windows in which only a span is masked",
+    )
     parser.add_argument("--hidden", type=int)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--heads", type=int)
@@ -78,17 +87,43 @@ def build_model(
     return BertForMaskedLM(config)
 
 
-def mdm_loss(model: MaskedLM, ids: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
-    """Draw the negative evidence bound of ``ids [B, L]`` once, in nats per token (batch mean)."""
+def draw_spans(
+    batch: int, length: int, share: float, longest: int, generator: torch.Generator
+) -> Tensor:
+    """Return bool [B, L]: what may be masked, a span in a share of the rows and all in the others.
+
+    Spans of 4 to `longest` tokens train what infilling asks: everything around them is given.
+    """
+    sizes = torch.randint(4, longest + 1, (batch, 1), generator=generator)
+    starts = (torch.rand((batch, 1), generator=generator) * (length - sizes + 1)).long()
+    places = torch.arange(length)
+    inside = (places >= starts) & (places < starts + sizes)
+    return inside | (torch.rand((batch, 1), generator=generator) >= share)
+
+
+def mdm_loss(
+    model: MaskedLM,
+    ids: Tensor,
+    mask_id: int,
+    generator: torch.Generator,
+    maskable: Tensor | None = None,
+) -> Tensor:
+    """Draw the negative evidence bound of ``ids [B, L]`` once, in nats per token (batch mean).
+
+    Where `maskable`, bool [B, L], is given, the other tokens are a prompt, and do not count.
+    """
     batch, length = ids.shape
     # one uniform offset and B equal strata: far less variance than B independent draws of t
     t = (torch.rand((), generator=generator) + torch.arange(batch)) / batch
     t = (MIN_T + (1 - MIN_T) * t).unsqueeze(1).expand(batch, length)
     masked = torch.rand(ids.shape, generator=generator) < t
+    if maskable is not None:
+        masked &= maskable
     hidden = model.base_model(ids.masked_fill(masked, mask_id)).last_hidden_state
     head = model.cls if isinstance(model, BertForMaskedLM) else model.lm_head
     loss = F.cross_entropy(head(hidden[masked]), ids[masked], reduction="none")
-    return (loss / t[masked]).sum() / (batch * length)
+    counted = batch * length if maskable is None else maskable.sum()
+    return (loss / t[masked]).sum() / counted
 
 
 @torch.no_grad()
@@ -116,17 +151,27 @@ def nll_bound(
     return result.mean().item(), (result.std() / math.sqrt(len(result))).item()
 
 
+def learning_rate(step: int, args: argparse.Namespace) -> float:
+    """The rate as a share of ``--lr``: a warm-up, then a cosine, or level with a linear end."""
+    warm = (step + 1) / args.warmup
+    if args.decay:
+        return min(1.0, warm, (args.steps - step) / (args.decay * args.steps))
+    return min(warm, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+
+
 def train(
     model: MaskedLM,
     args: argparse.Namespace,
     mask_id: int,
     next_batch: Callable[[], Tensor],
     tokenizer: PreTrainedTokenizerFast,
+    generators: Sequence[torch.Generator] = (),
 ) -> MaskedLM:
     """Train for ``args.steps`` steps and return the exponential moving average of the weights.
 
     The result depends on the seed, the options and the versions of the libraries, never on time:
-    the timed checkpoints only read the averaged weights.
+    the timed checkpoints only read the state. With `generators`, those that `next_batch` draws
+    from, a checkpoint is kept beside ``--out`` from which the same command goes on.
     """
     generator = torch.Generator().manual_seed(args.seed + 1)
     average = copy.deepcopy(model).eval()
@@ -140,15 +185,31 @@ def train(
         lr=args.lr,
         betas=(0.9, 0.98),
     )
+    parts = [model, average, optimiser]
+    sources = [generator, *generators]
+    checkpoint = args.out.with_name(args.out.name + ".state.pt")
+    first = 0
+    if generators and checkpoint.exists():
+        kept = torch.load(checkpoint, weights_only=True)
+        first = kept["step"]
+        for part, state in zip(parts, kept["parts"], strict=True):
+            part.load_state_dict(state)
+        for source, state in zip(sources, kept["generators"], strict=True):
+            source.set_state(state)
+        print(f"goes on from step {first}", flush=True)
     start = saved = time.monotonic()
-    total = 0.0
+    total, counted = 0.0, 0
     model.train()
-    for step in range(args.steps):
-        rate = min((step + 1) / args.warmup, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+    for step in range(first, args.steps):
+        rate = learning_rate(step, args)
         for group in optimiser.param_groups:
             group["lr"] = args.lr * rate
-        loss = mdm_loss(model, next_batch(), mask_id, generator)
-        optimiser.zero_grad(set_to_none=True)
+        ids = next_batch()
+        maskable = None
+        if args.spans:
+            maskable = draw_spans(*ids.shape, args.spans, ids.shape[1] // 2, generator)
+        loss = mdm_loss(model, ids, mask_id, generator, maskable)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -156,17 +217,25 @@ def train(
             # a shorter average at first, so that an early checkpoint is not the initial weights
             decay = min(args.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        total += loss.item()
+        total, counted = total + loss.item(), counted + 1
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
-            seconds = time.monotonic() - start
-            mean = total / (step % 100 + 1)
             print(
-                f"step {step + 1} loss {mean:.4f} lr {args.lr * rate:.2e} {seconds:.0f} s",
+                f"step {step + 1} loss {total / counted:.4f} lr {args.lr * rate:.2e} "
+                f"{time.monotonic() - start:.0f} s",
                 flush=True,
             )
-            total = 0.0
+            total, counted = 0.0, 0
         if time.monotonic() - saved > 60 * args.save_minutes:
             save(average, tokenizer, args.out)
+            if generators:
+                keep = {
+                    "step": step + 1,
+                    "parts": [part.state_dict() for part in parts],
+                    "generators": [source.get_state() for source in sources],
+                }
+                aside = checkpoint.with_suffix(".partial")
+                torch.save(keep, aside)
+                aside.replace(checkpoint)
             saved = time.monotonic()
     save(average, tokenizer, args.out)
     return average

@@ -1,62 +1,125 @@
-"""The command demo."""
+"""The command demo: a puzzle filled under two schedules, what that is worth, and a text model."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.cli.command import Command
 from mdm_schedules.cli.common import positive, show_result
-from mdm_schedules.errors import MissingExtraError
+from mdm_schedules.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from mdm_schedules.explorer import Recording
+
+FORMATS = (".html", ".gif", ".png")
 
 
 def _demo(args: argparse.Namespace) -> None:
     from mdm_schedules.demo import tasks as demo
+    from mdm_schedules.demo.recordings import sudoku_recording
+    from mdm_schedules.demo.terminal import play
     from mdm_schedules.lookup import get_schedule
-    from mdm_schedules.plotting import PlottedCurve, check_picture, plot_quality
-    from mdm_schedules.schedules.curves import PLOT_TIMES
 
-    picture: Path | None = args.output
-    try:
-        check_picture(args.output)
-    except MissingExtraError as error:
-        picture = None
-        print(f"no picture: {error}", file=sys.stderr)
-    schedules = [get_schedule(spec) for spec in args.schedule or demo.SCHEDULES]
-    specs = [schedule.spec for schedule in schedules]
-    texts = {
-        spec: [
-            demo.write_code(spec, prompt, steps=32, new_tokens=88, seed=args.seed)
-            for prompt in demo.PROMPTS
-        ]
-        for spec in (specs[0], specs[-1])
-    }
+    _check_output(args.output)
+    specs = [get_schedule(spec).spec for spec in args.schedule or demo.SCHEDULES]
+    # what was asked for last is compared with what was asked for first; by default sine with linear
+    pair = (specs[0], specs[-1]) if len(specs) > 1 else (specs[0],)
+    recording = sudoku_recording(pair)
     if not args.json:
-        print(
-            "Python written by the shipped 0.8M-parameter byte model, 88 tokens in 32 passes, "
-            "random order:\n"
-        )
-        for spec, written in texts.items():
-            print(f"--- {spec}")
-            print("\n".join(line for text in written for line in (*text.splitlines(), "")))
+        print(f"The same model, the same puzzle, {recording.runs[0].passes} passes each:\n")
+        play(recording, args.pause)
     options = {"puzzles": args.puzzles, "seed": args.seed, **demo.TASK}
     table = demo.accuracy_table(specs, demo.STEPS, **options)
-    title = f"Valid grids of {args.puzzles} held-out 6x6 Sudokus, percent with one standard error"
-    text = f"{title}\n({demo.TASK_TEXT}):\n\n{demo.format_table(table)}\n"
+    title = f"{args.puzzles} held-out 6x6 Sudokus: percent solved, with one standard error"
+    if not args.json:
+        print(f"{title}\n({demo.TASK_TEXT}):\n\n{demo.format_table(table)}\n")
+    gaps = [_gap(demo, specs[-1], *gap) for gap in demo.GAPS]
+    if not args.json:
+        print("Gaps in Python, filled by a model of single bytes that knows common names alone:\n")
+        print("\n".join(_told(gap) for gap in gaps))
     data = {
-        "texts": texts,
         "task": options,
         "accuracy": table,
-        "picture": None if picture is None else str(picture),
+        "gaps": gaps,
+        "output": None if args.output is None else str(args.output),
     }
-    show_result(args, data, text)
-    if picture is not None:  # last, so that the figures are there whatever becomes of it
-        curves = [PlottedCurve(one.label, one.alpha(PLOT_TIMES)) for one in schedules]
-        ylabel = "6x6 Sudokus completed to a valid grid"
-        plot_quality(PLOT_TIMES, curves, table, picture, ylabel=ylabel)
+    if args.json:
+        show_result(args, data, "")
+    sys.stdout.flush()
+    if args.output is not None:  # last, so that the figures are there whatever becomes of it
+        _save(args.output, recording, table, title, specs)
         if not args.json:
-            print(f"Picture: {picture}")
+            print(f"\nSaved: {args.output}")
+    elif not args.json:
+        print("\nNext: mdm-schedules explore writes a page with sliders; mdm-schedules tune finds")
+        print("the schedule for your own model; mdm-schedules demo --output demo.gif keeps this.")
+
+
+def _gap(demo: Any, spec: str, before: str, hidden: str, after: str) -> dict[str, str]:
+    written = demo.fill_gap(spec, before, hidden, after, steps=8)
+    return {"before": before, "hidden": hidden, "written": written, "after": after}
+
+
+def _told(gap: Mapping[str, str]) -> str:
+    line = gap["before"].rpartition("\n")[2] + "____" + gap["after"].partition("\n")[0]
+    return f"  {line.strip():<44} hidden {gap['hidden']!r}, written {gap['written']!r}"
+
+
+def _check_output(path: Path | None) -> None:
+    """Before the work: the format is one of ours, and the file can be written."""
+    if path is None:
+        return
+    from mdm_schedules.files import check_output
+    from mdm_schedules.plotting import check_picture
+
+    kind = path.suffix.lower()
+    if kind not in FORMATS:
+        raise InvalidValueError(
+            f"the name must end in one of {', '.join(FORMATS)}, got {path}; for example demo.html"
+        )
+    if kind == ".png":
+        check_picture(path)  # which also says what to install where matplotlib is missing
+    else:
+        check_output(path)
+
+
+def _save(
+    path: Path,
+    recording: Recording,
+    table: Mapping[str, Mapping[int, tuple[float, float]]],
+    title: str,
+    specs: list[str],
+) -> None:
+    from mdm_schedules.demo.animation import gif
+    from mdm_schedules.explorer import Table, explore_page
+    from mdm_schedules.files import check_output, write_output
+    from mdm_schedules.lookup import get_schedule
+    from mdm_schedules.plotting import PlottedCurve, plot_quality
+    from mdm_schedules.schedules.curves import PLOT_TIMES
+
+    kind = path.suffix.lower()
+    if kind == ".png":
+        schedules = [get_schedule(spec) for spec in specs]
+        curves = [PlottedCurve(one.label, one.alpha(PLOT_TIMES)) for one in schedules]
+        plot_quality(PLOT_TIMES, curves, table, path, ylabel="6x6 Sudokus solved")
+        return
+    if kind == ".gif":
+        write_output(
+            check_output(path), gif(recording, "same model, same puzzle, same number of passes")
+        )
+        return
+    steps = sorted({step for row in table.values() for step in row})
+    head = ("schedule", *(f"{step} passes" for step in steps))
+    rows = tuple(
+        (spec, *(f"{100 * row[step][0]:.1f} ± {100 * row[step][1]:.1f}" for step in steps))
+        for spec, row in table.items()
+    )
+    page = explore_page(recordings=[recording], table=Table(title, head, rows))
+    write_output(check_output(path), page.encode())
 
 
 def add(command: Command) -> None:
@@ -64,19 +127,21 @@ def add(command: Command) -> None:
     demo = command(
         "demo",
         _demo,
-        "Write code and solve Sudokus with the shipped models under several schedules.",
+        "Fill a Sudoku under two schedules, pass by pass, and measure what the schedule is worth.",
     )
     demo.add_argument(
         "--schedule",
         action="append",
-        help="a schedule to compare, may be repeated (default: linear, and some others)",
+        help="a schedule to compare, may be repeated (default: linear, cosine and sine)",
     )
-    demo.add_argument("--puzzles", type=positive, default=200, help="Sudokus per cell of the table")
+    demo.add_argument("--puzzles", type=positive, default=100, help="Sudokus per cell of the table")
     demo.add_argument("--seed", type=int, default=0, help="of the puzzles and the noise")
+    demo.add_argument(
+        "--pause", type=float, default=0.3, help="seconds between passes, on a terminal"
+    )
     demo.add_argument(
         "--output",
         type=Path,
-        default=Path("mdm-schedules-demo.png"),
-        help="where to save the picture",
+        help="demo.html, demo.gif or demo.png to save it in (default: nothing is saved)",
     )
-    demo.example("demo", "demo --schedule linear --schedule 'beta(a=0.9, b=0.3)' --puzzles 50")
+    demo.example("demo", "demo --output demo.gif", "demo --schedule linear --schedule 'sine'")

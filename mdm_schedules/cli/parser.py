@@ -20,6 +20,7 @@ from mdm_schedules.cli import (
     convert,
     demo,
     evaluate,
+    explore,
     export,
     hub,
     listing,
@@ -31,6 +32,7 @@ from mdm_schedules.cli.command import CommandParser
 
 MODULES = (
     demo,
+    explore,
     listing,
     schedules,
     sampling,

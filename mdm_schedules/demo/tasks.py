@@ -15,12 +15,18 @@ from mdm_schedules.demo import models as demo_models
 from mdm_schedules.demo import sudoku
 from mdm_schedules.lookup import get_schedule
 
-SCHEDULES = ("linear", "squared_sine", "beta(a=0.8, b=0.3)")
-STEPS = (6, 12, 20, 30)
-TASK: dict[str, Any] = {"clues": 6, "remasking": "random", "temperature": 0.5}
-TASK_TEXT = "6 clues, 30 cells to fill, random order, temperature 0.5"
+SCHEDULES = ("linear", "cosine", "sine")
+STEPS = (6, 12, 20, 24)
+TASK: dict[str, Any] = {"clues": 12, "remasking": "low_confidence", "temperature": 0.0}
+TASK_TEXT = "12 clues, 24 cells to fill, low-confidence order, temperature 0: the defaults"
 MAX_PUZZLES = 1 << 20
-PROMPTS = ("def __init__(self, ", "    for ")
+#: Python that the code model has not seen: what stands before a gap, in it, and behind it
+GAPS = (
+    ("class Shelf:\n    def __init__(", "self", ", books):\n        self.books = books\n"),
+    ("    def get(self, key):\n        return ", "self", ".values[key]\n"),
+    ("    if x == 1:\n        return 2\n    el", "se:", "\n        return 3\n"),
+    ("from os import path\n", "import", " sys\n\nprint(sys.argv)\n"),
+)
 
 
 @lru_cache(maxsize=2)
@@ -36,23 +42,27 @@ def load(name: str) -> tuple[Any, Any]:
     return AutoModelForMaskedDiffusion.from_pretrained(path), AutoTokenizer.from_pretrained(path)
 
 
-def write_code(
-    schedule: str, prompt: str, *, steps: int, new_tokens: int, seed: int, temperature: float = 0.7
-) -> str:
-    """Return the text that the code model writes after `prompt`, in random order."""
+def fill_gap(schedule: str, before: str, gap: str, after: str, *, steps: int, seed: int = 0) -> str:
+    """Return what the code model writes between `before` and `after`, in the tokens of `gap`.
+
+    In low-confidence order, at temperature 0.
+    """
     model, tokenizer = load("code")
-    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        return found
+
+    start, hidden = ids(before), len(ids(gap))
+    row = [*start, *[tokenizer.mask_token_id] * hidden, *ids(after)]
     out = model.generate(
-        ids,
+        torch.tensor([row]),
         schedule=schedule,
-        steps=steps,
-        max_new_tokens=new_tokens,
-        temperature=temperature,
-        remasking="random",
+        steps=min(steps, hidden),
         seed=seed,
-        suppress_tokens=[tokenizer.pad_token_id, tokenizer.bos_token_id],
+        suppress_tokens=[tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id],
     )
-    return str(tokenizer.decode(out.sequences[0], skip_special_tokens=True))
+    return str(tokenizer.decode(out.sequences[0, len(start) : len(start) + hidden]))
 
 
 def sudoku_accuracy(

@@ -27,6 +27,7 @@ from mdm_schedules.hub.push import push_record
 from mdm_schedules.hub.record import SCHEDULE_FILE, TENSOR_FILE, Record, load_record, save_record
 from mdm_schedules.hub.repository import find_record, is_hub_id, load
 from mdm_schedules.hub.search import FoundSchedule, search_schedules
+from mdm_schedules.hub.space import push_page
 
 __all__ = [
     "SCHEDULE_FILE",
@@ -38,6 +39,7 @@ __all__ = [
     "is_hub_id",
     "load",
     "load_record",
+    "push_page",
     "push_record",
     "save_record",
     "search_schedules",

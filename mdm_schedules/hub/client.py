@@ -50,6 +50,23 @@ def client(token: str | bool | None = None) -> HfApi:
     return HfApi(token=token, library_name="mdm-schedules", library_version=__version__)
 
 
+def writing_client(token: str | bool | None = None) -> HfApi:
+    """The same where there is a token to write with.
+
+    Raises:
+        StorageError: there is none.
+    """
+    from huggingface_hub import get_token
+
+    api = client(token)
+    if token is False or not (isinstance(token, str) or get_token()):
+        raise StorageError(
+            "pushing needs a Hub token with write permission: log in with `hf auth login`, set "
+            "HF_TOKEN, or pass token="
+        )
+    return api
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Leave out huggingface_hub's own lines about each of its attempts, in this thread.

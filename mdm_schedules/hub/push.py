@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.checks import say_once
-from mdm_schedules.errors import InvalidValueError, MissingExtraError, StorageError
+from mdm_schedules.errors import InvalidValueError, MissingExtraError
 from mdm_schedules.hub.card import PLOT_FILE, write_card
 from mdm_schedules.hub.catalog import INDEX_FILE, Place, check_subfolder, index_text, read_index
-from mdm_schedules.hub.client import call, client, explain, status_of
+from mdm_schedules.hub.client import call, explain, status_of, writing_client
 from mdm_schedules.hub.evaluation import MAX_TEXT, Evaluation, check_text, slug
 from mdm_schedules.hub.record import TENSOR_FILE, Record, save_record
 from mdm_schedules.hub.repository import HubRepo, check_repo_id, check_revision
@@ -44,8 +44,6 @@ def push_record(
         picture: steps -> a PNG for the card; may raise MissingExtraError.
         repo_id, subfolder, revision, private, token, commit_message, create_pr: as there.
     """
-    from huggingface_hub import get_token
-
     # A bare name is a repository of the token's owner, which the Hub fills in.
     bare = isinstance(repo_id, str) and "/" not in repo_id
     check_repo_id(f"user/{repo_id}" if bare else repo_id)
@@ -68,12 +66,7 @@ def push_record(
     # Everything that can fail here does so before the Hub is asked for anything.
     files = _files(record, picture, folder)
     place = Place(folder, text if len(text) <= MAX_TEXT // 2 else record.name, evaluation)
-    api = client(token)
-    if token is False or not (isinstance(token, str) or get_token()):
-        raise StorageError(
-            "pushing needs a Hub token with write permission: log in with `hf auth login`, set "
-            "HF_TOKEN, or pass token="
-        )
+    api = writing_client(token)
     made = call(
         lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, writing=True
     )

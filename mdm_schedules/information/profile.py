@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mdm_schedules import sketch
 from mdm_schedules.checks import check_int, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.information.calibration import calibrate, explain
@@ -116,6 +117,14 @@ class InformationProfile:
             f"InformationProfile({self.num_tokens} tokens, {self.values[0]:.3g} to "
             f"{self.values[-1]:.3g} nats{how})"
         )
+
+    def _repr_html_(self) -> str:
+        ends = ("0", str(self.num_tokens))
+        drawn = sketch.curve(self.values, "tokens revealed", ends, self.values[0])
+        plans = [f"{steps} passes" for steps in (4, 8, 16, 32) if steps <= self.num_tokens]
+        costs = [f"{self.cost(self.optimal_plan(int(name.split()[0]))):.3g}" for name in plans]
+        least = sketch.table(["least cost, nats", *plans], [["best plan", *costs]])
+        return sketch.view(repr(self), drawn, least)
 
     @property
     def _h(self) -> Array:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from mdm_schedules import sketch
 from mdm_schedules.errors import FormatError, InvalidTypeError, MDMError
 from mdm_schedules.hub import Evaluation, Record
 from mdm_schedules.plan import check_steps, make_plan
-from mdm_schedules.plotting import PlottedCurve
+from mdm_schedules.plotting import PlottedCurve, check_picture, draw_figure, save_picture
 from mdm_schedules.registry import Registry
 from mdm_schedules.schedules.curves import (
     PLOT_TIMES,
@@ -340,6 +342,36 @@ class Schedule(StoredSchedule):
     def curve(self, num_tokens: int, steps: int) -> PlottedCurve:
         """What `mdm_schedules.plotting` draws: alpha at PLOT_TIMES, and a plan."""
         return PlottedCurve(self.label, self.alpha(PLOT_TIMES), self.plan(num_tokens, steps))
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        num_tokens: int = 256,
+        steps: int = 16,
+    ) -> Any:
+        """A matplotlib Figure of alpha beside the plan, written to `path` if given.
+
+        Args:
+            path: picture to write; its ending gives the format.
+            num_tokens, steps: of the plan.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed (the extra `plot`).
+            InvalidValueError, StorageError: `path` is no place for a picture.
+        """
+        if path is not None:
+            check_picture(path)
+        figure = draw_figure(PLOT_TIMES, [self.curve(num_tokens, steps)], num_tokens)
+        if path is not None:
+            save_picture(figure, path)
+        return figure
+
+    def _repr_html_(self) -> str:
+        times = torch.linspace(0, 1, 65, dtype=torch.float64, device="cpu")
+        alpha = sketch.curve(self.alpha(times).tolist(), "alpha(t)", ("0", "1"), 1.0)
+        plan = sketch.bars(self.plan(256, 16).tolist(), "256 tokens in 16 passes")
+        return sketch.view(self.label, alpha, plan)
 
     @property
     def label(self) -> str:

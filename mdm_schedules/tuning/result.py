@@ -18,6 +18,7 @@ from mdm_schedules.plotting import save_picture
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning.decoding import words
 from mdm_schedules.tuning.front import FrontPoint, find_front, measure_front
+from mdm_schedules.tuning.notebook import NotebookView
 from mdm_schedules.tuning.plots import CURVES, Front, Map, MapPoint, ScoreCurve, draw_result
 from mdm_schedules.tuning.proposals import as_beta
 from mdm_schedules.tuning.records import choice_record, number, point_record, trial_record
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TuningResult:
+class TuningResult(NotebookView):
     """The return value of `tune`.
 
     Attributes:

@@ -166,39 +166,6 @@ def test_sample_fills_a_sudoku_with_dots(capsys):
     assert "".join(digits).startswith(puzzle[:13])
 
 
-@pytest.mark.slow
-def test_demo_reports_every_cell(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "STEPS", (6, 30))
-    picture = tmp_path / "demo.png"
-    status, out, _ = run(
-        capsys, "demo", "--puzzles", "6", "--schedule", "linear", "--output", str(picture), "--json"
-    )
-    shown = json.loads(out)
-    assert status == 0
-    assert set(shown["accuracy"]["linear()"]) == {"6", "30"}
-    assert picture.exists()
-    assert (
-        "| linear() |"
-        in run(capsys, "demo", "--puzzles", "4", "--schedule", "linear", "--output", str(picture))[
-            1
-        ]
-    )
-
-
-def test_demo_prints_its_table_before_it_saves_the_picture(capsys, tmp_path, monkeypatch):
-    def fails(*_, **__):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(demo, "STEPS", (6,))
-    monkeypatch.setattr(demo, "write_code", lambda *_, **__: "text")
-    monkeypatch.setattr("mdm_schedules.plotting.plot_quality", fails)
-    words = ("demo", "--puzzles", "2", "--schedule", "linear", "--output", str(tmp_path / "x.png"))
-    status, out, err = run(capsys, *words)
-    assert (status, err.splitlines()[-1]) == (1, "mdm-schedules: disk full")
-    assert "| linear() |" in out
-
-
-@pytest.mark.slow
 def test_the_sudoku_model_is_as_good_as_its_card_says():
     accuracy, error, passes = demo.sudoku_accuracy("linear", None, puzzles=60)
     assert passes == 30

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +65,6 @@ def test_digits(run, tmp_path):
     )
     digits, printed = run("digits", *words)
     assert set(json.loads((tmp_path / "digits.json").read_text())["linear"]) == {"2", "4"}
-    assert Image.open(tmp_path / "digits.png").size[0] > 100
     assert "valid, percent" in printed
     world, labels = digits.draw_world()
     assert labels.unique().tolist() == list(range(10))

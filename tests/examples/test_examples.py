@@ -1,4 +1,4 @@
-"""The snippets of README and of the guide, and the scripts in examples/, run as written (with their quick options)."""
+"""The scripts in examples/, run as written (with their quick options)."""
 
 import json
 import os
@@ -12,12 +12,6 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "examples/guide").glob("*.md"))]
-SNIPPETS = [
-    code
-    for page in PAGES
-    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-]
 
 
 def run(*words, cwd):
@@ -31,20 +25,6 @@ def run(*words, cwd):
     )
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_snippet(number, tmp_path):
-    script = tmp_path / "snippet.py"
-    check = (
-        "\nfrom mdm_schedules.testing import check_schedule\ncheck_schedule(Halfway(), "
-        "registered=False)\n"
-    )
-    script.write_text(
-        SNIPPETS[number] + (check if "class Halfway" in SNIPPETS[number] else ""), encoding="utf-8"
-    )
-    done = run(script, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
 def test_sampler_in_30_lines(tmp_path):
     done = run(ROOT / "examples/sampler_in_30_lines.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -53,18 +33,27 @@ def test_sampler_in_30_lines(tmp_path):
 
 @pytest.mark.parametrize("name", ["code", "sudoku"])
 def test_training_script(name, tmp_path):
-    done = run(
-        ROOT / f"examples/training/train_{name}.py",
-        "--smoke",
-        "--out",
-        tmp_path / name,
-        cwd=tmp_path,
-    )
+    words = ("--smoke", "--save-minutes", 0, "--out", tmp_path / name)
+    done = run(ROOT / f"examples/training/train_{name}.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / name / "config.json").read_text())
     assert config["dtype"] == "float32"
     assert (tmp_path / name / "model.safetensors").stat().st_size > 1000
     assert "nll_nats_per_token" in done.stdout
+    if name == "code":
+        done = run(ROOT / "examples/training/train_code.py", *words, cwd=tmp_path)
+        assert "goes on from step 3" in done.stdout, done.stderr
+
+
+def test_code_infilling_benchmark(tmp_path):
+    words = ("--instances", 2, "--schedule", "linear", "--share", 1, "--output", "out.json")
+    model = f"old={ROOT / 'mdm_schedules/demo/models/code'}"
+    done = run(
+        ROOT / "examples/benchmarks/code_infilling.py", "--model", model, *words, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert set(results) == {"argument, old, linear, 1.0", "line, old, linear, 1.0"}
 
 
 def test_sudoku_benchmark(tmp_path):

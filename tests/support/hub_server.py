@@ -225,11 +225,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.blob(path[5:])
         if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self.lfs_batch(self.repo(found[1], write=True))
+        # a Space is kept under "spaces/user/name"
+        name = r"((?:spaces/)?[^/]+/[^/]+)"
         if found := re.fullmatch(
-            r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|preupload|commit)/(.+))?", path
+            rf"/api/{name}(?:/(revision|tree|preupload|commit)/(.+))?",
+            path.replace("/api/models/", "/api/"),
         ):
             return self.api(found[1], found[2], found[3])
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
+        if found := re.fullmatch(rf"/{name}/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
             return self.resolve(found[1], found[2], found[3])
         raise Refusal(404, "", f"no route {path}")
 
@@ -246,7 +249,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def repo(self, name: str, write: bool = False) -> Repo:
         user, repo = self.user(needed=write), self.server.repos.get(name)
-        owner = user is not None and name.startswith(f"{user}/")
+        owner = user is not None and name.removeprefix("spaces/").startswith(f"{user}/")
         if repo is None or (repo.private and not owner):
             raise Refusal(404 if user else 401, "RepoNotFound", "Repository not found")
         if repo.gated and not owner:
@@ -262,7 +265,10 @@ class Handler(BaseHTTPRequestHandler):
     def create(self) -> tuple[int, Any, dict[str, str]]:
         asked, user = json.loads(self.body), self.user(write=True)
         owner = asked.get("organization") or user
-        name = f"{owner}/{asked['name']}"
+        space = asked.get("type") == "space"
+        name = f"{'spaces/' * space}{owner}/{asked['name']}"
+        if space and asked.get("sdk") != "static":
+            raise Refusal(400, "", f"this server has no Spaces of sdk {asked.get('sdk')}")
         if owner != user:
             raise Refusal(403, "", f"you may not create repositories in {owner}")
         if name in self.server.repos:
