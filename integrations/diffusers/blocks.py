@@ -35,10 +35,8 @@ class BlockMaskedDiffusionSchedulerOutput(BaseOutput):  # type: ignore[misc]
         prev_sample: LongTensor [B, L], the block after the step.
         transfer_index: bool [B, L], masks that were filled.
         editing_transfer_index: bool [B, L], tokens that were replaced.
-        sampled_tokens: LongTensor [B, L], the drawn tokens; the block's own tokens where none had
-            to be drawn.
-        sampled_probs: float32 [B, L], the probabilities of these tokens; 0 where none had to be
-            drawn.
+        sampled_tokens: LongTensor [B, L], the drawn tokens; the block's own where none was drawn.
+        sampled_probs: float32 [B, L], the probabilities of these tokens; 0 where none was drawn.
         pred_logits: the `model_output` of `step`.
     """
 
@@ -57,12 +55,8 @@ def _output_class() -> Any:
     """
     if _Contract is None:
         return BlockMaskedDiffusionSchedulerOutput
-    names = dict.fromkeys(
-        [
-            *(f.name for f in fields(BlockMaskedDiffusionSchedulerOutput)),
-            *(f.name for f in fields(_Contract)),
-        ]
-    )
+    ours = fields(BlockMaskedDiffusionSchedulerOutput)
+    names = dict.fromkeys(one.name for one in (*ours, *fields(_Contract)))
     columns: list[Any] = [(name, Any, field(default=None)) for name in names]
     return make_dataclass(BlockMaskedDiffusionSchedulerOutput.__name__, columns, bases=(_Contract,))
 
@@ -259,9 +253,8 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
                 masks in, or tensors that are not logits and tokens.
         """
         if not isinstance(sample, torch.Tensor) or sample.is_floating_point():
-            raise self._continuous(
-                f"sample must be token ids, got {getattr(sample, 'dtype', type(sample))}: "
-            )
+            given = getattr(sample, "dtype", type(sample))
+            raise self._continuous(f"sample must be token ids, got {given}: ")
         index = self._index(timestep)
         # --- settings: those of the call, else those that the pipeline wrote into the config
         mask = self._setting("mask_token_id", mask_token_id)
@@ -277,13 +270,11 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         if mask is None:
             if self.schedule is not None:
                 raise InvalidValueError(
-                    "without mask_token_id the block is corrupted by random tokens "
-                    "(DiffusionGemma), and there are no "
-                    "masks to schedule; use diffusers' BlockRefinementScheduler, or pass "
-                    "mask_token_id"
+                    "without mask_token_id the block is corrupted by random tokens (DiffusionGemma)"
+                    ", and there are no masks to schedule; use diffusers' BlockRefinementScheduler"
+                    " or pass mask_token_id"
                 )
-            # diffusers' own step takes the mask from its caller; without one it does what it always
-            # did.
+            # diffusers' own step takes the mask from its caller; without one it does as ever
             return super().step(  # type: ignore[misc]
                 model_output, index, sample, **settings, threshold=threshold,
                 editing_threshold=editing_threshold,
@@ -296,8 +287,7 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         if index >= len(self._quotas) and bool(masked.any()):
             raise InvalidValueError(
                 f"timestep {index} was not set, and masks are left: the plan ends with "
-                f"{len(self._quotas) - 1}; "
-                "call set_timesteps with more steps, or begin each block at step 0"
+                f"{len(self._quotas) - 1}; set_timesteps to more, or begin each block at step 0"
             )
         filled = ~masked if prompt_mask is None else ~masked & ~prompt_mask
         editable = filled if editing > 0 else torch.zeros_like(masked)
@@ -308,7 +298,6 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
         confidence = torch.zeros(sample.shape, device=sample.device).masked_scatter(wanted, probs)
         # --- reveal: the pass's quota of the most confident masks, and all above the threshold
         transfer, revoked = torch.zeros_like(masked), torch.zeros_like(masked)
-        # what is edited: where the model is now sure of another token
         edited = editable & (sampled != sample) & (confidence > editing)
         if index < len(self._quotas):
             # a block may be narrower than planned, and topk takes no more than its width
@@ -331,9 +320,8 @@ class BlockMaskedDiffusionScheduler(ScheduleConfigMixin, BlockRefinementSchedule
 
     def _check_block(self, model_output: Any, sample: Any) -> None:
         if sample.ndim != 2:
-            raise InvalidTypeError(
-                f"sample must be token ids [batch, block_length], got {shown(sample)}"
-            )
+            given = shown(sample)
+            raise InvalidTypeError(f"sample must be token ids [batch, block_length], got {given}")
         if not isinstance(model_output, torch.Tensor) or model_output.shape[:-1] != sample.shape:
             shape = tuple(getattr(model_output, "shape", ()))
             raise InvalidValueError(

@@ -82,7 +82,8 @@ class BlockRun:
         self.table_BK = table_AK[state.live_B]
         self.left_B = self.table_BK.sum(1)  # masked columns of the block
         self.done_B = np.zeros_like(self.left_B)  # filled ones
-        self.noise_block, self.width, self.still = block << 32, width, still
+        self.block, self.noise_block = block, block << 32
+        self.width, self.still = width, still
         self.known_order = isinstance(state.policy, OrderPolicy)
         ours = state.masked_BL[:, start:end]
         first, length = extent(ours)
@@ -186,9 +187,7 @@ class BlockRun:
         filled = None
         if state.revision is not None:
             filled = self._cells(self.left_B, np.where(part_B, self.done_B, 0))
-        state.denoiser.at(
-            Pass(self.start, self.end, step, state.tokens_BL.shape[1], self.noise_block >> 32)
-        )
+        state.denoiser.at(Pass(self.start, self.end, step, state.tokens_BL.shape[1], self.block))
         logits_MV, index_R = state.ask(masked, filled, self.end)
         masked_index, filled_index = (
             (index_R[: len(masked.row)], index_R[len(masked.row) :])
@@ -252,9 +251,7 @@ class BlockRun:
         state = self.state
         assert state.revision is not None
         filled = self._cells(np.zeros_like(self.done_B), np.where(active_B, self.done_B, 0))
-        state.denoiser.at(
-            Pass(self.start, self.end, step, state.tokens_BL.shape[1], self.noise_block >> 32)
-        )
+        state.denoiser.at(Pass(self.start, self.end, step, state.tokens_BL.shape[1], self.block))
         logits_MV, index_R = state.ask(filled, None, self.end)
         noise_step = self.noise_block + _AFTER_PLAN + extra
         edits = state.revision.look(state, logits_MV, index_R, filled, noise_step)
@@ -319,9 +316,8 @@ class BlockRun:
         """Bring the queue in order after a pass that wrote these cells."""
         if self.state.changes_tokens:
             masks_again = self.state.remask_fraction is not None or self.state.revokes
-            fresh_BW = self._sorted_queue(
-                self.queue_BW.shape[1], noise_step + 1 if masks_again else 0
-            )
+            noise = noise_step + 1 if masks_again else 0
+            fresh_BW = self._sorted_queue(self.queue_BW.shape[1], noise)
             # a row that sat this pass out keeps its order: alone, it would not have had the pass,
             # and its tokens must not depend on the batch
             moved_B = torch.from_numpy(part_B).to(self.queue_BW.device)

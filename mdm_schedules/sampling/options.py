@@ -35,9 +35,6 @@ from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy, Polic
 from mdm_schedules.sampling.remask import Remask, RemaskFraction, check_remask
 from mdm_schedules.schedules import Schedule
 
-# --- the table
-
-
 MODES = OneOf(("auto", "none", "exact", "prefix", "dual"))
 
 
@@ -94,9 +91,7 @@ class GenerateOptions(TypedDict, total=False):
             "ancestral, left_to_right, dilated, pc(decay=0.25), or a policy object.",
             default="low_confidence",
             check=Checked(remasking_text),
-            other_names=names(
-                "alg Dream, remasking_strategy SDAR, policy papers, order papers, unmasking papers"
-            ),
+            other_names=names("alg Dream, remasking_strategy SDAR, policy papers"),
         ),
     ]
     temperature: Annotated[
@@ -159,9 +154,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "token ids that are never drawn.",
             check=TokenIds(),
-            other_names=names(
-                "bad_words_ids transformers, forbidden_tokens ESM, banned_tokens vLLM"
-            ),
+            other_names=names("bad_words_ids transformers, forbidden_tokens ESM"),
         ),
     ]
     suppress_special_tokens: Annotated[
@@ -193,9 +186,7 @@ class GenerateOptions(TypedDict, total=False):
             "short for commit=threshold(...): with low_confidence, each pass also reveals every "
             "token whose probability is above this, in [0, 1]; at 1 there is none.",
             check=Real(0, 1),
-            other_names=names(
-                "confidence_threshold dInfer, conf_threshold d3LLM, dynamic_threshold SDAR"
-            ),
+            other_names=names("confidence_threshold dInfer, conf_threshold d3LLM"),
         ),
     ]
     entropy_bound: Annotated[
@@ -232,9 +223,7 @@ class GenerateOptions(TypedDict, total=False):
             "in each pass replace revealed tokens of the block where another token is more "
             "probable than this, in [0, 1]. The prompt is never edited.",
             check=Real(0, 1),
-            other_names=names(
-                "editing_threshold LLaDA2, t2t_threshold SGLang, post_edit_threshold papers"
-            ),
+            other_names=names("editing_threshold LLaDA2, t2t_threshold SGLang"),
         ),
     ]
     revoke_threshold: Annotated[
@@ -263,9 +252,7 @@ class GenerateOptions(TypedDict, total=False):
             "without the prompt. Each pass then runs the model on twice the batch.",
             default=0.0,
             check=Real(0),
-            other_names=names(
-                "cfg MMaDA, guidance_scale diffusers, guidance MMaDA, unsupervised_cfg LLaDA"
-            ),
+            other_names=names("cfg MMaDA, guidance_scale diffusers, unsupervised_cfg LLaDA"),
         ),
     ]
     eos_token_id: Annotated[
@@ -290,9 +277,7 @@ class GenerateOptions(TypedDict, total=False):
             "answers per prompt, next to each other.",
             default=1,
             check=Whole(1, 1 << 20),
-            other_names=names(
-                "n vLLM, num_samples MDLM, num_images_per_prompt diffusers, num_return transformers"
-            ),
+            other_names=names("n vLLM, num_samples MDLM, num_images_per_prompt diffusers"),
         ),
     ]
     cache: Annotated[
@@ -376,9 +361,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "called with a `StepInfo` after each pass.",
             stored=False,
-            other_names=names(
-                "callback_on_step_end diffusers, callbacks Trainer, step_callback diffusers"
-            ),
+            other_names=names("callback_on_step_end diffusers, step_callback diffusers"),
         ),
     ]
     progress: Annotated[
