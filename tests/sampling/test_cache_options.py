@@ -6,8 +6,8 @@ from caching import model_of, prompts
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.integrations.accelerate.fingerprint import fingerprint
-from mdm_schedules.sampling.names import BY_POSITION
 from mdm_schedules.sampling.options import OPTIONS, STORED
+from mdm_schedules.sampling.signature import BY_POSITION
 from mdm_schedules.sampling.stored import StoredOptions, merge_options
 
 NAMES = ("cache", "cache_refresh", "cache_refresh_blocks")
