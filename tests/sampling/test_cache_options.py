@@ -56,7 +56,9 @@ def test_a_distributed_job_and_a_pipeline_use_them():
     out = mdm.generate_distributed(model, [ids[0].tolist()], **GIVEN, **DUAL, seed=5)
     again = mdm.generate(model, ids[:1], **GIVEN, **DUAL, seed=[out.records[0]["seed"]])
     assert out.records[0]["tokens"] == again.sequences[0].tolist()
-    pipe = mdm.MaskedDiffusionPipeline(model, None, None)
+    scheduler = mdm.MaskedDiffusionScheduler(mask_token_id=model.config.mask_token_id)
+    pipe = mdm.MaskedDiffusionPipeline(model, scheduler, None)
+    pipe.set_progress_bar_config(disable=True)
     written = pipe(
         input_ids=ids[:1], max_new_tokens=8, num_inference_steps=4, block_length=4, seed=[5], **DUAL
     )
@@ -69,5 +71,6 @@ def test_an_information_profile_uses_no_cache(monkeypatch):
     monkeypatch.setattr(KVStore, "begin", None)
     for family in ("llada", "sdar"):
         model = model_of(family)
-        profile = mdm.InformationProfile.estimate(model, prompts(model)[0], counts=2)
-        assert profile.cost([4, 4]) >= 0
+        ids = prompts(model)[0]
+        profile = mdm.InformationProfile.estimate(model, ids, counts=[0, 3, ids.shape[1] - 1])
+        assert profile.cost([4] * (ids.shape[1] // 4)) >= 0
