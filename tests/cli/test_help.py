@@ -57,13 +57,9 @@ def test_sample_has_a_flag_for_every_option_that_text_can_give():
 
 @pytest.mark.slow
 def test_help_and_version_import_no_torch(tmp_path):
-<<<<<<< HEAD
     light = [
         name for name in COMMANDS if name not in ("sample", "tune", "eval", "cache", "explore")
     ]
-=======
-    light = [name for name in COMMANDS if name not in ("sample", "cache", "tune", "eval")]
->>>>>>> cache
     code = f"""
 import sys
 from mdm_schedules.cli import main
