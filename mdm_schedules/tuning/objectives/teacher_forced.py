@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from mdm_schedules.checks import check_int
 from mdm_schedules.information.estimate import check_data
 from mdm_schedules.models import Denoiser, as_denoiser, evaluating
-from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, sample
+from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, Where, sample
 from mdm_schedules.sampling.policies import get_policy
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning.objectives.base import Objective, Scores, model_name, needed_steps
@@ -152,6 +153,7 @@ class _Teacher(Denoiser):
         mask: int,
     ) -> None:
         self.denoiser, self.truth, self.policy, self.mask = denoiser, truth, policy, mask
+        self.place: Where | None = None
         # Log-probability of each true token in the latest pass that scored it.
         self.known = torch.zeros(truth.shape, dtype=torch.float64, device=truth.device)
 
@@ -171,7 +173,8 @@ class _Teacher(Denoiser):
         self.known.view(-1)[rows] = logs.gather(1, true[:, None])[:, 0].double()
         chance = torch.full((len(rows),), 0.6, dtype=torch.float64, device=rows.device)
         if isinstance(self.policy, ConfidencePolicy) and probs is not None:
-            score = self.policy.score(probs, logs.argmax(1)).double()
+            where = self._where(tokens, rows)
+            score = self.policy.score_at(probs, logs.argmax(1), where).double()
             # Ranks fit any policy's range into (0.6, 0.9), and ties remain ties.
             ranks = score.unique(return_inverse=True)[1]
             chance += 0.3 * ranks / (ranks.max() + 1.0)
@@ -184,6 +187,13 @@ class _Teacher(Denoiser):
             1, torch.where(true == first, second, first)[:, None], (1 - chance).log()[:, None]
         )
         return out.scatter_(1, true[:, None], chance.log()[:, None])
+
+    def _where(self, tokens: torch.Tensor, rows: torch.Tensor) -> Where:
+        """Where the positions lie, for policies that look at that."""
+        # the first pass sees all masks
+        if self.place is None:
+            self.place = Where.whole(tokens, tokens == self.mask).flat()
+        return replace(self.place, tokens=tokens).pick(rows)
 
     def total(self) -> torch.Tensor:
         """Log-likelihood of each row, float64 [B]."""
