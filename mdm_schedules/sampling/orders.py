@@ -12,7 +12,7 @@ import torch
 
 from mdm_schedules.checks import check_int, check_real, shown
 from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError
-from mdm_schedules.files import local_path, read_bytes
+from mdm_schedules.files import digest, local_path, read_bytes
 from mdm_schedules.sampling.noise import SequenceNoise
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 from mdm_schedules.sampling.where import Where
@@ -141,7 +141,9 @@ class PositionCalibrated(ConfidencePolicy):
     def __repr__(self) -> str:
         parts = [f"decay={self.decay!r}", f"clip={self.clip!r}"]
         if isinstance(self.background, torch.Tensor):
-            parts.append(f"background=<{len(self.background)} frequencies>")
+            # two tables have two names, so that jobs and studies tell them apart
+            values = digest(self.background.cpu().numpy().tobytes())
+            parts.append(f"background=<{len(self.background)} frequencies, {values}>")
         elif self.background is not None:
             parts.append(f"background={str(self.background)!r}")
         return f"pc({', '.join(parts)})"

@@ -263,6 +263,9 @@ def test_background_frequencies_from_prompts_and_files(tmp_path):
     given = run(masks(), steps=6, remasking=PositionCalibrated(0.1, background=frequency))
     read = run(masks(), steps=6, remasking=f"pc(decay=0.1, background={path!r})")
     assert torch.equal(given.sequences, read.sequences)
+    assert repr(PositionCalibrated(background=frequency)) != repr(
+        PositionCalibrated(background=frequency.flip(0))
+    )
     save_file({"other": frequency}, tmp_path / "g.safetensors")
     with pytest.raises(MDMError, match="no tensor 'frequencies'"):
         run(masks(), steps=6, remasking=PositionCalibrated(background=tmp_path / "g.safetensors"))
