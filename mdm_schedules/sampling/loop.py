@@ -2,8 +2,9 @@
 
 Counts are known on the host before the first pass, so the loop never waits for the device: rows of
 logits are chosen by index tensors built from the plan, and one check at the end of a block finds
-unusable logits. Two options must ask the device something: a commit rule for the size of the next
-pass, after each pass; `eos_token_ids` for what has ended, every `EOS_EVERY` passes.
+unusable logits. Some options must ask the device something: a commit rule and `revoke_threshold`
+for the size of the next pass, together, once a pass; `max_post_steps` whether there was an edit;
+`eos_token_ids` for what has ended, every `EOS_EVERY` passes.
 
 `examples/sampler_in_30_lines.py` has the algorithm without all this; its tokens are the same.
 """

@@ -12,13 +12,15 @@ import torch
 
 from mdm_schedules.checks import check_int, check_real, shown
 from mdm_schedules.errors import FormatError, InvalidTypeError, InvalidValueError
-from mdm_schedules.files import local_path, read_bytes
+from mdm_schedules.files import digest, local_path, read_bytes
 from mdm_schedules.sampling.noise import SequenceNoise
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 from mdm_schedules.sampling.where import Where
 
 MAX_FREQUENCY_BYTES = 64 << 20
 TENSOR = "frequencies"
+#: different tokens that are counted beside those of a prompt, so that a short one says little
+PRIOR = 1000
 
 
 # ----- Dilated -----
@@ -101,7 +103,8 @@ class PositionCalibrated(ConfidencePolicy):
         clip: > 0, in nats.
         background: how frequent each token is anywhere: numbers [V] (a tensor or a sequence), or a
             safetensors file with such a tensor named "frequencies"; see `token_frequencies`. None
-            takes each row's own prompt, so that what is frequent there counts less.
+            takes each row's own prompt, with 1,000 different tokens beside, so that what is
+            frequent there counts less.
     """
 
     decay: float = 0.25
@@ -138,7 +141,9 @@ class PositionCalibrated(ConfidencePolicy):
     def __repr__(self) -> str:
         parts = [f"decay={self.decay!r}", f"clip={self.clip!r}"]
         if isinstance(self.background, torch.Tensor):
-            parts.append(f"background=<{len(self.background)} frequencies>")
+            # two tables have two names, so that jobs and studies tell them apart
+            values = digest(self.background.cpu().numpy().tobytes())
+            parts.append(f"background=<{len(self.background)} frequencies, {values}>")
         elif self.background is not None:
             parts.append(f"background={str(self.background)!r}")
         return f"pc({', '.join(parts)})"
@@ -175,10 +180,10 @@ def token_frequencies(prompts: Sequence[Sequence[int]], vocab_size: int) -> torc
 
 
 def _in_prompt(tokens: torch.Tensor, where: Where) -> torch.Tensor:
-    """How frequent each token [R] is in the prompt of its own row, counted at least once."""
+    """How frequent each token [R] is in the prompt of its own row, and in PRIOR other tokens."""
     prompt = where.prompt[where.row]
     count = ((where.tokens[where.row] == tokens[:, None]) & prompt).sum(1)
-    return count.clamp(min=1).double() / prompt.sum(1).clamp(min=1)
+    return (count + 1).double() / (prompt.sum(1) + PRIOR)
 
 
 def _checked(values: Any, what: str) -> torch.Tensor:

@@ -93,10 +93,14 @@ class Where:
         like = {"dtype": dtype, "device": self.position.device}
         return self.memory.tensor(name, (len(self.tokens), self.width, *shape), fill, like)
 
+    def pick(self, index: slice | torch.Tensor) -> Where:
+        """Some entries of a list of positions."""
+        names = ("row", "position", "first", "length")
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
+
     def part(self, start: int, stop: int) -> Where:
         """Entries start to stop of a list of positions."""
-        names = ("row", "position", "first", "length")
-        return replace(self, **{name: getattr(self, name)[start:stop] for name in names})
+        return self.pick(slice(start, stop))
 
     @classmethod
     def whole(cls, tokens: torch.Tensor, masked: torch.Tensor, step: int = 0) -> Where:

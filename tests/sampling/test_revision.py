@@ -263,6 +263,26 @@ def test_background_frequencies_from_prompts_and_files(tmp_path):
     given = run(masks(), steps=6, remasking=PositionCalibrated(0.1, background=frequency))
     read = run(masks(), steps=6, remasking=f"pc(decay=0.1, background={path!r})")
     assert torch.equal(given.sequences, read.sequences)
+    assert repr(PositionCalibrated(background=frequency)) != repr(
+        PositionCalibrated(background=frequency.flip(0))
+    )
     save_file({"other": frequency}, tmp_path / "g.safetensors")
     with pytest.raises(MDMError, match="no tensor 'frequencies'"):
         run(masks(), steps=6, remasking=PositionCalibrated(background=tmp_path / "g.safetensors"))
+
+
+def test_pc_of_its_own_prompt_puts_off_what_is_frequent_there():
+    tokens = torch.full((1, 40), MASK)
+    tokens[0, :38] = 5  # the prompt repeats one token
+    probs = torch.full((2, V), 0.2 / (V - 2))
+    probs[0, 5], probs[1, 6] = 0.82, 0.80
+    place = places_of(tokens)
+    score = PositionCalibrated(decay=0.0).score_at(probs, torch.tensor([5, 6]), place)
+    assert score[1] > score[0]
+
+
+def places_of(tokens):
+    from mdm_schedules.sampling import Where
+
+    whole = Where.whole(tokens, tokens == MASK).flat()
+    return whole.pick((tokens[0] == MASK).nonzero().flatten())

@@ -239,6 +239,17 @@ def test_teacher_forcing_by_confidence_follows_the_policy(bert, remasking):
     assert objective(mdm.Linear(), 3).values == pytest.approx(wanted, rel=1e-5)
 
 
+def test_teacher_forcing_knows_places(bert):
+    """Without a prompt and a decay, pc is low_confidence; with a large decay, left to right."""
+    rows = torch.randint(5, 30, (4, 6), generator=torch.Generator().manual_seed(2))
+    for spec, same in (("pc(decay=0)", "low_confidence"), ("pc(decay=50)", "left_to_right")):
+        one, other = (
+            TeacherForcedObjective(bert, rows, remasking=name)(mdm.Linear(), 3).values
+            for name in (spec, same)
+        )
+        assert one == pytest.approx(other, rel=1e-5)
+
+
 @torch.no_grad()
 def test_teacher_forcing_in_random_order_has_the_predicted_mean(bert):
     row = torch.tensor([6, 9, 12, 20])

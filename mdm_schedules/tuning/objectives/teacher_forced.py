@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,7 @@ from mdm_schedules.information import InformationProfile
 from mdm_schedules.information.data import Data, check_data
 from mdm_schedules.models import Denoiser, ModelDenoiser, Pass, as_denoiser, evaluating
 from mdm_schedules.models.cache import CacheUse
-from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, sample
+from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, Where, sample
 from mdm_schedules.sampling.caching import choose_cache
 from mdm_schedules.sampling.options import DEFAULTS, GenerateOptions
 from mdm_schedules.sampling.policies import get_policy
@@ -275,6 +275,7 @@ class _Teacher(Denoiser):
         mask: int,
     ) -> None:
         self.denoiser, self.truth, self.policy, self.mask = denoiser, truth, policy, mask
+        self.place: Where | None = None
         # Log-probability of each true token in the latest pass that scored it.
         self.known = torch.zeros(truth.shape, dtype=torch.float64, device=truth.device)
 
@@ -294,7 +295,8 @@ class _Teacher(Denoiser):
         self.known.view(-1)[rows] = logs.gather(1, true[:, None])[:, 0].double()
         chance = torch.full((len(rows),), 0.6, dtype=torch.float64, device=rows.device)
         if isinstance(self.policy, ConfidencePolicy) and probs is not None:
-            score = self.policy.score(probs, logs.argmax(1)).double()
+            where = self._where(tokens, rows)
+            score = self.policy.score_at(probs, logs.argmax(1), where).double()
             # Ranks fit any policy's range into (0.6, 0.9), and ties remain ties.
             ranks = score.unique(return_inverse=True)[1]
             chance += 0.3 * ranks / (ranks.max() + 1.0)
@@ -313,6 +315,13 @@ class _Teacher(Denoiser):
 
     def close(self) -> None:
         self.denoiser.close()
+
+    def _where(self, tokens: torch.Tensor, rows: torch.Tensor) -> Where:
+        """Where the positions lie, for policies that look at that."""
+        # the first pass sees all masks
+        if self.place is None:
+            self.place = Where.whole(tokens, tokens == self.mask).flat()
+        return replace(self.place, tokens=tokens).pick(rows)
 
     def total(self) -> torch.Tensor:
         """Log-likelihood of each row, float64 [B]."""
