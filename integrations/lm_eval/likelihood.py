@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mdm_schedules.information.estimate import hidden_nats
+from mdm_schedules.information.nats import hidden_nats
 from mdm_schedules.models import ModelAdapter, ModelDenoiser, evaluating
 from mdm_schedules.sampling.prompt import left_pad
 
@@ -149,6 +149,6 @@ def _nats(
         clean.to(adapter.device),
         hide,
         how.mask_token_id,
-        "cross_entropy",
-    )
+        entropy=False,
+    ).cross_entropy
     return np.bincount(hidden.nonzero()[0], weights=nats, minlength=len(batch)).astype(np.float64)

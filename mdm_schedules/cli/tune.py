@@ -37,8 +37,10 @@ def _tune(args: argparse.Namespace) -> None:
         objective,
         n_trials=args.n_trials,
         seed=args.seed,
-        method=args.method or ("profile" if objective.estimate_profile is not None else "tpe"),
+        method=args.method or _method(args, objective),
+        space=args.space,
         steps=args.steps,
+        max_passes=args.max_passes,
         screening=args.screening,
         storage=args.storage,
         progress=True,
@@ -46,22 +48,32 @@ def _tune(args: argparse.Namespace) -> None:
     lines = [
         found.table(steps, rows=args.rows) + "\n" for steps in found.choices if steps is not None
     ]
+    if args.space == "schedule+commit":
+        lines.append(found.front_table() + "\n")
     lines += [found.verdict(steps) for steps in found.choices]
+    # A bound on the passes may have taken the place of the steps.
+    tuned = [steps for steps in found.choices if steps is not None]
     task, model = args.task or objective.name, None if objective.model_name else args.model
     if output is not None:
-        for steps in args.steps:
-            folder = output / f"{steps}-steps" if len(args.steps) > 1 else output
+        for steps in tuned:
+            folder = output / f"{steps}-steps" if len(tuned) > 1 else output
             found.save_pretrained(folder, steps, model=model, task=task)
         lines.append(f"Saved in {output}")
     if report is not None:
         lines.append(f"Report: {found.report(report)}")
     if args.push:
-        for steps in args.steps:
+        for steps in tuned:
             done = found.push_to_hub(args.push, steps, model=model, task=task)
             lines.append(f"Pushed: {done.pr_url or done.commit_url}")
-    plain = [sentence(found, steps, _saved(args, steps)) for steps in args.steps]
+    plain = [sentence(found, steps, _saved(args, steps)) for steps in tuned]
     told = {**found.to_json(), "sentences": plain}
     show_result(args, told, "\n".join([*lines, "", *plain]))
+
+
+def _method(args: argparse.Namespace, objective: Any) -> str | None:
+    """A profile predicts schedules alone; other spaces are searched."""
+    profiles = args.space == "schedule" and objective.estimate_profile is not None
+    return "profile" if profiles else None
 
 
 def _saved(args: argparse.Namespace, steps: int) -> str | None:
@@ -211,6 +223,7 @@ def add(command: Command) -> None:
     tune.set_defaults(kept=_kept)
     tune.example(
         "tune --model sudoku --steps 6 --limit 100 --output found",
+        "tune --model sudoku --steps 8 --space schedule+commit --n-trials 40",
         "tune mine.jsonl --model folder --steps 8 16 --max-new-tokens 64 --storage study.db",
         "tune --lm-eval-task gsm8k --model GSAI-ML/LLaDA-8B-Instruct --trust-remote-code "
         "--device cuda --max-new-tokens 128 --steps 32 --method tpe --limit 200",
@@ -220,11 +233,24 @@ def add(command: Command) -> None:
 def _add_methods(tune: CommandParser) -> None:
     from mdm_schedules.tuning.objectives.generation import METRICS
     from mdm_schedules.tuning.search import METHODS
+    from mdm_schedules.tuning.spaces import SPACES
 
     tune.add_argument(
         "--method",
         choices=["profile", *METHODS],
-        help="default: profile, by far the cheapest; tpe for --lm-eval-task",
+        help="default: profile, by far the cheapest, for schedules where it can be measured; "
+        "cmaes for plans; else tpe",
+    )
+    tune.add_argument(
+        "--space",
+        choices=SPACES,
+        default="schedule",
+        help="what is tuned: (a, b), with remasking or a commit rule beside it, or whole plans",
+    )
+    tune.add_argument(
+        "--max-passes",
+        type=float,
+        help="mean passes that a commit rule may spend (default: --steps)",
     )
     tune.add_argument(
         "--metric",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
+
+from mdm_schedules.tuning.decoding import words
 
 if TYPE_CHECKING:
     from mdm_schedules.tuning import TuningResult
 
-LONGEST = 80  # characters of a schedule that a sentence can hold
+LONGEST = 80  # characters of a schedule that a line of Python can hold
 
 
 def sentence(found: TuningResult, steps: int | None, saved: str | None) -> str:
@@ -19,36 +20,42 @@ def sentence(found: TuningResult, steps: int | None, saved: str | None) -> str:
         steps: one of the numbers of steps that were tuned.
         saved: folder or Hub id that the winner was saved in, or None.
     """
-    choice, gain = found.choice_at(steps), found.choice_at(steps).gain
-    sampler = dict(found.objective.sampler)
+    choice = found.choice_at(steps)
+    gain, tokens = choice.gain, found.objective.num_tokens
+    sampler = {**found.objective.sampler, **choice.decoding.given}
     order = sampler.get("remasking", "low_confidence")
     where = (
         f"At {choice.steps} steps in {order} order"
         if choice.steps is not None
         else f"In {order} order"
     )
-    if math.isnan(gain.standard_error):
-        spread = " (one instance, so how sure that is cannot be said)"
-    else:
-        kind = "held-out instances" if choice.held_out else "the instances that chose it"
-        spread = f" ± {gain.standard_error:.2g} (standard error, {gain.instances} {kind})"
-    by = f"{gain.difference:+.3g}{spread}"
-    base = next(
-        (trial.schedule.name for trial in found.trials if trial.origin == "baseline"), "linear"
-    )
-    spec = choice.schedule.spec
-    name = spec if len(spec) <= LONGEST else f"the {choice.schedule.name} schedule that was found"
+    base = words(found.baseline.decoding, choice.steps, tokens).removesuffix("()")
+    name = words(choice.decoding, choice.steps, tokens)
+    other = words(choice.challenger.decoding, choice.steps, tokens)
+    metric = found.objective.metric
     if choice.won:
-        text = f"{where} use {name}: {found.objective.metric} {by} against {base}"
-        # a NaN is not above 0 either
-        text += "" if gain.low > 0 else ", which may be chance: more instances would tell"
-    elif choice.challenger.schedule == choice.schedule:
+        text = f"{where} use {name}: {metric} {gain} against {base}"
+        text += {
+            "one number": " (one number each, so how sure that is cannot be said)",
+            "unchecked": " on the instances that chose it, which is no check",
+        }.get(choice.finding, f", on {gain.evidence('' if choice.fresh else 'held-out ')}")
+    elif choice.finding == "best already":
         text = f"{where} keep {name}: no candidate was ahead of it"
+    elif choice.finding == "too few instances":
+        more = f"{choice.needed} more held-out ones would" if choice.held_out else "more would"
+        text = f"{where} keep {name}: too few instances to tell whether {other} is better, {more}"
+    elif choice.finding == "too many passes":
+        text = f"{where} keep {name}: the best other, {other}, spends too many passes"
     else:
-        other = choice.challenger.schedule.spec
-        other = other if len(other) <= LONGEST else choice.challenger.origin
-        text = f"{where} keep {name}: the best other, {other}, was not surely ahead ({by})"
-    return f"{text}. In Python: {_line(spec, choice.steps, sampler, saved)}"
+        held = choice.decided.evidence("held-out ")
+        text = (
+            f"{where} keep {name}: no difference found; the best other, {other}, gained "
+            f"{choice.decided} on {held}"
+        )
+    if found.book.one_prompt:
+        text += " (all of one prompt, so nothing is known of others)"
+    spec, steps = choice.schedule.spec, choice.decoding.steps(choice.steps)
+    return f"{text}. In Python: {_line(spec, steps, sampler, saved)}"
 
 
 def _line(spec: str, steps: int | None, sampler: dict[str, Any], saved: str | None) -> str:

@@ -1,5 +1,6 @@
 """The cost of a plan before sampling: the information profile, the best plan, the best Beta."""
 
+from mdm_schedules.information.calibration import Calibration, CalibrationRange
 from mdm_schedules.information.estimate import Measurement
 from mdm_schedules.information.exact import (
     Divergence,
@@ -9,6 +10,8 @@ from mdm_schedules.information.exact import (
 from mdm_schedules.information.profile import InformationProfile
 
 __all__ = [
+    "Calibration",
+    "CalibrationRange",
     "Divergence",
     "InformationProfile",
     "Measurement",

@@ -21,6 +21,7 @@ Fit = Callable[[Integers, Array, Array, int], Array]
 MAX_FOLDS = 8
 _STEP_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # step counts of the plans priced on held-out data
 _WORSE = 0.05  # risk of leaving the default curve by chance, shared among its rivals
+_RISE = 0.01  # risk of taking noise for a rise
 
 
 def project(values: Array, weights: Array | None = None) -> Array:
@@ -165,6 +166,31 @@ def choose_and_fit(values: Array, counts: Integers, n: int) -> tuple[Array, str,
             if certain and scores[name] < scores[chosen] - 1e-9:
                 chosen = name
     return _tidy(CURVES[chosen](counts, values.mean(0), weights, n)), chosen, scores
+
+
+def fit_with_rise(values: Array, counts: Integers, n: int) -> tuple[Array, str, dict[str, float]]:
+    """`choose_and_fit` for a cross-entropy, which may rise before it falls.
+
+    No entropy rises as more is revealed, but the cross-entropy of a model that is overconfident
+    there does. A rise to the highest mean is taken for real if a paired t-test over the sequences
+    says so at 99 %; else the curve falls throughout.
+    """
+    from scipy.special import stdtrit
+
+    # Means over three neighbouring counts, so that one noisy count makes no peak.
+    window = np.ones(min(3, len(counts)))
+    near = np.convolve(np.ones(len(counts)), window, "same")
+    smooth = np.stack([np.convolve(row, window, "same") for row in values]) / near
+    peak = int(smooth.mean(0).argmax())
+    rise = smooth[:, peak] - values[:, 0]
+    limit = float(stdtrit(len(values) - 1, 1 - _RISE))
+    if not peak or rise.mean() <= limit * rise.std(ddof=1) / np.sqrt(len(rise)):
+        return choose_and_fit(values, counts, n)
+    top = int(counts[peak])
+    fall, kind, scores = choose_and_fit(values[:, peak:], counts[peak:] - top, n - top)
+    means = np.append(values.mean(0)[:peak], fall[0])
+    climb = np.minimum(project(means[::-1])[::-1], fall[0])
+    return np.append(np.interp(np.arange(top), counts[: peak + 1], climb), fall), kind, scores
 
 
 def _tidy(curve: Array) -> Array:

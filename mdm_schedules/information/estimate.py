@@ -1,30 +1,29 @@
-"""Entropy per hidden token at chosen reveal counts: the forward passes behind `estimate`."""
+"""Nats per hidden token at chosen reveal counts: the forward passes behind `estimate`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mdm_schedules.checks import check_int, shown
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.models import Denoiser, ModelAdapter, ModelDenoiser, as_denoiser, evaluating
+from mdm_schedules.errors import InvalidValueError
+from mdm_schedules.information.calibration import Calibration
+from mdm_schedules.information.data import Data
+from mdm_schedules.information.nats import Nats, hidden_nats
+from mdm_schedules.models import Denoiser, ModelDenoiser, as_denoiser, evaluating
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-METHODS = ("entropy", "cross_entropy")
+METHODS = ("auto", "entropy", "cross_entropy")
 DEFAULT_COUNTS = 64
 FEW = 8  # with fewer sequences, standard errors are unreliable
 FEW_NATS = 5
-# Logits per softmax call, so that a large vocabulary needs little memory beside the model's.
-_CELLS = 1 << 24
-_EXAMPLE = "InformationProfile.estimate(model, sequences, mask_token_id=...)"
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,19 @@ class Measurement:
 
     Attributes:
         counts: numbers of revealed tokens that were measured.
-        means, standard_errors: entropy per hidden token in nats at each count, over sequences,
-            before any fit. The errors are estimates themselves: with fewer than 8 sequences, or a
-            model that is almost always certain, they are too small, and `estimate` warns.
+        means, standard_errors: entropy or cross-entropy (see `method`) per hidden token in nats at
+            each count, over sequences, before any fit. The errors are estimates themselves: with
+            fewer than 8 sequences, or a model that is almost always certain, they are too small,
+            and `estimate` warns.
         passes: sequences passed forward (a batch of B counts B).
         sequences: number of sequences.
-        method, seed: as given to `estimate`.
+        method: "entropy" or "cross_entropy", whichever the profile was made from.
+        seed: as given to `estimate`.
         curve: the kind of curve chosen: beta_mixture, isotonic, convex or beta.
         held_out: for each kind, the cost of its plans on sequences held out from its fit (1 is the
             mean over kinds).
+        calibration: entropy beside cross-entropy, and where they differ; None if the profile is
+            from a file that does not have it, or if the model gives a true token probability 0.
     """
 
     counts: tuple[int, ...]
@@ -53,119 +56,22 @@ class Measurement:
     seed: int
     curve: str
     held_out: tuple[tuple[str, float], ...]
+    calibration: Calibration | None = None
 
 
-@dataclass(frozen=True)
-class Data:
-    """Checked sequences [S, L] on the model's device, and the places [S, N] of maskable tokens."""
+class Readings(NamedTuple):
+    """Means over the hidden tokens of a sequence, float64 [S, C] each, and the passes they took.
 
-    tokens: torch.Tensor
-    places: torch.Tensor
-    mask_token_id: int
-    attention_mask: torch.Tensor | None = None  # bool [S, L], False on padding
-
-    @property
-    def num_tokens(self) -> int:
-        return self.places.shape[1]
-
-    @property
-    def has_prompt(self) -> bool:
-        return self.places.shape != self.tokens.shape
-
-
-def check_data(
-    model: Any,
-    sequences: Any,
-    maskable: Any,
-    mask_token_id: int | None,
-    attention_mask: torch.Tensor | None = None,
-) -> Data:
-    """Check everything that can be wrong with the input before the model runs.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: a wrong argument.
+    Attributes:
+        entropy, cross_entropy: in nats.
+        variance: of the cross-entropy if the model were right, in nats^2.
+        passes: sequences passed forward.
     """
-    if not callable(model) and not isinstance(model, ModelAdapter):
-        raise InvalidTypeError(
-            f"the model must be callable, tokens [B, L] -> logits [B, L, V], got {shown(model)}"
-        )
-    try:
-        tokens = torch.as_tensor(sequences)
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidTypeError(
-            f"sequences must be token ids [S, L], got {shown(sequences)}"
-        ) from None
-    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-        raise InvalidTypeError(f"sequences must hold integer token ids, got {tokens.dtype}")
-    if tokens.ndim != 2 or len(tokens) < 2 or tokens.shape[1] == 0:
-        raise InvalidValueError(
-            "sequences must be [S, L] with S >= 2 (some are held out to choose the curve), got "
-            f"{tuple(tokens.shape)}"
-        )
-    tokens = tokens.long()
-    if bool((tokens < 0).any()):
-        raise InvalidValueError(f"sequences must hold token ids >= 0, got {int(tokens.min())}")
-    hideable = torch.ones_like(tokens, dtype=torch.bool)
-    if maskable is not None:
-        if (
-            not isinstance(maskable, torch.Tensor)
-            or maskable.dtype != torch.bool
-            or maskable.shape != tokens.shape
-        ):
-            raise InvalidValueError(
-                f"maskable must be a bool tensor of shape {tuple(tokens.shape)}: True where tokens"
-            )
-        hideable = maskable
-    # A profile has one length N, so each row needs the same number of maskable tokens.
-    counts = hideable.sum(1)
-    if int(counts.min()) != int(counts.max()) or int(counts.min()) == 0:
-        raise InvalidValueError(
-            "every sequence must have the same number of maskable tokens, at least 1, got "
-            f"{int(counts.min())} to {int(counts.max())}; cut the answers to one length, or "
-            "estimate per length"
-        )
-    # Only adapters know a vocabulary, a maximal length and a mask token.
-    denoiser = as_denoiser(model)
-    adapter = denoiser.adapter if isinstance(denoiser, ModelDenoiser) else None
-    if mask_token_id is None:
-        mask_token_id = None if adapter is None else adapter.mask_token_id
-        if mask_token_id is None:
-            raise InvalidValueError(
-                f"mask_token_id is not in the model's config; give it: {_EXAMPLE}"
-            )
-    mask_token_id = check_int("mask_token_id", mask_token_id, 0, example=_EXAMPLE)
-    if bool((tokens == mask_token_id).any()):
-        raise InvalidValueError(
-            f"sequences must be clean text, but hold the mask token {mask_token_id}"
-        )
-    vocabulary = math.inf if adapter is None else adapter.vocab_size or math.inf
-    # An id beyond the embedding table would fail inside the model, on a GPU with no clear message.
-    highest = max(int(tokens.max()), mask_token_id)
-    if highest >= vocabulary:
-        raise InvalidValueError(
-            f"token ids must lie in [0, {vocabulary - 1}], which the model can read, got {highest}"
-        )
-    longest = None if adapter is None else adapter.max_length
-    if longest is not None and tokens.shape[1] > longest:
-        raise InvalidValueError(
-            f"sequences have {tokens.shape[1]} tokens, but the model has positions for {longest}; "
-            "cut them"
-        )
-    # Move the data once, here, and not at every batch.
-    device = (None if adapter is None else adapter.device) or tokens.device
-    tokens, hideable = tokens.to(device), hideable.to(device)
-    padded = None
-    if attention_mask is not None and not bool(attention_mask.all()):
-        if adapter is None or attention_mask.shape != tokens.shape:
-            raise InvalidValueError(
-                f"attention_mask must be a bool tensor of shape {tuple(tokens.shape)}, for a model "
-                "that can read it"
-            )
-        # Some models ignore an attention mask without saying so; find out before measuring.
-        with evaluating(adapter.model):
-            adapter.check_padding()
-        padded = attention_mask.to(device, torch.bool)
-    return Data(tokens, hideable.nonzero()[:, 1].reshape(len(tokens), -1), mask_token_id, padded)
+
+    entropy: Array
+    cross_entropy: Array
+    variance: Array
+    passes: int
 
 
 def choose_counts(number: int, n: int, counts: Any, passes: Any) -> tuple[Integers, int]:
@@ -211,63 +117,99 @@ def spread_counts(n: int, how_many: int) -> Integers:
 
 def measure(
     model: Any,
-    data: Data,
+    groups: Sequence[Data],
     counts: Integers,
+    num_tokens: int,
     rounds: int,
-    method: str,
     seed: int,
     batch_size: int,
     progress: bool,
-) -> tuple[Array, int]:
-    """Mean entropy over hidden tokens, in nats [S, C], and the number of sequences passed forward.
+) -> Readings:
+    """Read off the logits what random subsets of each sequence leave open.
 
     Rows are sequences and columns are counts. Each round draws one random subset per sequence and
-    count, from one generator of its own; the batch size does not change the draw.
+    count, from one generator; the batch size does not change the draw. A sequence of another number
+    of tokens than `num_tokens` is measured at the same shares of them.
     """
-    jobs = np.array(
-        [(s, c) for _ in range(rounds) for s in range(len(data.tokens)) for c in range(len(counts))]
-    )
-    # With everything hidden and no prompt, all sequences look the same: one pass measures their
-    # common entropy.
-    shared = method == "entropy" and not data.has_prompt
-    if shared:
-        jobs = jobs[(counts[jobs[:, 1]] > 0) | (np.arange(len(jobs)) == 0)]
+    from tqdm import tqdm
+
+    number = sum(len(data.index) for data in groups)
+    sums = np.zeros((3, number, len(counts)))
     # Drawn on the host, so that every device measures the same subsets.
     draw = np.random.default_rng(seed)
-    sums, times = (
-        np.zeros((len(data.tokens), len(counts))),
-        np.zeros((len(data.tokens), len(counts))),
+    spent, denoiser = 0, as_denoiser(model)
+    total = sum(len(_jobs(data, counts, num_tokens, rounds)[0]) for data in groups)
+    with (
+        tqdm(total=total, unit="pass", desc="information profile", disable=not progress) as bar,
+        evaluating(model),
+    ):
+        for data in groups:
+            jobs, own = _jobs(data, counts, num_tokens, rounds)
+            rows = np.array(data.index)
+            if not data.has_prompt:
+                blind = np.flatnonzero(own == 0)
+                draw.random((1, data.num_tokens))  # a pass like the others: it takes its draw
+                nats = _blind(denoiser, data)
+                means = np.stack([one.reshape(len(rows), -1).mean(1) for one in nats])
+                means[2] /= data.num_tokens  # the variance of a mean
+                sums[:, rows[:, None], blind] = rounds * means[:, :, None]
+                spent += 1
+            for begin in range(0, len(jobs), batch_size):
+                part = jobs[begin : begin + batch_size]
+                hide = draw.random((len(part), data.num_tokens)).argsort(1)
+                hidden = hide >= own[part[:, 1]][:, None]
+                nats = _read(denoiser, data, part[:, 0], torch.from_numpy(hidden))
+                owner, many = hidden.nonzero()[0], hidden.sum(1)
+                for place, one in enumerate(nats):
+                    means = np.bincount(owner, weights=one) / many
+                    np.add.at(
+                        sums[place],
+                        (rows[part[:, 0]], part[:, 1]),
+                        means / many if place == 2 else means,
+                    )
+                spent += len(part)
+                bar.update(len(part))
+    cross, entropy, variance = sums / rounds
+    return Readings(entropy, cross, variance / rounds, spent)
+
+
+def _jobs(data: Data, counts: Integers, num_tokens: int, rounds: int) -> tuple[Integers, Integers]:
+    """(row, column) of each pass [J, 2], and the group's own reveal counts [C]."""
+    own = np.rint(counts * ((data.num_tokens - 1) / max(num_tokens - 1, 1))).astype(np.int64)
+    # With everything hidden and no prompt, all sequences look the same: `_blind` does them at once.
+    columns = [c for c in range(len(counts)) if own[c] or data.has_prompt]
+    jobs = [(s, c) for _ in range(rounds) for s in range(len(data.index)) for c in columns]
+    return np.array(jobs, dtype=np.int64).reshape(-1, 2), own
+
+
+def _read(denoiser: Denoiser, data: Data, rows: Integers, hide: torch.Tensor) -> Nats:
+    device = data.tokens.device
+    row = torch.from_numpy(rows).to(device)
+    clean = data.tokens[row]
+    hidden = torch.zeros_like(clean, dtype=torch.bool)
+    hidden.scatter_(1, data.places[row], hide.to(device))
+    # A denoiser knows the padding of one batch only, so each batch gets its own.
+    if data.attention_mask is not None and isinstance(denoiser, ModelDenoiser):
+        denoiser = ModelDenoiser(denoiser.adapter, data.attention_mask[row])
+    return hidden_nats(denoiser, clean, hidden, data.mask_token_id)
+
+
+def _blind(denoiser: Denoiser, data: Data) -> Nats:
+    """Every sequence with everything hidden, from one pass."""
+
+    class Shared(Denoiser):
+        def __call__(self, tokens: torch.Tensor, rows: torch.Tensor) -> Any:
+            answer = denoiser(tokens[:1], rows[: tokens.shape[1]])
+            if isinstance(answer, tuple):
+                return answer[0], answer[1].repeat(len(tokens))
+            # What is not one row of logits for each position is refused where it is read.
+            if not isinstance(answer, torch.Tensor) or len(answer) != tokens.shape[1]:
+                return answer
+            return answer, torch.arange(len(answer), device=answer.device).repeat(len(tokens))
+
+    return hidden_nats(
+        Shared(), data.tokens, torch.ones_like(data.tokens, dtype=torch.bool), data.mask_token_id
     )
-    denoiser = as_denoiser(model)
-    with evaluating(model):
-        for begin in _steps(len(jobs), batch_size, progress):
-            part = jobs[begin : begin + batch_size]
-            # A random permutation of each row; tokens with a rank below the count stay visible.
-            rank = torch.from_numpy(draw.random((len(part), data.num_tokens))).argsort(1)
-            hide = (rank >= torch.from_numpy(counts[part[:, 1]])[:, None]).to(data.tokens.device)
-            row = torch.from_numpy(part[:, 0]).to(data.tokens.device)
-            clean = data.tokens[row]
-            hidden = torch.zeros_like(clean, dtype=torch.bool).scatter_(1, data.places[row], hide)
-            # A denoiser knows the padding of one batch only, so each batch gets its own.
-            if data.attention_mask is not None and isinstance(denoiser, ModelDenoiser):
-                denoiser = ModelDenoiser(denoiser.adapter, data.attention_mask[row])
-            nats = hidden_nats(denoiser, clean, hidden, data.mask_token_id, method)
-            if np.isinf(nats).any():
-                raise InvalidValueError(
-                    "the model gives a token of the sequences probability 0, so the cross-entropy "
-                    "is infinite; "
-                    "use method='entropy'"
-                )
-            owner = hidden.nonzero()[:, 0].cpu().numpy()
-            np.add.at(
-                sums,
-                (part[:, 0], part[:, 1]),
-                np.bincount(owner, weights=nats) / np.bincount(owner),
-            )
-            np.add.at(times, (part[:, 0], part[:, 1]), 1)
-    if shared:
-        sums[1:, 0], times[1:, 0] = sums[0, 0], times[0, 0]
-    return sums / times, len(jobs)
 
 
 def doubt(values: Array, counts: Integers, n: int) -> str | None:
@@ -294,65 +236,3 @@ def doubt(values: Array, counts: Integers, n: int) -> str | None:
         f"the mean entropy rests on few sequences or fewer than {FEW_NATS} nats in all, so the "
         "standard errors may be far too small; use more sequences, or more passes"
     )
-
-
-def _steps(total: int, size: int, progress: bool) -> Iterator[int]:
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="pass", desc="information profile", disable=not progress) as bar:
-        for begin in range(0, total, size):
-            yield begin
-            bar.update(min(size, total - begin))
-
-
-def hidden_nats(
-    denoiser: Denoiser, clean: torch.Tensor, hidden: torch.Tensor, mask_token_id: int, method: str
-) -> Array:
-    """Entropy or cross-entropy of each hidden token, in nats, in the order of `hidden.nonzero()`.
-
-    A true token of probability 0 has infinite cross-entropy.
-    """
-    cells = hidden.flatten().nonzero()[:, 0]
-    answer = denoiser(clean.masked_fill(hidden, mask_token_id), cells)
-    logits, index = (
-        answer
-        if isinstance(answer, tuple)
-        else (answer, torch.arange(len(cells), device=cells.device))
-    )
-    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point() or logits.ndim != 2:
-        given = (
-            f"{logits.dtype} {list(logits.shape)}"
-            if isinstance(logits, torch.Tensor)
-            else shown(logits)
-        )
-        raise InvalidTypeError(
-            f"the model must return floating-point logits with a vocabulary, got {given}"
-        )
-    if len(index) != len(cells) or (not isinstance(answer, tuple) and len(logits) != len(cells)):
-        raise InvalidValueError(
-            f"the denoiser was asked for {len(cells)} rows of logits and returned {len(logits)}"
-        )
-    targets, vocabulary = clean[hidden].to(logits.device), logits.shape[1]
-    if int(targets.max()) >= vocabulary:
-        raise InvalidValueError(
-            f"sequences hold token {int(targets.max())}, but the model has {vocabulary} logits"
-        )
-    # Chunks bound the memory of the float copies.
-    parts = []
-    size = max(1, _CELLS // vocabulary)
-    for i in range(0, len(cells), size):
-        rows = logits[index[i : i + size]]  # a copy, so the model's tensor is not changed
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        # The mask is no text: its probability is shared among the real tokens.
-        if mask_token_id < vocabulary:
-            rows[:, mask_token_id] = -torch.inf
-        if not bool(torch.isfinite(rows.max(1).values).all()):
-            raise InvalidValueError(
-                "the model gave logits with NaN, +inf, or nothing but -inf; nothing can be read"
-            )
-        logs = rows.log_softmax(1)
-        if method == "entropy":
-            parts.append(torch.special.entr(logs.exp()).sum(1).double())
-        else:
-            parts.append(-logs.gather(1, targets[i : i + size, None])[:, 0].double())
-    return torch.cat(parts).cpu().numpy()  # type: ignore[no-any-return]

@@ -18,12 +18,14 @@ import torch
 from mdm_schedules.checks import check_int, check_real, shown
 from mdm_schedules.errors import FormatError, MDMError, StorageError
 from mdm_schedules.files import TensorFile, local_path, write_atomically
+from mdm_schedules.information.calibration import Calibration, CalibrationRange
 from mdm_schedules.information.estimate import Measurement
 
 PROFILE_FILE = "profile.safetensors"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"  # 1.1 added the calibration
 _KEY = "information_profile"  # key of the JSON in the header
 _TENSORS = ("means", "standard_errors")
+_CALIBRATION = ("entropy", "cross_entropy", "errors")
 
 
 def save_profile(
@@ -49,6 +51,12 @@ def save_profile(
     # Long vectors go into tensors, which keep every bit; JSON holds the rest.
     if record is not None:
         tensors |= {key: torch.tensor(record.pop(key), dtype=torch.float64) for key in _TENSORS}
+        if record["calibration"] is not None:
+            told = record["calibration"]
+            tensors |= {
+                f"calibration.{key}": torch.tensor(told.pop(key), dtype=torch.float64)
+                for key in _CALIBRATION
+            }
     header = {
         _KEY: json.dumps({"format_version": FORMAT_VERSION, "measurement": record}, allow_nan=False)
     }
@@ -86,12 +94,14 @@ def _parse(
         raise FormatError(
             f"it has format version {shown(version)}; this library reads {FORMAT_VERSION}"
         )
-    if not h or any(later > earlier for earlier, later in itertools.pairwise(h)):
+    record = document.get("measurement")
+    may_rise = record is not None and record["method"] == "cross_entropy"
+    rises = any(later > earlier for earlier, later in itertools.pairwise(h))
+    if not h or (rises and not may_rise):
         raise FormatError("h must not be empty, and not rise")
     # Files may come from strangers: everything that a constructor trusts is checked.
     for value in h:
         check_real("h", value, 0)
-    record = document.get("measurement")
     if record is None:
         return None
     counts = tuple(check_int("counts", count, 0, len(h) - 1) for count in record["counts"])
@@ -113,4 +123,31 @@ def _parse(
         held_out=tuple(
             (str(name), check_real("held_out", cost)) for name, cost in record["held_out"]
         ),
+        calibration=_calibration(record.get("calibration"), len(h), tensors),
     )
+
+
+def _calibration(
+    record: dict[str, Any] | None, num_tokens: int, tensors: TensorFile
+) -> Calibration | None:
+    if record is None:
+        return None
+    curves = {
+        key: tuple(check_real(key, value, 0) for value in tensors[f"calibration.{key}"])
+        for key in _CALIBRATION
+    }
+    counts = tuple(check_int("counts", count, 0, num_tokens - 1) for count in record["counts"])
+    if {len(counts)} != set(map(len, curves.values())):
+        raise FormatError("the counts and curves of the calibration must have one length")
+    ranges = tuple(
+        CalibrationRange(
+            first=check_int("first", part["first"], 0, num_tokens - 1),
+            last=check_int("last", part["last"], 0, num_tokens - 1),
+            entropy=check_real("entropy", part["entropy"], 0),
+            cross_entropy=check_real("cross_entropy", part["cross_entropy"], 0),
+            error=check_real("error", part["error"], 0),
+            differs=bool(part["differs"]),
+        )
+        for part in record["ranges"]
+    )
+    return Calibration(counts=counts, ranges=ranges, num_tokens=num_tokens, **curves)

@@ -1,6 +1,7 @@
 """Consequences of a profile h: costs, the best plan, the best Beta, and one general schedule.
 
-Arrays here are profiles, float64 [N], non-increasing and >= 0, and integer plans.
+Arrays here are profiles, float64 [N] and >= 0, non-increasing but for a cross-entropy, and integer
+plans.
 `InformationProfile` is the public interface.
 """
 
@@ -38,8 +39,10 @@ def optimal_plans(h: Array, steps: Iterable[int]) -> dict[int, Integers]:
 
     Dynamic programme: C_k(m) = min over j < m of C_{k-1}(j) + (m - j) h(j). As h does not increase,
     (m - j) h(j) is a Monge array, so the best j does not decrease in m and a layer costs O(N log N)
-    instead of O(N^2). Among equal costs the last groups are the largest.
+    instead of O(N^2). A measured cross-entropy may rise; then a layer does cost O(N^2). Among equal
+    costs the last groups are the largest.
     """
+    minima = _all_row_minima if (np.diff(h) > 0).any() else _row_minima
     wanted = sorted(set(steps))
     n = len(h)
     # In layer k only m = k, ..., k + width - 1 can lead to the smallest K.
@@ -48,7 +51,7 @@ def optimal_plans(h: Array, steps: Iterable[int]) -> dict[int, Integers]:
     layers = [np.zeros(width, dtype=np.int32)]
     for k in range(2, wanted[-1] + 1):
         width = min(width, n - k + 1)
-        best, column = _row_minima(best[:width], h[k - 1 : k - 1 + width])
+        best, column = minima(best[:width], h[k - 1 : k - 1 + width])
         layers.append(column)
     plans: dict[int, Integers] = {}
     for count in wanted:
@@ -89,6 +92,16 @@ def _row_minima(before: Array, h: Array) -> tuple[Array, npt.NDArray[np.int32]]:
         column[rows] = c[first[np.searchsorted(first, starts)]]
         values[rows] = least
     return values[1:-1], column[1:-1].astype(np.int32)
+
+
+def _all_row_minima(before: Array, h: Array) -> tuple[Array, npt.NDArray[np.int32]]:
+    """`_row_minima` for any h: every column of every row."""
+    values, column = np.empty(len(before)), np.empty(len(before), dtype=np.int32)
+    for row in range(len(before)):
+        candidates = before[: row + 1] + np.arange(row + 1, 0, -1) * h[: row + 1]
+        column[row] = candidates.argmin()
+        values[row] = candidates[column[row]]
+    return values, column
 
 
 def best_beta(h: Array, steps: int) -> Beta:
@@ -142,6 +155,7 @@ def schedule_for_all_steps(h: Array) -> Schedule:
     """
     n = len(h)
     falls = h - np.append(h[1:], max(2 * h[-1] - h[-2], 0.0) if n > 1 else h[-1])
+    falls = np.maximum(falls, 0)
     if falls.max() <= 0:  # all plans cost the same
         return Linear()
     even, revealed = np.linspace(0, 1, KNOTS), np.arange(n + 1) / n

@@ -34,11 +34,12 @@ import torch
 from mdm_schedules import sketch
 from mdm_schedules.checks import check_int, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.information.curves import choose_and_fit, project
+from mdm_schedules.information.calibration import calibrate, explain
+from mdm_schedules.information.curves import choose_and_fit, fit_with_rise, project
+from mdm_schedules.information.data import check_data
 from mdm_schedules.information.estimate import (
     METHODS,
     Measurement,
-    check_data,
     choose_counts,
     doubt,
     measure,
@@ -58,15 +59,22 @@ from mdm_schedules.schedules import Beta, Schedule
 Array = npt.NDArray[np.float64]
 
 MAX_TOKENS = 1 << 20
+_IMPOSSIBLE = (
+    "the model gives a token of the sequences probability 0, so the cross-entropy is infinite"
+)
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class InformationProfile:
     """h(n) for n = 0, ..., N - 1, in nats: non-increasing and >= 0; immutable.
 
+    Only a profile that was measured by cross-entropy may rise: there a model may be wrong with a
+    few tokens revealed and right with none.
+
     Args:
         h: N numbers >= 0. A profile that rises somewhere is projected onto the nearest
             non-increasing curve, with a warning.
+        measurement: how h was estimated, if it was.
 
     Raises:
         InvalidTypeError, InvalidValueError: not a sequence of 1 to 2**20 finite numbers >= 0.
@@ -76,8 +84,9 @@ class InformationProfile:
     measurement: Measurement | None
 
     def __init__(self, h: Any, *, measurement: Measurement | None = None) -> None:
+        may_rise = measurement is not None and measurement.method == "cross_entropy"
         # A tuple of floats, so that profiles are hashable and cannot change.
-        object.__setattr__(self, "values", tuple(_check_profile(h).tolist()))
+        object.__setattr__(self, "values", tuple(_check_profile(h, may_rise).tolist()))
         object.__setattr__(self, "measurement", measurement)
 
     @property
@@ -92,7 +101,10 @@ class InformationProfile:
 
     @property
     def entropy(self) -> float:
-        """Sum of h: the entropy of the whole sequence in nats (chain rule)."""
+        """Sum of h: the entropy of the whole sequence in nats (chain rule).
+
+        Of a profile measured by cross-entropy, the cross-entropy at one token per pass.
+        """
         return float(sum(self.values))
 
     def __repr__(self) -> str:
@@ -140,21 +152,25 @@ class InformationProfile:
         model: Any,
         sequences: Any,
         *,
-        maskable: torch.Tensor | None = None,
+        maskable: torch.Tensor | Sequence[torch.Tensor] | None = None,
         attention_mask: torch.Tensor | None = None,
         mask_token_id: int | None = None,
+        num_tokens: int | None = None,
         counts: Sequence[int] | None = None,
         passes: int | None = None,
-        method: str = "entropy",
+        method: str = "auto",
         batch_size: int = 16,
         seed: int = 0,
         progress: bool = False,
     ) -> InformationProfile:
         """Estimate the profile of a model on sequences of its task.
 
-        Random subsets of each sequence are revealed, and the entropy of the remaining tokens is
-        read off the model. The curve through these means is one of four kinds, chosen by the cost
-        of its plans on held-out sequences; `measurement` records the choice.
+        Random subsets of each sequence are revealed. The same logits give the entropy of the
+        model's prediction for each remaining token and the cross-entropy of the true one. Where the
+        model is not calibrated the two differ, and only the cross-entropy predicts what a plan
+        costs. The curve through the means is one of four kinds, chosen by the cost of its plans on
+        held-out sequences. `measurement` has the choices, and `measurement.calibration` where and
+        by how much the model is over- or underconfident.
 
         Args:
             model: a model that `AutoModelForMaskedDiffusion` loaded, or any object with a method
@@ -163,20 +179,25 @@ class InformationProfile:
                 at a position must predict that position's token, as in a transformers masked
                 language model. A module is run without dropout. L is bounded by the denoiser's
                 `max_length` or by `config.max_position_embeddings`, if there is one.
-            sequences: clean token ids [S, L], S >= 2: reference answers, or good outputs of the
-                model. 16 give plans within a few percent of the optimum.
-            maskable: bool [S, L], True at the N tokens to be generated (the same number in each
-                row); other tokens, such as a prompt, are always visible. None: all L.
+            sequences: clean token ids [S, L], S >= 2, or S rows of different lengths: reference
+                answers. 16 give plans within a few percent of the optimum. Outputs of the model
+                itself show nothing about its calibration; give method="entropy" with them.
+            maskable: bool [S, L], or S rows as long as the sequences: True at the tokens to be
+                generated; other tokens, such as a prompt, are always visible. None: all.
             attention_mask: bool [S, L], False on padding on the left; None without padding.
             mask_token_id: by default that of `model.config`. Its probability is left out of every
                 entropy.
+            num_tokens: N, the number of tokens that the profile is for; by default the median of
+                the sequences'. Sequences of other numbers are measured at the same shares of them.
             counts: increasing numbers of revealed tokens to measure, from 0 to N - 1. By default
                 all if N <= 64, else 64, denser at both ends.
             passes: budget of forward passes, counting every sequence of a batch; by default one for
                 each sequence and count. A smaller budget measures fewer counts, a larger one draws
                 more subsets.
-            method: "entropy" of the model's prediction, or "cross_entropy" of the true token, which
-                is noisier but does not trust the model's confidence.
+            method: "auto" makes the profile from the cross-entropy of the true tokens if it differs
+                from the entropy beyond its errors (t-tests over sequences in four ranges of counts,
+                95 % together), and else from the entropy, which is less noisy; "entropy" and
+                "cross_entropy" decide it.
             batch_size: sequences per forward call; does not change the result beyond rounding.
             seed: seed of the subsets, >= 0. No global generator is used.
             progress: show a progress bar.
@@ -186,36 +207,57 @@ class InformationProfile:
                 unusable logits.
 
         Warns:
-            UserWarning: with fewer than 8 sequences, or a model that is almost always certain, the
+            UserWarning: the model is over- or underconfident (only if method is "auto"); or there
+                are fewer than 8 sequences, or the model is almost always certain, so that the
                 standard errors are too small to be trusted.
         """
         if method not in METHODS:
             raise InvalidValueError(
-                f"method must be 'entropy' or 'cross_entropy', got {shown(method)}"
+                f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, got "
+                f"{shown(method)}"
             )
         batch_size = check_int("batch_size", batch_size, 1)
         seed = check_int("seed", seed, 0)
-        data = check_data(model, sequences, maskable, mask_token_id, attention_mask)
-        number, n = len(data.tokens), data.num_tokens
+        groups = check_data(model, sequences, maskable, mask_token_id, attention_mask)
+        sizes = sorted(data.num_tokens for data in groups for _ in data.index)
+        number, n = len(sizes), sizes[len(sizes) // 2]
+        if num_tokens is not None:
+            n = check_int("num_tokens", num_tokens, 1, MAX_TOKENS)
         chosen, rounds = choose_counts(number, n, counts, passes)
         # Everything that can be wrong with the input has been reported by now.
-        values, spent = measure(model, data, chosen, rounds, method, seed, batch_size, progress)
+        read = measure(model, groups, chosen, n, rounds, seed, batch_size, progress)
+        # A token of probability 0 has infinite cross-entropy, of which no curve can be made.
+        finite = bool(np.isfinite(read.cross_entropy).all())
+        if method == "cross_entropy" and not finite:
+            raise InvalidValueError(f"{_IMPOSSIBLE}; use method='entropy'")
+        calibration = calibrate(*read[:3], chosen, n) if finite else None
+        trouble: list[str | None] = []
+        if method == "auto":
+            differs = calibration is not None and calibration.differs
+            method = "cross_entropy" if differs else "entropy"
+            if calibration is None:
+                trouble.append(f"{_IMPOSSIBLE}; the profile uses the entropy")
+            else:
+                trouble.append(explain(calibration, method))
+        values = read.cross_entropy if method == "cross_entropy" else read.entropy
         # A warning, not an error: the profile itself is usable, only its errors are too small.
-        trouble = doubt(values, chosen, n)
-        if trouble:
-            warnings.warn(trouble, stacklevel=2)
-        curve, kind, scores = choose_and_fit(values, chosen, n)
+        trouble.append(doubt(values, chosen, n))
+        for text in filter(None, trouble):
+            warnings.warn(text, stacklevel=2)
+        fit = fit_with_rise if method == "cross_entropy" else choose_and_fit
+        curve, kind, scores = fit(values, chosen, n)
         # The raw means are kept beside the fit, so that its quality can be judged later.
         record = Measurement(
             counts=tuple(chosen.tolist()),
             means=tuple(values.mean(0).tolist()),
             standard_errors=tuple((values.std(0, ddof=1) / np.sqrt(number)).tolist()),
-            passes=spent,
+            passes=read.passes,
             sequences=number,
             method=method,
             seed=seed,
             curve=kind,
             held_out=tuple(scores.items()),
+            calibration=calibration,
         )
         return cls(curve, measurement=record)
 
@@ -225,7 +267,9 @@ class InformationProfile:
         """Expected KL(data || sampler given the reveal order) of a plan, in nats.
 
         Exact for a uniformly random order without remasking, where it is an upper bound on the
-        divergence of the sampler's own law (see `plan_divergence`).
+        divergence of the sampler's own law (see `plan_divergence`). For a profile measured by
+        cross-entropy the cost is what the plan adds to the divergence of one token per pass, which
+        is not 0 where the model is wrong.
 
         Args:
             plan: integers >= 0 [steps] that sum to N.
@@ -304,7 +348,7 @@ class InformationProfile:
         return cls(h, measurement=measurement)
 
 
-def _check_profile(h: Any) -> Array:
+def _check_profile(h: Any, may_rise: bool = False) -> Array:
     try:
         array = np.array(h.detach().cpu().double().numpy() if isinstance(h, torch.Tensor) else h)
         if array.dtype.kind not in "fiu" or array.ndim != 1:
@@ -320,7 +364,7 @@ def _check_profile(h: Any) -> Array:
         bad = array[~(array >= 0) | np.isinf(array)][0]
         raise InvalidValueError(f"h must hold finite entropies >= 0 in nats, got {bad}")
     rises = np.diff(array)
-    if not (rises > 0).any():
+    if may_rise or not (rises > 0).any():
         return array
     # Rounding alone deserves no warning.
     if rises.max() <= 1e-12 * array.max():

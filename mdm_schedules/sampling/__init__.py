@@ -20,6 +20,7 @@ from mdm_schedules.sampling.commits import CommitRule, commits, get_commit, list
 from mdm_schedules.sampling.draw import DrawOptions
 from mdm_schedules.sampling.generation import generate
 from mdm_schedules.sampling.loop import sample
+from mdm_schedules.sampling.orders import token_frequencies
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.policies import (
     ConfidencePolicy,
@@ -29,6 +30,8 @@ from mdm_schedules.sampling.policies import (
     list_policies,
     policies,
 )
+from mdm_schedules.sampling.remask import RemaskFraction
+from mdm_schedules.sampling.where import Where
 
 __all__ = [
     "CommitRule",
@@ -37,7 +40,9 @@ __all__ = [
     "GenerationOutput",
     "OrderPolicy",
     "PositionPolicy",
+    "RemaskFraction",
     "StepInfo",
+    "Where",
     "commits",
     "generate",
     "get_commit",
@@ -46,4 +51,5 @@ __all__ = [
     "list_policies",
     "policies",
     "sample",
+    "token_frequencies",
 ]

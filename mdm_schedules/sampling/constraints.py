@@ -16,6 +16,7 @@ from mdm_schedules.hub import is_hub_id
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.sampling.commits import get_commit
 from mdm_schedules.sampling.policies import get_policy
+from mdm_schedules.sampling.remask import Cap, get_remask_fraction
 from mdm_schedules.schedules import Schedule
 
 
@@ -95,6 +96,15 @@ def remasking_text(value: Any) -> Any:
 def commit_text(value: Any) -> Any:
     get_commit(value)
     return value
+
+
+def remask_fraction_value(value: Any) -> Any:
+    """A number as a float, also from text; a schedule of it as it was given."""
+    found = get_remask_fraction(value)
+    try:
+        return found.fraction if isinstance(found, Cap) and float(value) >= 0 else value
+    except (TypeError, ValueError):
+        return value
 
 
 def token_ids(

@@ -15,10 +15,12 @@ import torch
 
 from mdm_schedules.checks import check_int, check_real
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.sampling.fast import FastDraw
+from mdm_schedules.sampling.fast import FastDraw, Watch
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 from mdm_schedules.sampling.rows import RowReader, ranked
 from mdm_schedules.sampling.segments import inverse_cdf
+from mdm_schedules.sampling.trial import check_scores
+from mdm_schedules.sampling.where import Where
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -77,12 +79,22 @@ class TokenDraw:
     Probabilities are those of the softmax before temperature and filters, as LLaDA and Dream read
     them: the mask token counts, though it is never drawn; suppressed tokens and what a logits
     processor removes do not.
+
+    Args:
+        options: how tokens are drawn.
+        policy: scores them, if it looks at the model.
+        mask_token_id: what is never drawn.
+        watch: is shown the distributions; see `CommitRule.watch`.
     """
 
     def __init__(
-        self, options: DrawOptions, policy: ConfidencePolicy | OrderPolicy, mask_token_id: int
+        self,
+        options: DrawOptions,
+        policy: ConfidencePolicy | OrderPolicy,
+        mask_token_id: int,
+        watch: Watch | None = None,
     ) -> None:
-        self.options = options
+        self.options, self.watch = options, watch
         self.policy = policy if isinstance(policy, ConfidencePolicy) else None
         self.reader = RowReader(mask_token_id, options.suppress_tokens)
         # the fast draw keeps no probability but the drawn token's, and knows no filters
@@ -90,7 +102,7 @@ class TokenDraw:
         plain = options.temperature in (0, 1) and not filters and options.logits_processor is None
         self.fast = None
         if plain and (self.policy is None or self.policy.token_only):
-            self.fast = FastDraw(self.reader, scored=self.policy is not None)
+            self.fast = FastDraw(self.reader, scored=self.policy is not None, watch=watch)
 
     @torch.no_grad()
     def __call__(
@@ -99,6 +111,7 @@ class TokenDraw:
         index_R: torch.Tensor | None,
         uniform_R: torch.Tensor | None,
         input_ids: Callable[[int, int], torch.Tensor],
+        where: Where | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Draw one token per wanted row.
 
@@ -107,15 +120,19 @@ class TokenDraw:
             index_R: LongTensor [R] of the wanted rows; None for all of them.
             uniform_R: float64 [R] in [0, 1), one per row; None at temperature 0.
             input_ids: the sequences [j - i, L] of wanted rows i to j, for a logits processor.
+            where: where they lie, a list [R], for policies and rules that look at that.
 
         Returns:
             tokens [R]; the policy's scores [R] (None for a policy that knows its order); and a bool
             [R] that is False where the logits are unusable (NaN, +inf, or nothing left to draw).
         """
         self.reader.prepare(logits_MV)
-        # the fast way at temperature 0 must see ties, for which a host would wait for its device
-        if self.fast is not None and (uniform_R is not None or logits_MV.is_cpu):
-            return self.fast(logits_MV, index_R, uniform_R)
+        # the fast way at temperature 0 must see ties, for which a host would wait for its device;
+        # and at temperature 1 it leaves the mask token out there, which `watch` must not see
+        on_device = uniform_R is not None and self.watch is None
+        if self.fast is not None and (logits_MV.is_cpu or on_device):
+            tokens_R, score_R, usable_R = self.fast(logits_MV, index_R, uniform_R, where)
+            return tokens_R, self._token_score(score_R, tokens_R, where), usable_R
         parts = []
         for start, stop in self.reader.spans(logits_MV, index_R, torch.get_num_threads()) or [
             (0, 0)  # no row is wanted: one empty chunk, for the dtypes of the answer
@@ -124,7 +141,11 @@ class TokenDraw:
             scores_RV = self.reader.read(logits_MV, index_R, start, stop)
             scores_RV = self._processed(scores_RV, input_ids, start, stop)
             parts.append(
-                self._draw(scores_RV, None if uniform_R is None else uniform_R[start:stop])
+                self._draw(
+                    scores_RV,
+                    None if uniform_R is None else uniform_R[start:stop],
+                    None if where is None else where.part(start, stop),
+                )
             )
         tokens, score, usable = zip(*parts, strict=True)
         return (
@@ -153,8 +174,40 @@ class TokenDraw:
         # it may have raised what must stay out
         return self.reader.suppress(scores_RV)
 
+    def _token_score(
+        self, probability_R: torch.Tensor | None, tokens_R: torch.Tensor, where: Where | None
+    ) -> torch.Tensor | None:
+        """What a `token_only` policy makes of the drawn tokens' probabilities."""
+        if self.policy is None or probability_R is None:
+            return None
+        score_R = self.policy.token_score(probability_R, tokens_R, where)  # type: ignore[arg-type]
+        check_scores(score_R, self.policy, tokens_R.shape)
+        return score_R
+
+    def probability(
+        self,
+        logits_MV: torch.Tensor,
+        index_R: torch.Tensor | None,
+        tokens_R: torch.Tensor,
+        input_ids: Callable[[int, int], torch.Tensor],
+    ) -> torch.Tensor:
+        """The probabilities [R] of given tokens, as a policy would read them."""
+        self.reader.prepare(logits_MV)
+        parts = []
+        for start, stop in self.reader.spans(logits_MV, index_R, torch.get_num_threads()) or [
+            (0, 0)
+        ]:
+            scores_RV = self.reader.read(logits_MV, index_R, start, stop)
+            scores_RV = self._processed(scores_RV, input_ids, start, stop)
+            logit_R = scores_RV.gather(1, tokens_R[start:stop, None])[:, 0]
+            parts.append((logit_R - scores_RV.logsumexp(1)).exp())
+        return torch.cat(parts)
+
     def _draw(
-        self, scores_RV: torch.Tensor, uniform_R: torch.Tensor | None
+        self,
+        scores_RV: torch.Tensor,
+        uniform_R: torch.Tensor | None,
+        where: Where | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Tokens, scores, and which rows were usable, of one chunk; changes `scores_RV`."""
         # 1. What the policy reads: the softmax in which the mask token counts.
@@ -162,6 +215,8 @@ class TokenDraw:
         if self.policy is not None:
             out = self.reader.buffer("probs", len(scores_RV), scores_RV)
             probs_RV = torch.softmax(scores_RV, 1, out=out)
+            if self.watch is not None and where is not None:
+                self.watch(scores_RV, probs_RV, where)
             if self.policy.token_only:
                 # log sum exp = largest logit - its log-probability
                 log_sum_R = scores_RV.amax(1) - probs_RV.amax(1).log()
@@ -180,12 +235,15 @@ class TokenDraw:
         # 4. Its score.
         if self.policy is None or probs_RV is None:
             return tokens_R, None, usable_R
-        score_R = self.policy.score(probs_RV, tokens_R)
         if log_sum_R is not None:
+            probability_R = probs_RV.gather(1, tokens_R[:, None])[:, 0]
             logit_R = scores_RV.gather(1, tokens_R[:, None])[:, 0]
             # a probability that underflows would tie with others
-            score_R = ranked(score_R, logit_R - log_sum_R)
-        return tokens_R, score_R, usable_R & ~score_R.isnan()
+            probability_R = ranked(probability_R, logit_R - log_sum_R)
+            return tokens_R, self._token_score(probability_R, tokens_R, where), usable_R
+        score_R = self.policy.score_at(probs_RV, tokens_R, where)  # type: ignore[arg-type]
+        check_scores(score_R, self.policy, tokens_R.shape)
+        return tokens_R, score_R, usable_R
 
     def _tempered(self, scores_RV: torch.Tensor) -> torch.Tensor:
         """Probabilities after temperature, top_k and top_p, in transformers' order; ties stay."""

@@ -11,6 +11,7 @@ import torch
 from mdm_schedules.sampling.draw import DrawOptions
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 from mdm_schedules.sampling.rows import wide
+from mdm_schedules.sampling.where import Where
 
 
 def draw_exactly(
@@ -20,6 +21,7 @@ def draw_exactly(
     mask_token_id: int,
     uniform_R: torch.Tensor | None = None,
     input_ids_RL: torch.Tensor | None = None,
+    where: Where | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """One token and one score per row of logits; arguments and answers are those of `TokenDraw`."""
     # 1. Suppressed tokens, and what a processor removes, are no part of any probability.
@@ -47,11 +49,12 @@ def draw_exactly(
     # 4. Its score, before temperature and filters.
     if isinstance(policy, OrderPolicy):
         return tokens_R, None, usable_R
-    score_R = policy.score(scores_RV.softmax(1), tokens_R)
-    if policy.token_only:
-        # a probability too small for the dtype is replaced by its logarithm
-        log_R = scores_RV.log_softmax(1).gather(1, tokens_R[:, None])[:, 0]
-        score_R = torch.where(score_R < torch.finfo(wide(logits_RV.dtype)).tiny, log_R, score_R)
+    if not policy.token_only:
+        return tokens_R, policy.score_at(scores_RV.softmax(1), tokens_R, where), usable_R  # type: ignore[arg-type]
+    # a probability too small for the dtype is replaced by its logarithm
+    log_R = scores_RV.log_softmax(1).gather(1, tokens_R[:, None])[:, 0]
+    small_R = log_R.exp() < torch.finfo(wide(logits_RV.dtype)).tiny
+    score_R = policy.token_score(torch.where(small_R, log_R, log_R.exp()), tokens_R, where)  # type: ignore[arg-type]
     return tokens_R, score_R, usable_R
 
 

@@ -16,16 +16,14 @@ Three tricks, of which `exact.py` needs none:
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import torch
 
-from mdm_schedules.sampling.rows import RowReader, ranked, wide
+from mdm_schedules.sampling.rows import READ_IN_PLACE, RowReader, ranked, runs, wide
 from mdm_schedules.sampling.segments import by_segment, search
+from mdm_schedules.sampling.where import Where
 
-#: columns; shorter rows are copied in less time than it takes to find which are neighbours
-READ_IN_PLACE = 16_384
 #: mass of all tokens but the mask, below which a row is read again without the mask
 LEAST_MASS = 1e-12
 #: chunks of rows that one softmax takes on a CPU: each operation reads a row once, so many pay
@@ -35,42 +33,54 @@ CHUNKS = 16
 # ----- The draw -----
 
 
+Watch = Callable[[torch.Tensor, torch.Tensor, Where], None]
+
+
 class FastDraw:
     """Draws tokens at temperature 0 (on a CPU) or 1, and scores them by their probability.
 
     Args:
         reader: the rows and buffers.
         scored: whether scores are wanted.
+        watch: is shown logits and probabilities of each row (`CommitRule.watch`); on a CPU only.
     """
 
-    def __init__(self, reader: RowReader, scored: bool) -> None:
-        self.reader, self.scored = reader, scored
+    def __init__(self, reader: RowReader, scored: bool, watch: Watch | None = None) -> None:
+        self.reader, self.scored, self.watch = reader, scored, watch
 
     def __call__(
         self,
         logits_MV: torch.Tensor,
         index_R: torch.Tensor | None,
         uniform_R: torch.Tensor | None,
+        where: Where | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """As `TokenDraw`: tokens, scores (None unless wanted), and which rows could be read."""
+        """As `TokenDraw`: tokens, probabilities (None unless wanted), and which rows were usable.
+
+        `where` is for `watch`.
+        """
         # row_R is always a tensor; index_R stays None where all rows are wanted, which saves copies
         row_R = index_R
         if row_R is None:
             row_R = torch.arange(len(logits_MV), device=logits_MV.device)
         if uniform_R is None:
-            tokens_R, log_R = self._best(logits_MV, index_R, row_R)
+            tokens_R, log_R = self._best(logits_MV, index_R, row_R, where)
         else:
-            tokens_R, log_R = self._drawn(logits_MV, index_R, row_R, uniform_R)
+            tokens_R, log_R = self._drawn(logits_MV, index_R, row_R, uniform_R, where)
         # unusable rows have NaN, +inf or -inf here
         score_R = ranked(log_R.exp().to(wide(logits_MV.dtype)), log_R) if self.scored else None
         return tokens_R, score_R, log_R.isfinite()
 
     def _best(
-        self, logits_MV: torch.Tensor, index_R: torch.Tensor | None, row_R: torch.Tensor
+        self,
+        logits_MV: torch.Tensor,
+        index_R: torch.Tensor | None,
+        row_R: torch.Tensor,
+        where: Where | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The first token with the largest logit, and its log-probability; on a CPU."""
         # the best segment, then the first place in it that has the largest logit
-        table_RS = self._segments(logits_MV, index_R, torch.log_softmax, torch.amax, -torch.inf)
+        table_RS = self._best_of_segments(logits_MV, index_R, row_R, where)
         log_R, segment_R = table_RS.max(1)
         values_RC = self._inside(logits_MV, row_R, segment_R)
         largest_RC = values_RC == values_RC.amax(1, keepdim=True)
@@ -85,12 +95,32 @@ class FastDraw:
             tokens_R[tied[start:stop]] = whole.argmax(1)
         return tokens_R, log_R
 
+    def _best_of_segments(
+        self,
+        logits_MV: torch.Tensor,
+        index_R: torch.Tensor | None,
+        row_R: torch.Tensor,
+        where: Where | None,
+    ) -> torch.Tensor:
+        """The largest log-probability [R, S] in each segment, the mask token left out."""
+        logs = (torch.log_softmax, torch.amax, -torch.inf)
+        if self.watch is None:
+            return self._segments(logits_MV, index_R, *logs)
+        # who watches wants probabilities, of which only the largest need a logarithm then
+        table_RS = self._segments(logits_MV, index_R, torch.softmax, torch.amax, 0, where=where)
+        few = torch.from_numpy(np.flatnonzero(table_RS.amax(1).numpy() < LEAST_MASS))
+        table_RS.log_()
+        if len(few):
+            table_RS[few] = self._segments(logits_MV, row_R[few], *logs)
+        return table_RS
+
     def _drawn(
         self,
         logits_MV: torch.Tensor,
         index_R: torch.Tensor | None,
         row_R: torch.Tensor,
         uniform_R: torch.Tensor,
+        where: Where | None = None,
         hide: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A token drawn from each row, and its log-probability with the mask counted.
@@ -99,7 +129,7 @@ class FastDraw:
         probability.
         """
         hide = hide or not logits_MV.is_cpu  # a device is not asked whether it must
-        table_RS = self._segments(logits_MV, index_R, torch.softmax, torch.sum, 0, hide)
+        table_RS = self._segments(logits_MV, index_R, torch.softmax, torch.sum, 0, hide, where)
         segment_R, place_R, share_R, total_R = search(
             table_RS,
             uniform_R,
@@ -133,10 +163,11 @@ class FastDraw:
         reduce: Callable[..., torch.Tensor],
         nothing: float,
         hide: bool = False,
+        where: Where | None = None,
     ) -> torch.Tensor:
         """`reduce` by segment [R, S] of the rows' softmax, with `nothing` where the mask is.
 
-        The mask counts in the softmax unless `hide`.
+        The mask counts in the softmax unless `hide`. With `where` the rows are shown to `watch`.
         """
         reader = self.reader
         rows = len(logits_MV) if index_R is None else len(index_R)
@@ -155,6 +186,13 @@ class FastDraw:
             # 2. their softmax, each part into its own rows of the buffer
             for part, out in zip(parts, probs.split([len(part) for part in parts]), strict=True):
                 softmax(part, 1, out=out)
+            if self.watch is not None and where is not None:
+                done = start
+                for part, out in zip(
+                    parts, probs.split([len(part) for part in parts]), strict=True
+                ):
+                    self.watch(part, out, where.part(done, done + len(part)))
+                    done += len(part)
             # 3. the mask's share goes, and each segment becomes one number
             probs[:, reader.mask : reader.mask + 1] = nothing
             by_segment(probs, reduce, table_RS[start:stop])
@@ -177,6 +215,4 @@ def _neighbours(
     if index_R is None:
         return [logits_MV[start:stop]]
     row = index_R[start:stop].numpy()  # on the host
-    # a run ends where the next row is not the next number
-    cuts = [0, *(np.flatnonzero(np.diff(row) != 1) + 1), len(row)]
-    return [logits_MV[row[i] : row[i] + j - i] for i, j in pairwise(cuts)]
+    return [logits_MV[row[i] : row[i] + j - i] for i, j in runs(row)]

@@ -20,11 +20,7 @@ from mdm_schedules.sampling.commits import choose_commit
 from mdm_schedules.sampling.constraints import token_ids
 from mdm_schedules.sampling.draw import DrawOptions
 from mdm_schedules.sampling.loop import sample
-from mdm_schedules.sampling.options import (
-    OPTIONS,
-    GenerateOptions,
-    by_name,
-)
+from mdm_schedules.sampling.options import OPTIONS, GenerateOptions
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.prompt import (
     block_ends,
@@ -39,7 +35,7 @@ from mdm_schedules.sampling.prompt import (
     warn_of_padding,
 )
 from mdm_schedules.sampling.quotas import split_steps
-from mdm_schedules.sampling.signature import describe_options, option_parameters
+from mdm_schedules.sampling.signature import by_name, describe_options, option_parameters
 from mdm_schedules.sampling.stored import merge_options
 from mdm_schedules.sampling.streaming import StreamerFeed
 from mdm_schedules.sampling.vocabulary import undrawable
@@ -109,7 +105,8 @@ def generate(
     feed, streamer = None, options.get("streamer")
     if streamer is not None:
         start = prompt.tokens[:, : prompt.length]
-        final = not (chosen["remask_fraction"] or eos)
+        changing = ("remask_fraction", "edit_threshold", "revoke_threshold")
+        final = not (eos or any(chosen[name] for name in changing))  # type: ignore[literal-required]
         feed = StreamerFeed(streamer, start, prompt.mask_token_id, final=final)
     with evaluating(model):
         _try_out(adapter, prompt, scale)
@@ -134,6 +131,10 @@ def generate(
             attention_mask=prompt.attention_mask,
             commit=commit,
             remask_fraction=chosen["remask_fraction"] or 0.0,
+            remask=chosen["remask"] or "uniform",
+            edit_threshold=chosen["edit_threshold"],
+            revoke_threshold=chosen["revoke_threshold"],
+            max_post_steps=chosen["max_post_steps"] or 0,
             eos_token_ids=eos,
             pad_token_id=pad[0] if pad else None,
             answer_start=prompt.length,

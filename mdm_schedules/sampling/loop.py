@@ -22,13 +22,19 @@ from mdm_schedules.checks import check_int, check_real
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import as_denoiser
+from mdm_schedules.plan import MAX_STEPS
+from mdm_schedules.sampling.block import BlockRun
 from mdm_schedules.sampling.commits import CommitRule
 from mdm_schedules.sampling.draw import DrawOptions, TokenDraw
 from mdm_schedules.sampling.noise import RowSeeds, check_seed, plain_seed
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy, get_policy
-from mdm_schedules.sampling.quotas import ancestral_tables, block_spans, count_tables
+from mdm_schedules.sampling.quotas import block_spans, plan_tables
+from mdm_schedules.sampling.remask import RemaskFraction, check_remask, get_remask_fraction
+from mdm_schedules.sampling.revise import Revision
 from mdm_schedules.sampling.state import SamplerState
+from mdm_schedules.sampling.trial import try_out
+from mdm_schedules.sampling.where import extent
 from mdm_schedules.schedules import Schedule
 
 Callback = Callable[[StepInfo], object]
@@ -48,7 +54,11 @@ def sample(
     seed: int | Sequence[int] | torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     commit: CommitRule | None = None,
-    remask_fraction: float = 0.0,
+    remask_fraction: float | str | RemaskFraction = 0.0,
+    remask: str = "uniform",
+    edit_threshold: float | None = None,
+    revoke_threshold: float | None = None,
+    max_post_steps: int = 0,
     eos_token_ids: Sequence[int] = (),
     pad_token_id: int | None = None,
     answer_start: int = 0,
@@ -79,9 +89,17 @@ def sample(
         attention_mask: bool [B, L], False on padding, so that noise is counted from the sequence's
             own first token.
         commit: reveal more than the plan where the model is sure.
-        remask_fraction: share in [0, 1] of a block's revealed tokens, chosen at random, that each
-            pass masks again, but no more than the steps left can fill (ReMDM's capped rate, arXiv
-            2503.00307); the passes stay as planned.
+        remask_fraction: share in [0, 1] of a block's revealed tokens that each pass masks again,
+            but no more than the steps left can fill (ReMDM's capped rate, arXiv 2503.00307); or a
+            schedule of it, "rescale(0.3)" or "loop(0.1)"; the passes stay as planned.
+        remask: which of them: "uniform", or "confidence", where tokens that had a small probability
+            when they were revealed are the likelier ones (ReMDM-conf).
+        edit_threshold: in each pass replace tokens of the block that the run has revealed, where
+            another one has a probability above this, in [0, 1].
+        revoke_threshold: in each pass mask revealed tokens of the block again whose probability is
+            below this, in [0, 1], but no more than the steps left can fill.
+        max_post_steps: at most so many more passes for each block once it is filled, as long as
+            they edit something.
         eos_token_ids: a row ends at its first such token in the answer once all before it is
             filled. What follows becomes `pad_token_id`, and the row leaves the batch.
         pad_token_id: what follows the end; None is the first of `eos_token_ids`.
@@ -104,26 +122,35 @@ def sample(
         real_AL = torch.ones_like(tokens_AL, dtype=torch.bool)
     else:
         real_AL = attention_mask.bool()
-    remask_fraction = check_real("remask_fraction", remask_fraction, 0, 1)
+    draw = draw or DrawOptions()
+    fraction = get_remask_fraction(remask_fraction)
+    by_confidence = check_remask(remask) == "confidence" and fraction.fraction > 0
+    revision = _revision(draw, mask_token_id, edit_threshold, revoke_threshold, fraction)
+    max_post_steps = _check_post_steps(max_post_steps, edit_threshold)
     ends, pad = _check_ends(eos_token_ids, pad_token_id, mask_token_id)
     if commit is not None:
-        commit.check(policy, remask_fraction)
+        commit.check(policy, fraction.fraction)
+    try_out(policy, commit, mask_token_id, tokens.device)
     # one seed for the batch makes copies of a prompt differ; a list is taken as it is
     seed = plain_seed(seed)
     one_seed = seed is None or isinstance(seed, int)
     row_seeds = RowSeeds(check_seed(seed, len(tokens)), tokens_AL, real_AL, distinct=one_seed)
     # what is to be filled; a mask token on padding is not
     masked_AL = (tokens_AL == mask_token_id) & real_AL
+    watch = commit.watch if commit is not None and commit.watches else None
     state = SamplerState(
         denoiser=as_denoiser(denoiser),
         tokens_BL=tokens_AL.clone(),
         policy=policy,
-        draw=TokenDraw(draw or DrawOptions(), policy, mask_token_id),
+        draw=TokenDraw(draw, policy, mask_token_id, watch),
         noise=row_seeds.noise,
         position_BL=real_AL.long().cumsum(1) - 1,
         mask_token_id=mask_token_id,
         commit=commit,
-        remask_fraction=remask_fraction,
+        remask_fraction=fraction if fraction.fraction else None,
+        remembers_confidence=by_confidence,
+        revision=revision,
+        max_post_steps=max_post_steps,
         eos=torch.tensor(ends, device=tokens.device) if ends else None,
         pad_token_id=pad,
         answer_start=answer_start,
@@ -136,16 +163,20 @@ def sample(
     # ----- How many tokens each step of each block reveals -----
     spans = block_spans(block_ends, tokens.shape[1])
     # the one place where the host waits for the device, unless an option needs more
-    counts_AN = torch.stack([masked_AL[:, start:end].sum(1) for start, end in spans], 1).cpu()
+    facts = [(masked_AL[:, i:j].sum(1), extent(masked_AL[:, i:j])[1]) for i, j in spans]
+    counts_AN, lengths_AN = torch.stack([torch.stack(pair, 1) for pair in facts], 2).cpu().unbind(1)
+    widths = lengths_AN.amax(0).tolist()
     # a preset or repository may hold several schedules, for different numbers of steps
     schedule = schedule_for_steps(schedule, steps if isinstance(steps, int) else None)
-    tables = count_tables(schedule, plan, counts_AN, steps, policy)
-    if isinstance(policy, OrderPolicy) and policy.random_counts:
-        tables = ancestral_tables(
-            schedule, steps, policy, masked_AL, state.position_BL, spans, counts_AN, state.noise
-        )
-    # a step that reveals nothing in any row costs no pass
-    total = sum(int((table_AK > 0).any(0).sum()) for table_AK in tables)
+    tables, stills = plan_tables(
+        schedule, plan, steps, policy, masked_AL, state.position_BL, spans, counts_AN,
+        state.noise, fraction,
+    )  # fmt: skip
+    # a step that reveals nothing in any row costs no pass, unless it masks again and fills
+    total = sum(
+        int((table_AK > 0).any(0).sum()) + len(still)
+        for table_AK, still in zip(tables, stills, strict=True)
+    )
 
     # ----- The passes, block by block -----
     history = []
@@ -153,8 +184,11 @@ def sample(
     bar = tqdm(total=total, disable=not progress, desc="denoising", unit="pass")
     # the denoiser lets go of what it holds, also after an error
     with closing(state.denoiser), bar:
-        for block, ((start, end), table_AK) in enumerate(zip(spans, tables, strict=True)):
-            for report in state.fill(start, end, table_AK.numpy(), block):
+        for block, (start, end) in enumerate(spans):
+            run = BlockRun(
+                state, start, end, tables[block].numpy(), block, widths[block], stills[block]
+            )
+            for report in run.fill():
                 bar.update()
                 if report is None:
                     continue
@@ -175,14 +209,45 @@ def sample(
     return GenerationOutput(
         sequences=state.all_tokens(),
         nfe=state.nfe,
-        nfe_per_row=(revealed_AK > 0).sum(1),
+        nfe_per_row=torch.from_numpy(state.passes_A),
         plan=revealed_AK,
         seeds=row_seeds.tolist(),
         drawn=drawn_AK,
+        edited=state.edited_A.cpu(),
         revealed_in=state.revealed_in_AL,
         eos_token_ids=tuple(ends),
         history=history,
     )
+
+
+def _revision(
+    draw: DrawOptions,
+    mask_token_id: int,
+    edit_threshold: float | None,
+    revoke_threshold: float | None,
+    fraction: RemaskFraction,
+) -> Revision | None:
+    """How filled positions are looked at again; None where they are not."""
+    given = {"edit_threshold": edit_threshold, "revoke_threshold": revoke_threshold}
+    for name, value in given.items():
+        if value is not None:
+            check_real(name, value, 0, 1)
+    if revoke_threshold is not None and fraction.fraction:
+        raise InvalidValueError("give revoke_threshold or remask_fraction, not both")
+    if edit_threshold is None and revoke_threshold is None:
+        return None
+    return Revision(draw, mask_token_id, edit_threshold, revoke_threshold)
+
+
+def _check_post_steps(steps: int, edit_threshold: float | None) -> int:
+    """Passes for edits after a block's last mask."""
+    steps = check_int("max_post_steps", steps, 0, MAX_STEPS)
+    if steps and edit_threshold is None:
+        raise InvalidValueError(
+            f"max_post_steps={steps} needs an edit_threshold, such as edit_threshold=0.9; without "
+            "edits a filled block needs no more passes"
+        )
+    return steps
 
 
 def _check_ends(

@@ -8,8 +8,7 @@ command line's flags and help. A new option is one entry here, and code where it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 
 import torch
@@ -17,6 +16,7 @@ from typing_extensions import TypedDict, get_type_hints
 
 from mdm_schedules.checks import did_you_mean
 from mdm_schedules.errors import InvalidTypeError
+from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.sampling.commits import CommitRule
 from mdm_schedules.sampling.constraints import (
     Checked,
@@ -25,40 +25,19 @@ from mdm_schedules.sampling.constraints import (
     Truth,
     Whole,
     commit_text,
+    remask_fraction_value,
     remasking_text,
     schedule_text,
 )
 from mdm_schedules.sampling.draw import LogitsProcessor
 from mdm_schedules.sampling.elsewhere import NO_MEANING, PROMPT_NAMES
+from mdm_schedules.sampling.option import Option, names
 from mdm_schedules.sampling.output import StepInfo
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy, PolicyName
+from mdm_schedules.sampling.remask import Remask, RemaskFraction, check_remask
 from mdm_schedules.schedules import Schedule
 
 # --- the table
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of `generate`.
-
-    Attributes:
-        help: what it does, for the docstring and the command line.
-        default: what holds where nobody gives it.
-        check: its constraint; None for what only `generate` can check.
-        stored: whether a generation config can hold it.
-        other_names: what it is called elsewhere -> where.
-    """
-
-    help: str
-    default: Any = None
-    check: Whole | Real | Truth | TokenIds | Checked | None = None
-    stored: bool = True
-    other_names: Mapping[str, str] = field(default_factory=dict)
-
-
-def _names(text: str) -> dict[str, str]:
-    """'gen_length LLaDA, max_tokens vLLM' as a dict."""
-    return dict(one.split(" ", 1) for one in text.split(", "))
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -70,7 +49,7 @@ class GenerateOptions(TypedDict, total=False):
             "how many tokens each pass reveals: name, spec, folder, Hub id, preset or Schedule; "
             "`steps` chooses where there are several. By default the model's own, else linear.",
             check=Checked(schedule_text),
-            other_names=_names(
+            other_names=names(
                 "noise_schedule MMaDA, scheduler diffusers, mask_schedule MaskGIT, "
                 "masking_schedule diffusers"
             ),
@@ -81,7 +60,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "forward passes in all, shared among blocks; by default one per token.",
             check=Whole(1),
-            other_names=_names(
+            other_names=names(
                 "num_inference_steps diffusers, diffusion_steps Dream, num_steps MDLM, "
                 "num_sampling_steps MDLM, denoising_steps SDAR, steps_per_block LLaDA2, nfe papers"
             ),
@@ -92,7 +71,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "masks appended to the prompt; by default none to a prompt that holds masks.",
             check=Whole(0),
-            other_names=_names(
+            other_names=names(
                 "gen_length LLaDA, max_gen_toks lm-eval, max_tokens vLLM, max_completion_tokens "
                 "OpenAI, seq_len MMaDA, max_gen_len Llama, answer_length papers"
             ),
@@ -104,17 +83,17 @@ class GenerateOptions(TypedDict, total=False):
             "write blocks of so many tokens from left to right, the last one perhaps shorter; by "
             "default all at once.",
             check=Whole(1),
-            other_names=_names("block_size dLLM, blocksize SDAR, block_len dInfer"),
+            other_names=names("block_size dLLM, blocksize SDAR, block_len dInfer"),
         ),
     ]
     remasking: Annotated[
         PolicyName | str | ConfidencePolicy | OrderPolicy | None,
         Option(
             "which positions are revealed first: low_confidence, margin, entropy, random, "
-            "ancestral, left_to_right, or a policy object.",
+            "ancestral, left_to_right, dilated, pc(decay=0.25), or a policy object.",
             default="low_confidence",
             check=Checked(remasking_text),
-            other_names=_names(
+            other_names=names(
                 "alg Dream, remasking_strategy SDAR, policy papers, order papers, unmasking papers"
             ),
         ),
@@ -125,7 +104,7 @@ class GenerateOptions(TypedDict, total=False):
             "0 takes the most probable token. Confidence is read before it is applied.",
             default=0.0,
             check=Real(0),
-            other_names=_names("temp LLaDA, sampling_temperature MMaDA"),
+            other_names=names("temp LLaDA, sampling_temperature MMaDA"),
         ),
     ]
     mask_token_id: Annotated[
@@ -133,7 +112,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "by default that of the model's config.",
             check=Whole(0),
-            other_names=_names("mask_id LLaDA, mask_token tokenizers, mask_index MDLM"),
+            other_names=names("mask_id LLaDA, mask_token tokenizers, mask_index MDLM"),
         ),
     ]
     seed: Annotated[
@@ -142,7 +121,7 @@ class GenerateOptions(TypedDict, total=False):
             "None, an int, or one int per returned row. A sequence draws the same tokens whatever "
             "the batch around it. None draws one number from torch's global generator, so that "
             "torch.manual_seed repeats the run; else no global generator is touched.",
-            other_names=_names(
+            other_names=names(
                 "generator diffusers, random_seed lm-eval, manual_seed torch, random_state scikit- "
                 "learn"
             ),
@@ -161,7 +140,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "draw among so many of the most probable tokens; 0 among all. It needs a temperature.",
             check=Whole(0),
-            other_names=_names("topk Fast-dLLM"),
+            other_names=names("topk Fast-dLLM"),
         ),
     ]
     top_p: Annotated[
@@ -170,7 +149,7 @@ class GenerateOptions(TypedDict, total=False):
             "draw among the most probable tokens that together have this probability, in (0, 1]. "
             "It needs a temperature.",
             check=Real(0, 1, low_open=True),
-            other_names=_names("topp Fast-dLLM, nucleus_p MDLM"),
+            other_names=names("topp Fast-dLLM, nucleus_p MDLM"),
         ),
     ]
     suppress_tokens: Annotated[
@@ -178,7 +157,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "token ids that are never drawn.",
             check=TokenIds(),
-            other_names=_names(
+            other_names=names(
                 "bad_words_ids transformers, forbidden_tokens ESM, banned_tokens vLLM"
             ),
         ),
@@ -189,7 +168,7 @@ class GenerateOptions(TypedDict, total=False):
             "True keeps the tokenizer's special tokens out of answers, but an `eos_token_id` that "
             "ends them; it needs the tokenizer.",
             check=Truth(),
-            other_names=_names("ignore_special_tokens ESM, no_special_tokens ESM"),
+            other_names=names("ignore_special_tokens ESM, no_special_tokens ESM"),
         ),
     ]
     infill: Annotated[
@@ -200,8 +179,10 @@ class GenerateOptions(TypedDict, total=False):
         str | CommitRule | None,
         Option(
             "a rule by which a pass reveals more than the plan where the model is sure: "
-            "threshold(0.9), entropy_bound(0.1), or a CommitRule.",
+            "threshold(0.9), entropy_bound(0.1), factor(1.0), klass(), local_leap(), or a "
+            "CommitRule.",
             check=Checked(commit_text),
+            other_names=names("unmask_strategy KLASS, parallel_decoding dInfer"),
         ),
     ]
     threshold: Annotated[
@@ -210,7 +191,7 @@ class GenerateOptions(TypedDict, total=False):
             "short for commit=threshold(...): with low_confidence, each pass also reveals every "
             "token whose probability is above this, in [0, 1]; at 1 there is none.",
             check=Real(0, 1),
-            other_names=_names(
+            other_names=names(
                 "confidence_threshold dInfer, conf_threshold d3LLM, dynamic_threshold SDAR"
             ),
         ),
@@ -221,17 +202,56 @@ class GenerateOptions(TypedDict, total=False):
             "short for commit=entropy_bound(...): with the entropy policy, each pass also reveals "
             "the surest tokens up to this joint entropy, in nats.",
             check=Real(0),
-            other_names=_names("eb_threshold SDAR, gamma EB-Sampler"),
+            other_names=names("eb_threshold SDAR, gamma EB-Sampler"),
         ),
     ]
     remask_fraction: Annotated[
+        float | str | RemaskFraction | None,
+        Option(
+            "share of revealed tokens that each pass masks again (ReMDM), in [0, 1], or a schedule "
+            "of it: rescale(0.3), loop(0.1); the passes stay as planned.",
+            default=0.0,
+            check=Checked(remask_fraction_value),
+            other_names=names("remask_ratio ReMDM, eta_cap ReMDM"),
+        ),
+    ]
+    remask: Annotated[
+        Remask | None,
+        Option(
+            "which revealed tokens are masked again: uniform, or confidence, by which those that "
+            "were unlikely when they were revealed are chosen more often.",
+            default="uniform",
+            check=Checked(check_remask),
+        ),
+    ]
+    edit_threshold: Annotated[
         float | None,
         Option(
-            "share of revealed tokens that each pass masks again (ReMDM), in [0, 1]; the passes "
-            "stay as planned.",
-            default=0.0,
+            "in each pass replace revealed tokens of the block where another token is more "
+            "probable than this, in [0, 1]. The prompt is never edited.",
             check=Real(0, 1),
-            other_names=_names("remask earlier versions, remask_ratio ReMDM, eta_cap ReMDM"),
+            other_names=names(
+                "editing_threshold LLaDA2, t2t_threshold SGLang, post_edit_threshold papers"
+            ),
+        ),
+    ]
+    revoke_threshold: Annotated[
+        float | None,
+        Option(
+            "in each pass mask revealed tokens of the block again that became less probable than "
+            "this, in [0, 1]; the passes stay as planned.",
+            check=Real(0, 1),
+            other_names=names("remask_threshold dInfer"),
+        ),
+    ]
+    max_post_steps: Annotated[
+        int | None,
+        Option(
+            "with an edit_threshold, at most so many more passes for each filled block, as long as "
+            "they edit something.",
+            default=0,
+            check=Whole(0, MAX_STEPS),
+            other_names=names("max_post_edit_steps SGLang"),
         ),
     ]
     cfg_scale: Annotated[
@@ -241,7 +261,7 @@ class GenerateOptions(TypedDict, total=False):
             "without the prompt. Each pass then runs the model on twice the batch.",
             default=0.0,
             check=Real(0),
-            other_names=_names(
+            other_names=names(
                 "cfg MMaDA, guidance_scale diffusers, guidance MMaDA, unsupervised_cfg LLaDA"
             ),
         ),
@@ -252,7 +272,7 @@ class GenerateOptions(TypedDict, total=False):
             "end a row at this token (or these) in its answer once all before it is filled. By "
             "default rows go on to the end, as the models' own samplers do.",
             check=TokenIds(),
-            other_names=_names(
+            other_names=names(
                 "stop_token_ids vLLM, eos_id LLaDA2, eos_early_stop LLaDA2, early_stop dInfer, "
                 "eos_token tokenizers"
             ),
@@ -268,7 +288,7 @@ class GenerateOptions(TypedDict, total=False):
             "answers per prompt, next to each other.",
             default=1,
             check=Whole(1, 1 << 20),
-            other_names=_names(
+            other_names=names(
                 "n vLLM, num_samples MDLM, num_images_per_prompt diffusers, num_return transformers"
             ),
         ),
@@ -280,7 +300,7 @@ class GenerateOptions(TypedDict, total=False):
             "(input_ids [R, L], scores [R, V]) -> scores, or a LogitsProcessorList, before the "
             "draw; R are the positions asked for, each with its whole sequence.",
             stored=False,
-            other_names=_names("logits_processors vLLM, generation_logits_hook_func Dream"),
+            other_names=names("logits_processors vLLM, generation_logits_hook_func Dream"),
         ),
     ]
     generation_config: Annotated[
@@ -302,7 +322,7 @@ class GenerateOptions(TypedDict, total=False):
             "of the model: encodes prompts that are text, and ids that it has no token for are "
             "never drawn.",
             stored=False,
-            other_names=_names("processor transformers, processing_class transformers"),
+            other_names=names("processor transformers, processing_class transformers"),
         ),
     ]
     streamer: Annotated[
@@ -310,7 +330,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "a transformers TextDiffusionStreamer or TextStreamer; one sequence only.",
             stored=False,
-            other_names=_names("stream OpenAI"),
+            other_names=names("stream OpenAI"),
         ),
     ]
     callback: Annotated[
@@ -318,7 +338,7 @@ class GenerateOptions(TypedDict, total=False):
         Option(
             "called with a `StepInfo` after each pass.",
             stored=False,
-            other_names=_names(
+            other_names=names(
                 "callback_on_step_end diffusers, callbacks Trainer, step_callback diffusers"
             ),
         ),
@@ -330,7 +350,7 @@ class GenerateOptions(TypedDict, total=False):
             default=False,
             check=Truth(),
             stored=False,
-            other_names=_names("verbose LLaDA, use_tqdm vLLM, show_progress dLLM"),
+            other_names=names("verbose LLaDA, use_tqdm vLLM, show_progress dLLM"),
         ),
     ]
     output_history: Annotated[
@@ -340,7 +360,7 @@ class GenerateOptions(TypedDict, total=False):
             default=False,
             check=Truth(),
             stored=False,
-            other_names=_names("return_history dLLM, return_dict dLLM, trace papers"),
+            other_names=names("return_history dLLM, return_dict dLLM, trace papers"),
         ),
     ]
 
@@ -349,7 +369,6 @@ OPTIONS: dict[str, Option] = {
     name: hint.__metadata__[0]
     for name, hint in get_type_hints(GenerateOptions, include_extras=True).items()
 }
-BY_POSITION = 8  # options that may be given without their names
 # what other samplers call it -> our option, and where
 _OTHER_NAMES = {
     alias: (name, where)
@@ -360,24 +379,6 @@ STORED = tuple(name for name, option in OPTIONS.items() if option.stored)
 DEFAULTS: GenerateOptions = cast(
     GenerateOptions, {name: option.default for name, option in OPTIONS.items() if option.stored}
 )
-
-
-def by_name(in_order: Sequence[Any], named: GenerateOptions) -> GenerateOptions:
-    """Options that were given by position together with those given by name.
-
-    Raises:
-        InvalidTypeError: too many, or one that is given twice.
-    """
-    if len(in_order) > BY_POSITION:
-        names = ", ".join(list(OPTIONS)[:BY_POSITION])
-        raise InvalidTypeError(
-            f"generate takes at most {BY_POSITION} options by position ({names}), got "
-            f"{len(in_order)}; give the others by name"
-        )
-    given = dict(zip(OPTIONS, in_order, strict=False))
-    if twice := sorted(given.keys() & named.keys()):
-        raise InvalidTypeError(f"{twice[0]} is given twice, by position and by name")
-    return cast(GenerateOptions, {**given, **named})
 
 
 def unknown_option(name: str, what: str, known: Sequence[str] = tuple(OPTIONS)) -> InvalidTypeError:
@@ -391,8 +392,6 @@ def unknown_option(name: str, what: str, known: Sequence[str] = tuple(OPTIONS)) 
     other = {**dict.fromkeys(PROMPT_NAMES, ("input_ids", "other samplers")), **_OTHER_NAMES}
     ours, where = other.get(name, ("", ""))
     if ours and (ours in known or ours == "input_ids"):
-        if where == "earlier versions":
-            return InvalidTypeError(f"{what} {name!r}: it was renamed to {ours}")
         return InvalidTypeError(f"{what} {name!r}; {where}'s {name} is {ours} here")
     if name in NO_MEANING and name not in known:
         where, why = NO_MEANING[name]

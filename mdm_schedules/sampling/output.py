@@ -44,14 +44,15 @@ class GenerationOutput(tuple[torch.Tensor, ...]):
         sequences: LongTensor [B, L], the prompt and the answer; holds no mask token that was to be
             filled.
         nfe: forward passes of the model.
-        nfe_per_row: LongTensor [B], passes in which the row revealed a token.
+        nfe_per_row: LongTensor [B], passes in which the row took part.
         plan: LongTensor [B, nfe], tokens that each pass revealed, less those it masked again.
         seeds: the seed that each row drew with. Given as `seed`, the list repeats the run, and a
             row's own repeats that row alone.
         drawn: LongTensor [B, nfe], tokens that each pass drew jointly; more than `plan` where
-            `remask_fraction` masked some again.
-        revealed_in: IntTensor [B, L], the pass from 1 that revealed each token; 0 where the prompt
-            gave it, -1 on padding and after the end of the sequence.
+            some were masked again, and in passes that only edit.
+        edited: LongTensor [B], tokens that were replaced by others (`edit_threshold`).
+        revealed_in: IntTensor [B, L], the pass from 1 that revealed or last edited each token; 0
+            where the prompt gave it, -1 on padding and after the end of the sequence.
         prompt_length: columns of `sequences` that are the prompt, so that `sequences[:,
             prompt_length:]` is the answer.
         eos_token_ids: the tokens that ended a row.
@@ -66,6 +67,7 @@ class GenerationOutput(tuple[torch.Tensor, ...]):
     seeds: list[int]
     drawn: torch.Tensor
     revealed_in: torch.Tensor
+    edited: torch.Tensor
     prompt_length: int = 0
     eos_token_ids: tuple[int, ...] = ()
     history: list[torch.Tensor] = field(default_factory=list)

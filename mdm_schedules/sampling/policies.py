@@ -9,7 +9,7 @@ A new one is a class with a `name`, and an entry point in the group `mdm_schedul
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from functools import lru_cache
 from typing import ClassVar, Literal
 
@@ -21,9 +21,19 @@ from mdm_schedules.registry import Entry, Registry
 from mdm_schedules.sampling.elsewhere import POLICY_NAMES
 from mdm_schedules.sampling.noise import POSITION, SequenceNoise
 from mdm_schedules.sampling.segments import SEGMENT, by_segment
+from mdm_schedules.sampling.where import Where
 
 # the names that ship, for editors; other packages add names that no type knows
-PolicyName = Literal["low_confidence", "margin", "entropy", "random", "ancestral", "left_to_right"]
+PolicyName = Literal[
+    "low_confidence",
+    "margin",
+    "entropy",
+    "random",
+    "ancestral",
+    "left_to_right",
+    "dilated",
+    "pc",
+]
 
 
 # ----- What a policy is -----
@@ -46,14 +56,16 @@ class PositionPolicy(ABC):
 class ConfidencePolicy(PositionPolicy):
     """A policy that looks at what the model says, so it needs logits of every masked position.
 
+    A subclass has `score`; or `score_at`, if it needs to know where the positions lie; or, with
+    `token_only`, `token_score`.
+
     Attributes:
-        token_only: the score is the drawn token's probability, and nothing else is looked at; the
-            draw then need not keep the others.
+        token_only: of the distribution only the drawn token's probability is looked at; the draw
+            then need not keep the others.
     """
 
     token_only: ClassVar[bool] = False
 
-    @abstractmethod
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Scores [R] of drawn tokens.
 
@@ -62,12 +74,39 @@ class ConfidencePolicy(PositionPolicy):
                 the probability that the model gives it.
             tokens: LongTensor [R], what was drawn.
         """
+        raise NotImplementedError(f"{type(self).__name__} needs score, score_at or token_score")
+
+    def score_at(self, probs: torch.Tensor, tokens: torch.Tensor, where: Where) -> torch.Tensor:
+        """As `score`, for positions that are known; this is what the sampler calls.
+
+        Args:
+            probs, tokens: see `score`.
+            where: the positions, as a list [R].
+        """
+        if self.token_only:
+            return self.token_score(probs.gather(1, tokens[:, None])[:, 0], tokens, where)
+        return self.score(probs, tokens)
+
+    def token_score(
+        self, probability: torch.Tensor, tokens: torch.Tensor, where: Where
+    ) -> torch.Tensor:
+        """Scores [R] from the drawn tokens' probabilities alone; by default these themselves.
+
+        Args:
+            probability: [R]. One that underflows its dtype is replaced by its logarithm, which is
+                negative, so that the order stays.
+            tokens: LongTensor [R].
+            where: the positions, as a list [R].
+        """
+        return probability
 
 
 class OrderPolicy(PositionPolicy):
-    """A policy that knows the order beforehand, so that only revealed positions need logits."""
+    """A policy that knows the order beforehand, so that only revealed positions need logits.
 
-    @abstractmethod
+    A subclass has `score`; or `score_at`, if it needs to know the block.
+    """
+
     def score(
         self, row: torch.Tensor, position: torch.Tensor, noise: SequenceNoise, step: int = 0
     ) -> torch.Tensor:
@@ -82,6 +121,16 @@ class OrderPolicy(PositionPolicy):
         Returns:
             float64 [B, W].
         """
+        raise NotImplementedError(f"{type(self).__name__} needs score or score_at")
+
+    def score_at(self, where: Where, noise: SequenceNoise) -> torch.Tensor:
+        """As `score`, with the block; this is what the sampler calls.
+
+        Args:
+            where: columns of the block, [B, W]; those that are no masks are scored in vain.
+            noise: see `score`.
+        """
+        return self.score(where.row, where.position, noise, where.step)
 
 
 # ----- Policies that ask the model -----
@@ -95,7 +144,6 @@ class LowConfidence(ConfidencePolicy):
 
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The drawn token's probability."""
-        # this, and no other probability of the row: hence `token_only`
         return probs.gather(1, tokens[:, None])[:, 0]
 
 

@@ -20,6 +20,7 @@ from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.plan import MAX_STEPS, check_plan, share_out
 from mdm_schedules.sampling.noise import SequenceNoise
 from mdm_schedules.sampling.policies import OrderPolicy, PositionPolicy
+from mdm_schedules.sampling.remask import RemaskFraction
 from mdm_schedules.schedules import Schedule
 
 # ----- Blocks and their passes -----
@@ -76,6 +77,52 @@ def steps_per_block(steps: int | Sequence[int] | None, counts_AN: torch.Tensor) 
 
 
 # ----- Tables -----
+
+
+def plan_tables(
+    schedule: Schedule,
+    plan: Any,
+    steps: int | Sequence[int] | None,
+    policy: PositionPolicy,
+    masked_AL: torch.Tensor,
+    position_AL: torch.Tensor,
+    spans: list[tuple[int, int]],
+    counts_AN: torch.Tensor,
+    noise: SequenceNoise,
+    fraction: RemaskFraction,
+) -> tuple[list[torch.Tensor], list[range]]:
+    """A LongTensor [A, K] for each block, and the steps in which its plan stands still.
+
+    Args:
+        schedule, plan, steps, policy, counts_AN: see `count_tables`.
+        masked_AL, position_AL, spans, noise: see `ancestral_tables`.
+        fraction: says in which steps the plan stands still, while passes mask again.
+    """
+    shares = steps_per_block(steps, counts_AN)
+    stills = [fraction.still(share) for share in shares] if fraction.fraction else []
+    if any(stills):
+        if steps is None or plan is not None:
+            given = "a plan" if plan is not None else "no steps"
+            raise InvalidValueError(
+                f"remask_fraction={fraction.name!r} divides the steps, so give steps and a "
+                f"schedule; got {given}"
+            )
+        steps = [share - len(still) for share, still in zip(shares, stills, strict=True)]
+    tables = count_tables(schedule, plan, counts_AN, steps, policy)
+    if isinstance(policy, OrderPolicy) and policy.random_counts:
+        tables = ancestral_tables(
+            schedule, steps, policy, masked_AL, position_AL, spans, counts_AN, noise
+        )
+    if not any(stills):
+        return tables, [range(0)] * len(tables)
+    # the steps in between reveal nothing more
+    return [
+        torch.cat(
+            [table[:, : still.start], table.new_zeros(len(table), len(still)),
+             table[:, still.start :]], 1,
+        )
+        for table, still in zip(tables, stills, strict=True)
+    ], stills  # fmt: skip
 
 
 def count_tables(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 
 from mdm_schedules.sampling.segments import windows_of
@@ -12,6 +15,8 @@ from mdm_schedules.sampling.segments import windows_of
 #: grow with the batch
 CHUNK_BYTES = {"cpu": 1 << 19}
 DEFAULT_CHUNK_BYTES = 16 << 20
+#: columns; shorter rows are copied in less time than it takes to find which are neighbours
+READ_IN_PLACE = 16_384
 
 
 # ----- Sizes and dtypes -----
@@ -32,6 +37,12 @@ def ranked(probability_R: torch.Tensor, log_R: torch.Tensor) -> torch.Tensor:
     """The probability; where it underflows its logarithm, which is lower and still ordered."""
     tiny = torch.finfo(probability_R.dtype).tiny
     return torch.where(probability_R < tiny, log_R.to(probability_R.dtype), probability_R)
+
+
+def runs(index: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Places i to j of `index` that hold numbers which follow one another."""
+    # a run ends where the next number is not the next one
+    return list(pairwise([0, *(np.flatnonzero(np.diff(index) != 1) + 1), len(index)]))
 
 
 # ----- Reading -----

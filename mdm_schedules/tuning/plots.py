@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from mdm_schedules.plotting import new_figure
+from mdm_schedules.tuning.decoding import Decoding
+from mdm_schedules.tuning.front import FrontPoint
 
 CURVES = 6  # schedules whose scores are drawn against the number of steps
 Pair = tuple[float, float]
@@ -55,13 +57,65 @@ class ScoreCurve:
     scores: Mapping[int, Pair]
 
 
-def draw_result(scores: Map, curves: Sequence[ScoreCurve], metric: str) -> Any:
-    """A matplotlib Figure of the map, with the curves beside it where there are any."""
-    figure, axes = new_figure(2 if curves else 1)
+@dataclass(frozen=True)
+class Front:
+    """Scores against mean passes.
+
+    Attributes:
+        every: (mean passes, score) of every trial.
+        points: the Pareto front.
+        winner: the decoding that was chosen.
+    """
+
+    every: Sequence[Pair]
+    points: Sequence[FrontPoint]
+    winner: Decoding
+
+
+def draw_result(
+    scores: Map, curves: Sequence[ScoreCurve], metric: str, front: Front | None = None
+) -> Any:
+    """A matplotlib Figure of the map, with the curves or the front beside it, if there are any."""
+    figure, axes = new_figure(2 if curves or front is not None else 1)
     _draw_map(figure, axes[0], scores)
     if curves:
         _draw_curves(axes[1], curves, metric)
+    elif front is not None:
+        _draw_front(axes[1], front, metric)
     return figure
+
+
+def _draw_front(axes: Any, front: Front, metric: str) -> None:
+    if front.every:
+        axes.scatter(*zip(*front.every, strict=True), s=12, color="0.7", label="trials")
+    points = front.points
+    if points:
+        bars = {
+            "xerr": [
+                [point.passes - point.passes_low for point in points],
+                [point.passes_high - point.passes for point in points],
+            ],
+            "yerr": [
+                [point.score - point.score_low for point in points],
+                [point.score_high - point.score for point in points],
+            ],
+        }
+        kind = "held-out instances" if points[0].held_out else "the instances that chose"
+        axes.errorbar(
+            [point.passes for point in points],
+            [point.score for point in points],
+            **{name: np.nan_to_num(np.array(ends)) for name, ends in bars.items()},
+            fmt="o",
+            markersize=4,
+            capsize=2,
+            linewidth=1,
+            label=f"front, on {kind} (95 %)",
+        )
+        for point in points:
+            if point.decoding == front.winner:
+                axes.scatter(point.passes, point.score, marker="*", s=160, color="tab:red")
+    axes.set(xlabel="mean forward passes", ylabel=metric)
+    axes.legend(frameon=False, fontsize="small")
 
 
 def _draw_map(figure: Any, axes: Any, scores: Map) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,15 @@ def usual(steps: Sequence[int | None], order: str | None = None) -> list[Candida
             # Several tasks share a best schedule; the first name stays.
             found.setdefault(get_schedule(preset.best(count).schedule), PREFIX + preset.name)
     return [Candidate(schedule, origin) for schedule, origin in found.items()]
+
+
+def fewer_steps(baseline: Candidate, steps: int | None) -> list[Candidate]:
+    """The baseline in fewer passes: what a commit rule that saves passes is to be compared with."""
+    counts = sorted({max(1, math.ceil(share * (steps or 1))) for share in (0.5, 0.75)} - {steps})
+    return [
+        Candidate(baseline.schedule, f"baseline in {count} steps", (("steps", count),))
+        for count in counts
+    ]
 
 
 def predicted(profile: InformationProfile, steps: Sequence[int | None]) -> list[Candidate]:

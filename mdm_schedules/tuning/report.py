@@ -53,7 +53,8 @@ def write_report(
         parts.append(f"<table>{_row(section.heads, 'th')}{rows}</table>")
     parts.append(
         "<p>Trials were scored on the instances that choose, the same for all, with one standard "
-        "error; the lines at the top give the check against the baseline, by a paired t-test.</p>"
+        "error; the lines at the top give the check against the baseline, by a one-sided paired "
+        "t-test over prompts, and a gain with its 95 % interval.</p>"
     )
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Mask schedule</title>'

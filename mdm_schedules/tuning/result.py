@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +16,19 @@ from mdm_schedules.files import dump_json, local_path, write_atomically
 from mdm_schedules.hub import Evaluation
 from mdm_schedules.plotting import save_picture
 from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.decoding import words
+from mdm_schedules.tuning.front import FrontPoint, find_front, measure_front
 from mdm_schedules.tuning.notebook import NotebookView
-from mdm_schedules.tuning.plots import CURVES, Map, MapPoint, ScoreCurve, draw_result
+from mdm_schedules.tuning.plots import CURVES, Front, Map, MapPoint, ScoreCurve, draw_result
 from mdm_schedules.tuning.proposals import as_beta
+from mdm_schedules.tuning.records import choice_record, number, point_record, trial_record
 from mdm_schedules.tuning.report import Section, write_report
 from mdm_schedules.tuning.scorebook import CheckedObjective, ScoreBook
 from mdm_schedules.tuning.search import mean_scores
-from mdm_schedules.tuning.selection import Choice
-from mdm_schedules.tuning.statistics import compare
+from mdm_schedules.tuning.selection import Candidate, Choice
+from mdm_schedules.tuning.statistics import LEVEL, compare
 from mdm_schedules.tuning.trials import Trial
+from mdm_schedules.tuning.verdicts import plus_minus, verdict
 
 if TYPE_CHECKING:
     from mdm_schedules.information import InformationProfile
@@ -40,6 +43,8 @@ class TuningResult(NotebookView):
             over several numbers of steps, or that of an objective without steps.
         trials: every candidate.
         profile: the information profile, if one was used.
+        baseline: what the candidates had to beat.
+        space: what was searched.
     """
 
     choices: Mapping[int | None, Choice]
@@ -49,6 +54,8 @@ class TuningResult(NotebookView):
     book: ScoreBook = field(repr=False)
     profile: InformationProfile | None
     bounds: tuple[float, float]
+    baseline: Candidate
+    space: str = "schedule"
 
     @property
     def passes(self) -> int:
@@ -69,13 +76,31 @@ class TuningResult(NotebookView):
 
     @property
     def best_schedule(self) -> Schedule:
-        """The winner; the baseline if no candidate was ahead of it in the check."""
+        """The winner; the baseline if no candidate was shown to be better."""
         return self.choice.schedule
 
     @property
+    def best_options(self) -> dict[str, Any]:
+        """The winner's options of `generate` beside the schedule: steps, commit, remask_fraction.
+
+        `generate(..., schedule=found.best_schedule, **found.best_options)` decodes as it did.
+        """
+        given = {} if self.choice.steps is None else {"steps": self.choice.steps}
+        return {**given, **dict(self.choice.options)}
+
+    @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the best candidate's gain over the baseline, in the check."""
+        """95 % interval of the best candidate's gain over the baseline, as reported."""
         return self.choice.gain.low, self.choice.gain.high
+
+    def front(self) -> list[FrontPoint]:
+        """The decodings that no other beats in both score and mean passes, by rising passes.
+
+        Empty where the objective does not report the passes of each instance.
+        """
+        steps = next(iter(self.choices.values())).steps
+        front = find_front(self.trials, steps, self.objective.sign)
+        return measure_front(front, self.baseline.decoding, self.book, steps)
 
     def best(self, steps: int | None = None) -> Schedule:
         """The winner at one of the tuned numbers of steps; None returns `best_schedule`."""
@@ -99,19 +124,19 @@ class TuningResult(NotebookView):
         group = self._group(steps)
         sign = self.objective.sign
         scores = {
-            trial.schedule: mean_scores(self.book, "select", trial.schedule, group)
+            trial.decoding: mean_scores(self.book, "select", trial.decoding, group)
             for trial in self.trials
         }
         # The challenger, not the winner: the baseline may have stayed although a trial scored
         # higher, and the region shows where to search further.
-        best = scores[self.choice_at(steps).challenger.schedule]
+        best = scores[self.choice_at(steps).challenger.decoding]
         rows = [
-            (trial, compare(scores[trial.schedule], best, sign))
+            (trial, compare(scores[trial.decoding], best, sign, self.book.clusters("select")))
             for trial in self.trials
-            if scores[trial.schedule] and trial.state == "complete"
+            if scores[trial.decoding] and trial.state == "complete"
         ]
-        # `confidence` is one-sided: below 0.05 the trial is worse than the best at the 95 % level.
-        near = [(trial, gap) for trial, gap in rows if gap.confidence >= 0.05]
+        # The p-value is one-sided: above 0.95 the trial is worse than the best at the 95 % level.
+        near = [(trial, gap) for trial, gap in rows if gap.p_value <= LEVEL]
         return [trial for trial, gap in sorted(near, key=lambda row: -row[1].difference)]
 
     def _group(self, steps: int | None) -> list[int | None]:
@@ -121,34 +146,8 @@ class TuningResult(NotebookView):
         return [count for count in self.choices if count is not None]
 
     def verdict(self, steps: int | None = None) -> str:
-        """One sentence: which schedule won, by how much, and how certain that is."""
-        choice = self.choice_at(steps)
-        metric = self.objective.metric
-        where = " on held-out instances" if choice.held_out else " on the instances that chose"
-        # A deterministic score has no instances to be held out.
-        where = where if choice.gain.instances > 1 else ""
-        at = f" at {choice.steps} steps" if choice.steps is not None else ""
-        score = _plus_minus(choice.score, choice.standard_error)
-        base = _plus_minus(choice.baseline, choice.baseline_standard_error)
-        if choice.won:
-            # Show diversity beside the score, since a likelihood alone rewards collapse.
-            beside = "".join(
-                f"; {name} {value:.3g}, baseline {choice.baseline_extras.get(name, math.nan):.3g}"
-                for name, value in choice.extras.items()
-                if name != "nfe"
-            )
-            return (
-                f"{_short(choice.schedule)}{at} ({choice.origin}): {metric} {score}, baseline "
-                f"{base}; "
-                f"gain {choice.gain}{where}{beside}"
-            )
-        if choice.challenger.schedule == choice.schedule:
-            return f"{_short(choice.schedule)}{at}: {metric} {score}; no candidate was ahead of it"
-        return (
-            f"{_short(choice.schedule)}{at} stays: {metric} {score}; the best candidate, "
-            f"{_short(choice.challenger.schedule)} ({choice.challenger.origin}), gained "
-            f"{choice.gain}{where}"
-        )
+        """One sentence or two: which decoding won, by how much, and on which evidence."""
+        return verdict(self.choice_at(steps), self.objective, self.book.one_prompt)
 
     def rows(self, steps: int | None = None) -> tuple[list[str], list[list[str]]]:
         """The trials as a table of text, best first: column heads, and rows."""
@@ -163,16 +162,22 @@ class TuningResult(NotebookView):
             )
         )
         extras = list(dict.fromkeys(name for trial in known for name in trial.extras[count]))
+        shown_passes = any(trial.options for trial in known) and all(trial.nfe for trial in known)
+        extras = [name for name in extras if not (shown_passes and name == "nfe")]
         heads = ["schedule", "origin", self.objective.metric, "instances", *extras]
-        heads += ["predicted nats"] if self.profile else []
+        heads += ["passes"] * shown_passes + ["predicted nats"] * (self.profile is not None)
         lines = []
         for trial in known:
             mean, error, number = trial.scores[count]
             origin = trial.origin + (" (left early)" if trial.state == "pruned" else "")
-            cells = [_short(trial.schedule), origin, _plus_minus(mean, error), str(number)]
+            name = words(trial.decoding, count, self.objective.num_tokens)
+            cells = [name, origin, plus_minus(mean, error), str(number)]
             beside = [trial.extras[count].get(name) for name in extras]
             beside += [trial.predicted.get(count)] if self.profile else []
-            lines.append([*cells, *("" if value is None else f"{value:.4g}" for value in beside)])
+            told = ["" if value is None else f"{value:.4g}" for value in beside]
+            if shown_passes:
+                told.insert(len(extras), plus_minus(*trial.nfe[count]))
+            lines.append([*cells, *told])
         return heads, lines
 
     def table(self, steps: int | None = None, rows: int | None = None) -> str:
@@ -182,6 +187,17 @@ class TuningResult(NotebookView):
         text += [f"| `{first}` | " + " | ".join(rest) + " |" for first, *rest in lines[:rows]]
         return "\n".join(text)
 
+    def front_table(self) -> str:
+        """The front as Markdown, with 95 % intervals and the gain over the baseline, in pairs."""
+        heads = ["passes", self.objective.metric, "gain over the baseline", "decoding"]
+        text = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for one in self.front():
+            name = words(one.decoding, self.choice.steps, self.objective.num_tokens)
+            passes = f"{one.passes:.3g} ({one.passes_low:.3g} to {one.passes_high:.3g})"
+            score = f"{one.score:.4g} ({one.score_low:.3g} to {one.score_high:.3g})"
+            text.append(f"| {passes} | {score} | {one.gain} | `{name}` |")
+        return "\n".join(text)
+
     def to_json(self) -> dict[str, Any]:
         """The whole result as JSON-compatible data."""
         return {
@@ -189,72 +205,50 @@ class TuningResult(NotebookView):
             "metric": self.objective.metric,
             "direction": self.objective.direction,
             "method": self.method,
+            "space": self.space,
             "passes": self.passes,
             "best_schedule": self.best_schedule.spec,
+            "best_options": self.best_options,
             "choices": [
-                {
-                    "steps": choice.steps,
-                    "schedule": choice.schedule.spec,
-                    "origin": choice.origin,
-                    "challenger": choice.challenger.schedule.spec,
-                    "score": _number(choice.score),
-                    "standard_error": _number(choice.standard_error),
-                    "baseline": _number(choice.baseline),
-                    "baseline_standard_error": _number(choice.baseline_standard_error),
-                    # JSON has no NaN and no infinity; both become null.
-                    "gain": {name: _number(value) for name, value in vars(choice.gain).items()},
-                    "held_out": choice.held_out,
-                    "extras": dict(choice.extras),
-                    "baseline_extras": dict(choice.baseline_extras),
-                    "verdict": self.verdict(choice.steps),
-                }
+                {**choice_record(choice), "verdict": self.verdict(choice.steps)}
                 for choice in self.choices.values()
             ],
-            "trials": [
-                {
-                    "schedule": trial.schedule.spec,
-                    "origin": trial.origin,
-                    "state": trial.state,
-                    "passes": trial.passes,
-                    "scores": [
-                        {
-                            "steps": count,
-                            "mean": _number(mean),
-                            "standard_error": _number(error),
-                            "instances": number,
-                            **(
-                                {"extras": dict(trial.extras[count])} if trial.extras[count] else {}
-                            ),
-                            **(
-                                {"predicted": trial.predicted[count]}
-                                if count in trial.predicted
-                                else {}
-                            ),
-                        }
-                        for count, (mean, error, number) in trial.scores.items()
-                    ],
-                }
-                for trial in self.trials
-            ],
+            "front": [point_record(point) for point in self.front()] if self._saves else [],
+            "trials": [trial_record(trial) for trial in self.trials],
         }
+
+    @property
+    def _saves(self) -> bool:
+        """Whether passes are a second axis."""
+        return any(dict(trial.options).get("commit") for trial in self.trials)
 
     def plot(self, path: str | os.PathLike[str] | None = None, steps: int | None = None) -> Any:
         """A matplotlib Figure of the scores over (a, b), with the winner and the region as good.
 
-        If several numbers of steps were tuned, a second panel shows the scores by steps. The figure
-        is written to `path` if given. Needs the extra `tune` or `plot`.
+        If several numbers of steps were tuned, a second panel shows the scores by steps; if commit
+        rules were tuned, it shows the front of scores and mean passes. The figure is written to
+        `path` if given. Needs the extra `tune` or `plot`.
         """
         counts = sorted(count for count in self.choices if count is not None)
         curves = self._curves(counts) if len(counts) > 1 else []
         # `plots` sees plain numbers only, so a picture cannot start a measurement.
-        figure = draw_result(self._map(steps), curves, self.objective.metric)
+        front = None
+        if self._saves:
+            group = self._group(steps)[0]
+            every = [
+                (trial.nfe[group][0], trial.scores[group][0])
+                for trial in self.trials
+                if group in trial.nfe
+            ]
+            front = Front(every, self.front(), self.choice_at(steps).decoding)
+        figure = draw_result(self._map(steps), curves, self.objective.metric, front)
         if path is not None:
             save_picture(figure, path)
         return figure
 
     def _map(self, steps: int | None) -> Map:
         group, choice = self._group(steps), self.choice_at(steps)
-        region = {trial.schedule for trial in self.region(steps)}
+        region = {trial.decoding for trial in self.region(steps)}
         points = []
         for trial in self.trials:
             pair = as_beta(trial.schedule)
@@ -262,7 +256,7 @@ class TuningResult(NotebookView):
                 mean = float(np.mean([trial.scores[count][0] for count in group]))
                 # An infinite score (linear's energy, say) has no colour.
                 if np.isfinite(mean):
-                    points.append(MapPoint(*pair, mean, trial.schedule in region))
+                    points.append(MapPoint(*pair, mean, trial.decoding in region))
         # A single tuned number of steps stands in the heading of its table already.
         title = ""
         if choice.steps is not None or len(group) > 1:
@@ -280,8 +274,8 @@ class TuningResult(NotebookView):
         )
 
     def _curves(self, counts: Sequence[int]) -> list[ScoreCurve]:
-        """Scores of the first trial and of the best candidates, by number of steps."""
-        wanted = [self.trials[0].schedule]
+        """Scores of the baseline and of the best candidates, by number of steps."""
+        wanted = [self.baseline.schedule]
         wanted += [choice.challenger.schedule for choice in self.choices.values()]
         trials = {trial.schedule: trial for trial in self.trials if trial.schedule in wanted}
         curves = []
@@ -337,17 +331,20 @@ class TuningResult(NotebookView):
         count = choice.steps or source.steps
         if count is None:
             raise InvalidValueError("an evaluation is for one number of steps; give steps=...")
+        measured = {"measured": dict(choice.extras)} if choice.extras else {}
         return Evaluation(
             model=name,
             task=task or self.objective.name,
-            steps=count,
+            steps=choice.decoding.steps(count) or count,
             metric=self.objective.metric,
             value=choice.score,
-            standard_error=_number(choice.standard_error),
-            baseline=_number(choice.baseline),
-            baseline_standard_error=_number(choice.baseline_standard_error),
-            sampler=source.sampler,
-            extra={"measured": dict(choice.extras)} if choice.extras else {},
+            standard_error=number(choice.standard_error),
+            baseline=number(choice.baseline),
+            baseline_standard_error=number(choice.baseline_standard_error),
+            nfe=choice.passes,
+            # The winner's own options replace those of the objective.
+            sampler={**source.sampler, **choice.decoding.given},
+            extra=measured,
         )
 
     def save_pretrained(
@@ -382,19 +379,3 @@ class TuningResult(NotebookView):
         """Publish the winner with its evaluation; `options` are those of `Schedule.push_to_hub`."""
         record = self.evaluation(steps, model=model, task=task)
         return self.best(steps).push_to_hub(repo_id, evaluation=record, **options)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _plus_minus(value: float, error: float) -> str:
-    return f"{value:.4g}" if np.isnan(error) else f"{value:.4g} ± {error:.2g}"
-
-
-def _short(schedule: Schedule) -> str:
-    return (
-        schedule.spec
-        if len(schedule.spec) <= 60
-        else f"{schedule.name}({len(schedule.spec)} characters)"
-    )

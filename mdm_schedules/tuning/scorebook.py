@@ -7,13 +7,14 @@ import inspect
 import math
 import numbers
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mdm_schedules.checks import check_int, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, ObjectiveError
 from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.decoding import Decoding, as_decoding
 from mdm_schedules.tuning.objectives.base import Scores, is_random_order
 
 DIRECTIONS = ("maximize", "minimize")
@@ -58,6 +59,11 @@ class CheckedObjective:
         self.takes_steps = "steps" in parameters
         # Without instances no schedule can be dropped early or checked on held-out data.
         self.takes_instances = "instances" in parameters
+        # Without them only the schedule can be tuned.
+        self.takes_options = "options" in parameters
+        self._spread_options = (
+            self.takes_options and parameters["options"].kind is inspect.Parameter.VAR_KEYWORD
+        )
         self.num_instances: int | None = None
         if self.takes_instances:
             count = self._read("num_instances")
@@ -68,6 +74,7 @@ class CheckedObjective:
             self.num_instances = None if count is None else check_int("num_instances", count, 0)
             if self.num_instances == 0:
                 raise InvalidValueError("the objective has no instances to score a schedule on")
+        self.clusters = self._clusters()
         self.batch_size = check_int("batch_size", self._read("batch_size") or 32, 1)
         # Measures such as diversity describe many texts at once, so no batch may split a round.
         if self._read("asked_together") and self.num_instances:
@@ -80,6 +87,18 @@ class CheckedObjective:
             if self._read(name) is not None and not callable(self._read(name)):
                 raise InvalidTypeError(f"{name} of an objective must be a method or None")
 
+    def _clusters(self) -> list[Hashable] | None:
+        given = self._read("clusters")
+        if given is None or self.num_instances is None:
+            return None
+        clusters = list(given)
+        if len(clusters) != self.num_instances:
+            raise InvalidValueError(
+                f"clusters of an objective must name one for each of its {self.num_instances} "
+                f"instances, got {len(clusters)}"
+            )
+        return clusters if len(set(clusters)) < len(clusters) else None
+
     def _read(self, name: str, default: Any = None) -> Any:
         """An attribute of the objective, or the default where it has none."""
         return getattr(self.objective, name, default)
@@ -89,6 +108,12 @@ class CheckedObjective:
         """See `Objective`."""
         steps: int | None = self._read("steps")
         return steps
+
+    @property
+    def remasking(self) -> str | None:
+        """See `Objective`."""
+        name: str | None = self._read("remasking")
+        return name
 
     @property
     def random_order(self) -> bool:
@@ -120,26 +145,41 @@ class CheckedObjective:
         about = {"name": self.name, "num_instances": self.num_instances}
         return about | dict(self._read("settings", {}))
 
-    def key(self, schedule: Schedule, steps: int | None) -> str:
-        """A text that is equal for schedules with equal scores."""
+    @property
+    def num_tokens(self) -> int | None:
+        """See `Objective`."""
+        number: int | None = self._read("num_tokens")
+        return number
+
+    def key(self, decoding: Schedule | Decoding, steps: int | None) -> str:
+        """A text that is equal for decodings with equal scores."""
+        one = as_decoding(decoding)
         same = getattr(self.objective, "plan_key", None)
-        found = same(schedule, steps) if same is not None else None
-        return schedule.spec if found is None else str(found)
+        found = same(one.schedule, one.steps(steps)) if same is not None else None
+        key = one.schedule.spec if found is None else str(found)
+        return key + "".join(f", {name}={value!r}" for name, value in one.options)
 
     def __call__(
-        self, schedule: Schedule, steps: int | None, instances: Sequence[int] | None
+        self,
+        decoding: Schedule | Decoding,
+        steps: int | None,
+        instances: Sequence[int] | None,
     ) -> Scores:
         """Scores of the given instances.
 
         Raises:
             ObjectiveError: the objective raised, or returned something that is not a score.
         """
+        one = as_decoding(decoding)
+        schedule, steps = one.schedule, one.steps(steps)
         options: dict[str, Any] = {}
         if steps is not None:
             options["steps"] = steps
         if instances is not None:
             # A copy: the user's function may change its argument.
             options["instances"] = list(instances)
+        if one.given:
+            options |= one.given if self._spread_options else {"options": one.given}
         try:
             answer = self.objective(schedule, **options)
         except Exception as error:
@@ -155,10 +195,16 @@ class CheckedObjective:
             raise ObjectiveError(
                 f"the objective must give {wanted} for {shown(schedule)}, got {len(values)}"
             )
+        if answer.nfe and len(answer.nfe) != len(values):
+            raise ObjectiveError(
+                f"the objective must give passes (nfe) for each of {len(values)} scores, got "
+                f"{len(answer.nfe)}"
+            )
         return Scores(
             values,
             {name: self._number(value, schedule) for name, value in answer.extras.items()},
             answer.passes,
+            [float(number) for number in answer.nfe],
         )
 
     def _number(self, value: Any, schedule: Schedule) -> float:
@@ -187,11 +233,15 @@ def _is_many(answer: Any) -> bool:
 
 @dataclass
 class Entry:
-    """The scores of one schedule at one number of steps, for the first instances of the study."""
+    """The scores of one decoding at one number of steps, for the first instances of the study.
+
+    `nfe` has the forward passes of each instance, and is empty where the objective gives none.
+    """
 
     values: list[float] = field(default_factory=list)
     extras: dict[str, float] = field(default_factory=dict)
     passes: int = 0
+    nfe: list[float] = field(default_factory=list)
 
     def add(self, more: Scores) -> Entry:
         """A new entry with the scores of the next instances; extras are averaged over all."""
@@ -201,7 +251,8 @@ class Entry:
             name: (self.extras.get(name, value) * before + value * new) / (before + new)
             for name, value in more.extras.items()
         }
-        return Entry([*self.values, *more.values], extras, self.passes + more.passes)
+        nfe = [*self.nfe, *more.nfe] if len(self.nfe) == before else []
+        return Entry([*self.values, *more.values], extras, self.passes + more.passes, nfe)
 
 
 class ScoreBook:
@@ -217,54 +268,81 @@ class ScoreBook:
         self, objective: CheckedObjective, parts: Mapping[str, Sequence[int] | None]
     ) -> None:
         self.objective, self.parts = objective, parts
+        # Whether the caller did without held-out instances, rather than had too few.
+        self.unchecked = "held_out" not in parts
         self._read: Callable[[str], Any] = lambda name: None
         self._write: Callable[[str, Any], None] = lambda name, value: None
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
         self.passes = 0  # spent by this process
-        self.origins: dict[Schedule, str] = {}  # of every schedule that was scored
+        self.origins: dict[Decoding, str] = {}  # of every decoding that was scored
 
     def keep_in(self, read: Callable[[str], Any], write: Callable[[str, Any], None]) -> None:
         """Also keep scores in a storage, name -> JSON, which several workers may share."""
         self._read, self._write = read, write
 
-    def _name(self, part: str, schedule: Schedule, steps: int | None) -> str:
+    def _name(self, part: str, decoding: Schedule | Decoding, steps: int | None) -> str:
         # Keyed by content, not by trial: workers that propose equal schedules share their scores.
-        digest = hashlib.sha256(self.objective.key(schedule, steps).encode()).hexdigest()[:24]
+        digest = hashlib.sha256(self.objective.key(decoding, steps).encode()).hexdigest()[:24]
         return f"scores/{part}/{steps}/{digest}"
 
-    def entry(self, part: str, schedule: Schedule, steps: int | None) -> Entry:
+    def entry(self, part: str, decoding: Schedule | Decoding, steps: int | None) -> Entry:
         """The scores known to this process."""
-        return self._entries.get(self._name(part, schedule, steps)) or Entry()
+        return self._entries.get(self._name(part, decoding, steps)) or Entry()
 
     def size(self, part: str) -> int:
         """Number of instances of a part; 1 for an objective without instances."""
         indices = self.parts[part]
         return 1 if indices is None else len(indices)
 
-    def recall(self, part: str, schedule: Schedule, steps: int | None, origin: str) -> Entry:
+    def clusters(self, part: str) -> list[Hashable] | None:
+        """The cluster of each instance of a part; None if each is its own."""
+        named, indices = self.objective.clusters, self.parts[part]
+        if named is None or indices is None or self.one_prompt:
+            return None
+        return [named[index] for index in indices]
+
+    @property
+    def one_prompt(self) -> bool:
+        """Whether all instances share one prompt, so that nothing is known of other prompts."""
+        named = self.objective.clusters
+        return named is not None and len(set(named)) == 1
+
+    def recall(
+        self, part: str, decoding: Schedule | Decoding, steps: int | None, origin: str
+    ) -> Entry:
         """The known scores, including those of other workers and of earlier runs."""
-        self.origins.setdefault(schedule, origin)
-        name = self._name(part, schedule, steps)
+        self.origins.setdefault(as_decoding(decoding), origin)
+        name = self._name(part, decoding, steps)
         entry, stored = self._entries.get(name) or Entry(), self._read(name)
-        # Instances are scored in one fixed order, so the longer list contains the shorter one.
+        # Instances are scored in one fixed order, so the longer list contains the shorter one. A
+        # study of an earlier version may have chosen on more instances than this part now has.
         if stored is not None and len(stored["values"]) > len(entry.values):
+            whole = self.size(part)
             entry = self._entries[name] = Entry(
-                stored["values"], stored["extras"], stored["passes"]
+                stored["values"][:whole],
+                stored["extras"],
+                stored["passes"],
+                stored.get("nfe", [])[:whole],
             )
         return entry
 
     def extend(
-        self, part: str, schedule: Schedule, steps: int | None, upto: int, origin: str = ""
+        self,
+        part: str,
+        decoding: Schedule | Decoding,
+        steps: int | None,
+        upto: int,
+        origin: str = "",
     ) -> Entry:
         """Scores of the first `upto` instances of a part, measured and recorded where missing."""
         # Look into the shared storage only if this process knows too little.
-        name, indices = self._name(part, schedule, steps), self.parts[part]
-        entry = self.entry(part, schedule, steps)
+        name, indices = self._name(part, decoding, steps), self.parts[part]
+        entry = self.entry(part, decoding, steps)
         if len(entry.values) < (1 if indices is None else upto):
-            entry = self.recall(part, schedule, steps, origin)
+            entry = self.recall(part, decoding, steps, origin)
         else:
-            self.origins.setdefault(schedule, origin)
+            self.origins.setdefault(as_decoding(decoding), origin)
         while len(entry.values) < (1 if indices is None else upto):
             wanted = (
                 None
@@ -272,11 +350,9 @@ class ScoreBook:
                 else indices[len(entry.values) : upto][: self.objective.batch_size]
             )
             # One batch at a time, each recorded at once: a killed run loses at most one batch.
-            answer = self.objective(schedule, steps, wanted)
+            answer = self.objective(decoding, steps, wanted)
             entry = self._entries[name] = entry.add(answer)
             with self._lock:
                 self.passes += answer.passes
-            self._write(
-                name, {"values": entry.values, "extras": entry.extras, "passes": entry.passes}
-            )
+            self._write(name, asdict(entry))
         return entry

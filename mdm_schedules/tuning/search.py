@@ -6,6 +6,7 @@ What can no longer win is left early.
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdm_schedules.checks import check_real, did_you_mean, missing_extra, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError, UnknownNameError
-from mdm_schedules.schedules import Beta
+from mdm_schedules.tuning.decoding import Decoding
 from mdm_schedules.tuning.scorebook import ScoreBook
+from mdm_schedules.tuning.spaces import Space
 from mdm_schedules.tuning.statistics import compare
 from mdm_schedules.tuning.storage import (
     abandoned,
@@ -38,11 +39,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
-GRID = tuple(round(0.1 * i, 1) for i in range(1, 11))  # of a and of b: the paper's, App. E.1
-METHODS = ("tpe", "gp", "cmaes", "random", "grid")
-# linear, squared sine, what the paper found best on its tasks, and one that reveals much early
-# (orders by confidence)
-START = ((0.5, 0.5), (1.0, 1.0), (0.9, 0.3), (1.0, 0.2), (0.9, 0.9), (0.3, 0.3), (0.35, 0.7))
+METHODS = ("tpe", "gp", "cmaes", "random", "grid", "reinforce")
 RACE_FROM = 16  # instances before a candidate may be left
 RACE_RISK = 0.01  # of leaving one that is as good
 
@@ -72,7 +69,7 @@ def check_bounds(bounds: Any) -> tuple[float, float]:
     return low, high
 
 
-def make_sampler(method: str, seed: int, trial: int) -> BaseSampler:
+def make_sampler(method: str, seed: int, trial: int, space: Space) -> BaseSampler:
     """A sampler for one proposal, seeded by the trial's number.
 
     So a resumed study goes on as it would have.
@@ -86,11 +83,20 @@ def make_sampler(method: str, seed: int, trial: int) -> BaseSampler:
         if find_spec("cmaes") is None:
             raise missing_extra("cmaes", "tune")
         return optuna.samplers.CmaEsSampler(seed=number, warn_independent_sampling=False)  # type: ignore[no-any-return]
+    if method == "reinforce":
+        from mdm_schedules.tuning.reinforce import ReinforceSampler
+
+        return ReinforceSampler(space, seed, trial)
     if method == "random":
         return optuna.samplers.RandomSampler(seed=number)  # type: ignore[no-any-return]
-    return optuna.samplers.TPESampler(seed=number, n_startup_trials=10)  # type: ignore[no-any-return]
+    # How far a trial is over the bound on passes, 0 or less within it.
+    options = {"constraints_func": lambda one: one.user_attrs.get(OVER, [0.0])}
+    return optuna.samplers.TPESampler(  # type: ignore[no-any-return]
+        seed=number, n_startup_trials=10, **(options if space.saves else {})
+    )
 
 
+OVER = "passes over the bound"  # of a trial
 # by the study's name, the numbers of the trials that this process works on, in all its searches
 _at_work: dict[str, set[int]] = {}
 
@@ -105,6 +111,8 @@ class Search:
         steps: numbers of steps; (None,) leaves it to the objective.
         upto: instances of the part "select" that each candidate is scored on.
         several: one objective for each number of steps (a Pareto search), instead of their mean.
+        space: where it searches. Where decodings may save passes, those are a second objective.
+        limit: mean passes that a decoding may spend; None where the space saves none.
     """
 
     study: Study
@@ -112,17 +120,18 @@ class Search:
     method: str
     n_trials: int
     seed: int
-    bounds: tuple[float, float]
+    space: Space
     steps: Sequence[int | None]
     upto: int
     several: bool
     race: bool
     on_trial: Callable[[], None]
+    limit: float | None = None
     _lock: Any = field(default_factory=threading.Lock)
     _active: set[int] = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
     # by steps; under None by their mean
-    _leaders: dict[int | None, Beta] = field(default_factory=dict)
+    _leaders: dict[int | None, Decoding] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._active = _at_work.setdefault(self.study.study_name, set())
@@ -133,11 +142,11 @@ class Search:
         while self._release(states):
             time.sleep(0.1)
         for trial in self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)):
-            schedule = schedule_of(trial)
+            decoding = self.space.read(trial.params)
             for steps in self.steps:
-                self.book.recall("select", schedule, steps, f"trial {trial.number}")
+                self.book.recall("select", decoding, steps, f"trial {trial.number}")
             if trial.state == states.COMPLETE:
-                self._lead(schedule)
+                self._lead(decoding)
         if n_jobs == 1:
             self._work(states)
         else:
@@ -200,7 +209,7 @@ class Search:
                 return
             raise
         if values is not None:
-            self._lead(schedule_of(trial))
+            self._lead(self.space.read(trial.params))
         self.on_trial()
 
     def _check_storage(self, running: Sequence[FrozenTrial], states: Any) -> None:
@@ -235,18 +244,14 @@ class Search:
                     return None  # with nothing under way, so that all workers see the same trials
                 if len(done) + len(running) < self.n_trials:
                     self.study.sampler = make_sampler(
-                        self.method, self.seed, len(done) + len(running)
+                        self.method, self.seed, len(done) + len(running), self.space
                     )
-                    taken = [
-                        (trial.params.get("a"), trial.params.get("b"))
-                        for trial in (*done, *running)
-                    ]
+                    taken = [dict(trial.params) for trial in (*done, *running)]
                     # by a worker that died at once
                     queued = any(trial.state == states.WAITING for trial in trials)
-                    for a, b in [point for point in self._points() if point not in taken][
-                        : 0 if queued else 1
-                    ]:
-                        self.study.enqueue_trial({"a": a, "b": b})
+                    fresh = [point for point in self.space.points() if point not in taken]
+                    for point in fresh[: 0 if queued else 1]:
+                        self.study.enqueue_trial(point)
                     trial = self._ask(len(trials))
                     if trial is not None:
                         return trial
@@ -262,12 +267,11 @@ class Search:
             # another worker was quicker, with the same sampler
             if trial.number > known:
                 self.study.sampler = make_sampler(
-                    self.method, self.seed, trial.number + self.n_trials
+                    self.method, self.seed, trial.number + self.n_trials, self.space
                 )
             self._active.add(trial.number)
             sign_trial(self.study._storage, trial._trial_id)
-            for name in ("a", "b"):
-                trial.suggest_float(name, *self._range(), log=True)
+            self.space.suggest(trial)
             return trial
         except Exception as error:
             self._active.discard(trial.number)
@@ -277,80 +281,77 @@ class Search:
                 self.study.tell(trial, state=optuna_module().trial.TrialState.FAIL)
             raise
 
-    def _points(self) -> list[tuple[float, float]]:
-        """What is tried before the sampler proposes anything."""
-        if self.method == "grid":
-            return list(product(GRID, GRID))
-        low, high = self.bounds
-        return [point for point in START if low <= min(point) and max(point) <= high]
-
-    def _range(self) -> tuple[float, float]:
-        """The bounds, wider where the grid asks for it."""
-        return (
-            (min(self.bounds[0], GRID[0]), max(self.bounds[1], GRID[-1]))
-            if self.method == "grid"
-            else self.bounds
-        )
-
     def _score(self, trial: Trial) -> list[float] | None:
         """The mean scores to report; None if the candidate cannot win, or was left on the way."""
-        schedule, size = schedule_of(trial), self.book.objective.batch_size
+        decoding, size = self.space.read(trial.params), self.book.objective.batch_size
         for upto in [*range(size, self.upto, size), self.upto]:
             for steps in self.steps:
-                self.book.extend("select", schedule, steps, upto, f"trial {trial.number}")
+                self.book.extend("select", decoding, steps, upto, f"trial {trial.number}")
             beat(self.study._storage, trial._trial_id)
-            if self.race and upto < self.upto and not self.several:
-                trial.report(float(np.mean(self._mean(schedule))), upto)
-                if self._lost(schedule):
+            if self.race and upto < self.upto and not self.several and not self.space.saves:
+                trial.report(float(np.mean(self._mean(decoding))), upto)
+                if self._lost(decoding):
                     return None
-        means = [self._mean(schedule)]
+        means = [self._mean(decoding)]
         if self.several:
-            means = [self.book.entry("select", schedule, steps).values for steps in self.steps]
+            means = [self.book.entry("select", decoding, steps).values for steps in self.steps]
         values = [float(np.mean(mean)) for mean in means]
+        if self.space.saves:
+            spent = mean_passes(self.book, "select", decoding, self.steps)
+            if spent is None:
+                raise InvalidValueError(
+                    "a commit rule is tuned by the passes that it saves, but the objective gives "
+                    "none; return Scores(values, nfe=[passes of each instance])"
+                )
+            trial.set_user_attr(OVER, [spent - (math.inf if self.limit is None else self.limit)])
+            values.append(spent)
         return values if np.isfinite(values).all() else None  # infinitely bad
 
-    def _mean(self, schedule: Beta) -> list[float]:
-        return mean_scores(self.book, "select", schedule, self.steps)
+    def _mean(self, decoding: Decoding) -> list[float]:
+        return mean_scores(self.book, "select", decoding, self.steps)
 
-    def _lost(self, schedule: Beta) -> bool:
+    def _lost(self, decoding: Decoding) -> bool:
         """Whether it is certainly worse than the best, in the mean and at each number of steps."""
         for key, leader in self._leaders.items():
             group = self.steps if key is None else [key]
-            own = mean_scores(self.book, "select", schedule, group)
+            own = mean_scores(self.book, "select", decoding, group)
             against = compare(
                 own, mean_scores(self.book, "select", leader, group), self.book.objective.sign
             )
-            if leader == schedule or len(own) < RACE_FROM or against.confidence >= RACE_RISK:
+            if leader == decoding or len(own) < RACE_FROM or against.p_value <= 1 - RACE_RISK:
                 return False
         return bool(self._leaders)
 
-    def _lead(self, schedule: Beta) -> None:
+    def _lead(self, decoding: Decoding) -> None:
         """Keep the best one that has all its scores, for later ones to race against."""
         for steps in self.steps:
-            self.book.extend("select", schedule, steps, self.upto)
+            self.book.extend("select", decoding, steps, self.upto)
         with self._lock:
             for key in {None, *self.steps}:
                 group = self.steps if key is None else [key]
-                leader = self._leaders.setdefault(key, schedule)
+                leader = self._leaders.setdefault(key, decoding)
                 own, best = (
-                    mean_scores(self.book, "select", one, group) for one in (schedule, leader)
+                    mean_scores(self.book, "select", one, group) for one in (decoding, leader)
                 )
                 if compare(own, best, self.book.objective.sign).difference > 0:
-                    self._leaders[key] = schedule
-
-
-def schedule_of(trial: Trial | FrozenTrial) -> Beta:
-    """The schedule of a trial, (a, b) to four digits as they are written in its spec."""
-    return Beta(*(float(f"{trial.params[name]:.4g}") for name in ("a", "b")))
+                    self._leaders[key] = decoding
 
 
 def mean_scores(
-    book: ScoreBook, part: str, schedule: Any, steps: Sequence[int | None]
+    book: ScoreBook, part: str, decoding: Any, steps: Sequence[int | None]
 ) -> list[float]:
     """Per instance, the mean over numbers of steps, for the instances that have all of them."""
-    rows = [book.entry(part, schedule, count).values for count in steps]
+    rows = [book.entry(part, decoding, count).values for count in steps]
     shortest = min(map(len, rows))
     means: list[float] = (
         np.mean([row[:shortest] for row in rows], axis=0).tolist() if shortest else []
     )
     return means
+
+
+def mean_passes(
+    book: ScoreBook, part: str, decoding: Any, steps: Sequence[int | None]
+) -> float | None:
+    """Mean forward passes per instance and number of steps; None where none were reported."""
+    rows = [book.entry(part, decoding, count).nfe for count in steps]
+    return float(np.mean([np.mean(row) for row in rows])) if all(rows) else None

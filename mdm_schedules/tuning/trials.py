@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdm_schedules.schedules import Schedule
+from mdm_schedules.tuning.decoding import Decoding
 from mdm_schedules.tuning.proposals import predicted_cost
 from mdm_schedules.tuning.scorebook import ScoreBook
 from mdm_schedules.tuning.statistics import standard_error
@@ -22,12 +23,14 @@ class Trial:
     """One scored schedule, on the instances that choose.
 
     Attributes:
-        schedule, origin: the schedule, and its source.
+        schedule, origin, options: the schedule, its source, and options beside it.
         state: "complete", or "pruned" if the schedule left before its first round ended.
         scores: steps -> (mean, standard error, instances).
         extras: steps -> further measurements, such as diversity.
         predicted: steps -> nats predicted by the information profile, if one was used.
         passes: sequences passed forward for this schedule.
+        nfe: steps -> (mean forward passes of an instance, standard error); empty where the
+            objective does not tell.
     """
 
     schedule: Schedule
@@ -37,6 +40,13 @@ class Trial:
     extras: Mapping[int | None, Mapping[str, float]]
     predicted: Mapping[int | None, float]
     passes: int
+    options: tuple[tuple[str, Any], ...] = ()
+    nfe: Mapping[int | None, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def decoding(self) -> Decoding:
+        """Schedule and options."""
+        return Decoding(self.schedule, self.options)
 
 
 def list_trials(
@@ -46,22 +56,22 @@ def list_trials(
     profile: InformationProfile | None = None,
 ) -> list[Trial]:
     """Every scored schedule; those with fewer than `whole` instances are marked "pruned"."""
-    rows = []
+    rows, clusters = [], book.clusters("select")
     # In the order in which the schedules were first scored.
-    for schedule, origin in book.origins.items():
-        entries = {count: book.entry("select", schedule, count) for count in steps}
+    for decoding, origin in book.origins.items():
+        entries = {count: book.entry("select", decoding, count) for count in steps}
         # A schedule may leave the race before it is scored at every number of steps.
         entries = {count: entry for count, entry in entries.items() if entry.values}
         if not entries:
             continue
         costs = (
-            {count: predicted_cost(profile, schedule, count) for count in entries}
-            if profile
+            {count: predicted_cost(profile, decoding.schedule, count) for count in entries}
+            if profile and not decoding.options
             else {}
         )
         rows.append(
             Trial(
-                schedule=schedule,
+                schedule=decoding.schedule,
                 origin=origin,
                 state="complete"
                 # Without instances `whole` is 1: a single score is complete.
@@ -70,7 +80,7 @@ def list_trials(
                 scores={
                     count: (
                         float(np.mean(entry.values)),
-                        standard_error(entry.values),
+                        standard_error(entry.values, clusters),
                         len(entry.values),
                     )
                     for count, entry in entries.items()
@@ -79,6 +89,12 @@ def list_trials(
                 # No prediction exists where the number of steps is unknown.
                 predicted={count: cost for count, cost in costs.items() if cost is not None},
                 passes=sum(entry.passes for entry in entries.values()),
+                options=decoding.options,
+                nfe={
+                    count: (float(np.mean(entry.nfe)), standard_error(entry.nfe, clusters))
+                    for count, entry in entries.items()
+                    if entry.nfe
+                },
             )
         )
     return rows

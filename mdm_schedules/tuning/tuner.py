@@ -6,10 +6,10 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from mdm_schedules.checks import check_int, check_real
@@ -20,20 +20,27 @@ from mdm_schedules.errors import (
     ObjectiveError,
     StorageError,
 )
-from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning import proposals
 from mdm_schedules.tuning.result import TuningResult
 from mdm_schedules.tuning.scorebook import CheckedObjective, ScoreBook
-from mdm_schedules.tuning.search import GRID, Search, check_bounds, check_method, schedule_of
+from mdm_schedules.tuning.search import Search, check_bounds, check_method
 from mdm_schedules.tuning.selection import Bar, Candidate, Choice, check, shortlist
+from mdm_schedules.tuning.setup import (
+    DEFAULT_METHODS,
+    check_fit,
+    check_passes,
+    check_steps,
+    split,
+)
+from mdm_schedules.tuning.spaces import GRID, check_space, make_space
 from mdm_schedules.tuning.storage import check_same, open_storage, optuna_module
 from mdm_schedules.tuning.trials import list_trials
 
 if TYPE_CHECKING:
     from mdm_schedules.information import InformationProfile
 
-SURE = 0.95  # confidence required of a schedule that was predicted for another order
+SURE = 0.95
 
 
 def tune(
@@ -41,11 +48,13 @@ def tune(
     *,
     n_trials: int | None = None,
     seed: int = 0,
-    method: str = "tpe",
+    method: str | None = None,
+    space: str = "schedule",
     steps: int | Sequence[int] | None = None,
     direction: str | None = None,
     baselines: str | Schedule | Sequence[str | Schedule] = ("linear",),
     bounds: tuple[float, float] = (0.05, 5.0),
+    max_passes: float | None = None,
     multi_objective: bool = False,
     screening: int = 64,
     held_out: float = 0.5,
@@ -62,34 +71,44 @@ def tune(
     Candidates include the common schedules and the paper's. All are scored on some instances, and
     the best on more (arXiv 2509.13866, App. E.1). Every schedule sees the same instances and
     seeds, so that their common noise cancels. The winner is then checked against the baseline on
-    instances that chose nothing.
+    instances that chose nothing, and replaces it only if it is ahead there with 95 % confidence.
+    The gain that is reported comes from instances that decided nothing either.
 
     Args:
         objective: schedule -> score. See `mdm_schedules.tuning.Objective` for objectives that take
             instances and steps; `GenerationObjective`, `TeacherForcedObjective`,
             `LikelihoodObjective` and `ProfileObjective` are ready-made.
-        n_trials: number of pairs (a, b) to try, including those of earlier runs on the same
-            storage; by default 60, or the whole grid.
+        n_trials: number of trials, including those of earlier runs on the same storage; by default
+            60, or the whole grid.
         seed: seed of the proposals and of the order of instances.
-        method: search method for (a, b): "tpe", "gp", "cmaes", "random", or "grid", the paper's
-            10 x 10; or "profile", which tries the predictions of an information profile instead
-            and is by far the cheapest.
+        method: search method: "tpe" (the default), "gp", "cmaes" (the default for plans), "random";
+            "grid", the paper's 10 x 10 of (a, b); "reinforce", policy gradient, for plans; or
+            "profile", which tries the predictions of an information profile instead and is by far
+            the cheapest.
+        space: what is searched. "schedule": (a, b). "schedule+remask": (a, b) and `remask_fraction`
+            with `remask`, at the same number of passes. "schedule+commit": (a, b), a commit rule
+            and its parameters, with the mean passes as a second axis (`result.front()`). "plan":
+            the shares revealed at up to six knots. All but "schedule" take one number of steps, and
+            all but "schedule" and "plan" need an objective that takes `options`.
         steps: forward passes, one number or several, passed to the objective as `steps`. Several
             are tuned together, for the mean of their scores, and `result.best(steps)` is the
             winner at each. None leaves the number to the objective.
         direction: "maximize" or "minimize" the score; by default the objective's own, else
             maximize.
-        baselines: schedules to beat; the first one wins unless a candidate is ahead of it.
+        baselines: schedules to beat, such as the one in use; the first one stays unless a candidate
+            is shown to be better.
         bounds: smallest and largest a and b, searched on a logarithmic scale.
+        max_passes: for "schedule+commit", the mean passes that the winner may spend, and the steps
+            of the baseline that it is compared with; by default `steps`.
         multi_objective: search for the Pareto front over `steps` instead of their mean.
         screening: instances in the first round. Each later round uses twice as many instances and
             a third of the candidates.
-        held_out: share of the instances reserved for the check, in [0, 0.9]. With 0 the check uses
-            the instances that chose.
-        confidence: minimum probability, in [0.5, 1), that the winner beats the baseline; below it
-            the baseline is kept. Default: 0.5 (the mean is ahead); 0.95 for a schedule predicted
-            by a profile, unless the objective's `remasking` is a random order, since a prediction
-            covers no other order. Values above 0.5 need 10 instances.
+        held_out: share of the instances reserved for the check, in [0, 0.9]. Of the others, one in
+            four is reserved for the report if these are 10 or more. Instances that share a prompt
+            stay together. With 0 nothing is checked: the best on the instances that chose wins.
+        confidence: confidence level of the check, in [0.5, 1): a one-sided paired t-test over
+            prompts, 10 of them at least. Verdicts on several numbers of steps share it
+            (Bonferroni). Default: 0.95. An objective without instances is taken at its word.
         race: drop a candidate before its first round ends if it can hardly be the best at any of
             the steps (paired t-test, 1 % at each look).
         profile: for method "profile"; by default estimated by the objective
@@ -115,8 +134,11 @@ def tune(
         KeyboardInterrupt: Ctrl-C; `.finished` as above.
         MissingExtraError: optuna is not installed (extra `tune`).
     """
-    checked, method = CheckedObjective(objective, direction), check_method(method)
-    counts = _check_steps(checked, steps)
+    checked, space = CheckedObjective(objective, direction), check_space(space)
+    method = check_method(method if method is not None else DEFAULT_METHODS.get(space, "tpe"))
+    counts = check_steps(checked, steps)
+    if max_passes is not None:
+        counts = check_passes(space, max_passes, counts)
     seed, n_jobs = check_int("seed", seed, 0), check_int("n_jobs", n_jobs, 1, 256)
     n_trials = (
         check_int("n_trials", n_trials, 1)
@@ -127,6 +149,11 @@ def tune(
     share = check_real("held_out", held_out, 0, 0.9)
     if confidence is not None:
         check_real("confidence", confidence, 0.5, 1, high_open=True)
+        if not share:
+            raise InvalidValueError(
+                "without held-out instances there is no confidence; give held_out=0.5, or leave "
+                "out confidence="
+            )
     if multi_objective and method == "cmaes":
         raise InvalidValueError(
             "cmaes has one objective; use method='tpe' or 'gp' with multi_objective"
@@ -135,13 +162,21 @@ def tune(
         raise InvalidValueError(
             "multi_objective needs several numbers of steps, such as steps=[8, 16, 32]"
         )
+    where = check_fit(
+        checked,
+        make_space(space, method, limits, counts, checked.remasking, checked.num_tokens),
+        method,
+        multi_objective,
+    )
     # Report a missing extra before any work starts.
     optuna_module()
     base = proposals.baselines(baselines)
     # The seed alone decides the split, so every worker and every later run uses the same one.
-    parts = _parts(checked, share, seed)
+    parts = split(checked, share, seed)
     kept, lasting = open_storage(storage)
     book = ScoreBook(checked, parts)
+    book.unchecked = share == 0
+    limit = None if counts[0] is None or not where.saves else float(max_passes or counts[0])
     # Few instances make the first round the only one.
     first = min(first, book.size("select"))
     with _quiet_optuna(), _keeping(lambda: list_trials(book, counts, first)):
@@ -149,7 +184,8 @@ def tune(
             storage=kept,
             study_name=study_name,
             load_if_exists=True,
-            directions=[checked.direction] * (len(counts) if multi_objective else 1),
+            directions=[checked.direction] * (len(counts) if multi_objective else 1)
+            + ["minimize"] * where.saves,
         )
         settings = {
             "direction": checked.direction,
@@ -162,6 +198,8 @@ def tune(
             "held_out": share,
             "objective": checked.settings,
         }
+        # Only a space of its own is written down, so that studies from before still open.
+        settings |= {} if space == "schedule" else {"space": space}
         # Scores of another objective, seed or split must not be mixed into this study.
         check_same(study, settings)
         # A storage in memory ends with this process, so copies of the scores would be useless.
@@ -171,6 +209,8 @@ def tune(
                 lambda name, value: kept.set_study_user_attr(study._study_id, name, value),
             )
         found = [*base, *proposals.usual(counts, checked.sampler.get("remasking"))]
+        if limit is not None:
+            found += proposals.fewer_steps(base[0], counts[0])
 
         def bar(candidates: Sequence[Candidate], phase: str) -> Iterator[Candidate]:
             yield from tqdm(candidates, desc=phase, unit="schedule", disable=not progress)
@@ -192,77 +232,69 @@ def tune(
                     method,
                     n_trials,
                     seed,
-                    limits,
+                    where,
                     counts,
                     first,
                     multi_objective,
                     race,
                     trials.update,
+                    limit,
                 ).run(n_jobs)
                 states = optuna_module().trial.TrialState
                 # Trials of other workers and of earlier runs compete as well.
                 whole = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
-                found += [Candidate(schedule_of(trial), f"trial {trial.number}") for trial in whole]
+                for trial in whole:
+                    one = where.read(trial.params)
+                    found.append(Candidate(one.schedule, f"trial {trial.number}", one.options))
         choices = {}
-        for group in [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]:
-            choice = _decide(found, base[0], book, group, first, confidence, bar)
-            choices[choice.steps] = choice
-    return TuningResult(
-        choices, list_trials(book, counts, first, profile), checked, method, book, profile, limits
+        groups = [counts] if len(counts) == 1 else [counts, *([count] for count in counts)]
+        # Each verdict may be wrong by chance; together they are wrong as rarely as asked.
+        level = 1 - (1 - (SURE if confidence is None else confidence)) / len(groups)
+        for group in groups:
+            challenger = shortlist(found, book, group, first, bar=bar, limit=limit)[0]
+            choice = check(challenger, base[0], book, group, level, bar, limit)
+            choices[choice.steps] = _known_order(choice, base[0], book)
+        trials_done = list_trials(book, counts, first, profile)
+        result = TuningResult(
+            choices, trials_done, checked, method, book, profile, limits, base[0], space
+        )
+        if limit is not None:
+            _check_front(result, book, counts, bar)
+    return result
+
+
+def _known_order(choice: Choice, baseline: Candidate, book: ScoreBook) -> Choice:
+    """Keep the baseline where one number alone speaks for a prediction for another order.
+
+    A profile predicts random order; for any other order its prediction has to prove itself.
+    """
+    foretold = choice.challenger.origin.startswith(proposals.PREDICTED)
+    if choice.finding != "one number" or not foretold or book.objective.random_order:
+        return choice
+    return replace(
+        choice,
+        finding="no difference",
+        schedule=baseline.schedule,
+        origin=baseline.origin,
+        score=choice.baseline,
+        standard_error=choice.baseline_standard_error,
+        extras=choice.baseline_extras,
     )
 
 
-def _check_steps(checked: CheckedObjective, steps: Any) -> list[int | None]:
-    if steps is None:
-        return [checked.steps] if checked.takes_steps else [None]
-    if not checked.takes_steps:
-        raise InvalidTypeError(
-            "the objective takes no `steps`; write it as score(schedule, steps), or leave out "
-            "steps="
-        )
-    given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
-    # Sorted and distinct, so that the order of the argument does not make another study.
-    counts = sorted({check_int("steps", count, 1, MAX_STEPS, "steps=[8, 16]") for count in given})
-    if not counts:
-        raise InvalidValueError("steps must hold at least one number, such as steps=[8, 16]")
-    return [*counts]
-
-
-def _parts(checked: CheckedObjective, share: float, seed: int) -> dict[str, Sequence[int] | None]:
-    """The instances that choose and those reserved for the check, both in a seeded order."""
-    if checked.num_instances is None:
-        return {"select": None}
-    order = np.random.default_rng(seed).permutation(checked.num_instances).tolist()
-    kept = round(share * len(order))
-    if kept < 2 or len(order) - kept < 2:  # a paired test needs two instances
-        return {"select": order}
-    return {"select": order[kept:], "held_out": order[:kept]}
-
-
-def _decide(
-    found: Sequence[Candidate],
-    baseline: Candidate,
-    book: ScoreBook,
-    steps: Sequence[int | None],
-    first: int,
-    confidence: float | None,
-    bar: Bar,
-) -> Choice:
-    """Check the best candidate, or the best other one if it was only predicted and fails."""
-    # A profile predicts random order; for any other order its prediction has to prove itself.
-    unsure = not book.objective.random_order
-    challenger = shortlist(found, book, steps, first, bar=bar)[0]
-    foretold = challenger.origin.startswith(proposals.PREDICTED)
-    needed = confidence if confidence is not None else (SURE if foretold and unsure else 0.5)
-    choice = check(challenger, baseline, book, steps, needed, bar)
-    if choice.won or not foretold:
-        return choice
-    others = [
-        candidate for candidate in found if not candidate.origin.startswith(proposals.PREDICTED)
+def _check_front(
+    result: TuningResult, book: ScoreBook, steps: Sequence[int | None], bar: Bar
+) -> None:
+    """Score what is on the front on held-out instances too, in pairs with the baseline."""
+    if "held_out" not in book.parts:
+        return
+    candidates = [
+        Candidate(point.schedule, point.origin, point.options) for point in result.front()
     ]
-    other = shortlist(others, book, steps, first, bar=bar)[0]
-    again = check(other, baseline, book, steps, confidence or 0.5, bar)
-    return again if again.won else choice
+    for candidate in bar(candidates, "checking the front"):
+        for count in steps:
+            whole = book.size("held_out")
+            book.extend("held_out", candidate.decoding, count, whole, candidate.origin)
 
 
 def _estimate(

@@ -123,7 +123,7 @@ def test_the_verdict_is_a_sentence_with_the_line_that_uses_it():
     found = mdm.tune(score, steps=[4, 8], n_trials=8, method="random")
     told = sentence(found, 8, None)
     assert told.startswith("At 8 steps in random order use sine(): ")
-    assert "+1 ± 0 (standard error, 20 held-out instances) against linear." in told
+    assert "+1 (+1 to +1, 95 %) against linear, on 20 held-out instances." in told
     line = (
         "model.generate(input_ids, schedule='sine()', steps=8, remasking='random', temperature=0.5)"
     )

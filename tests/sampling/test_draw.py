@@ -4,6 +4,7 @@ has to wait for.
 
 import pytest
 import torch
+from places import places
 from scipy.stats import chi2
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,7 +20,7 @@ def draw(logits, mask, options, policy="low_confidence", index=None, seed=0):
     uniform = torch.rand(rows, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     uniform = uniform if options.temperature else None
     return TokenDraw(options, get_policy(policy), mask)(
-        logits, index, uniform, lambda i, j: torch.zeros(j - i, 1)
+        logits, index, uniform, lambda i, j: torch.zeros(j - i, 1), places(rows)
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from places import places
 
 from mdm_schedules.sampling import DrawOptions, get_policy, policies
 from mdm_schedules.sampling.draw import TokenDraw
@@ -35,8 +36,10 @@ def both(logits, options, policy, index=None, seed=0):
     ids = torch.arange(len(wanted))[:, None]
     policy = get_policy(policy)
     draw = TokenDraw(options, policy, MASK)
-    ours = draw(logits, index, uniform, lambda i, j: ids[i:j])
-    return ours, draw_exactly(wanted, options, policy, MASK, uniform, ids), uniform, draw.fast
+    where = places(len(wanted))
+    ours = draw(logits, index, uniform, lambda i, j: ids[i:j], where)
+    exact = draw_exactly(wanted, options, policy, MASK, uniform, ids, where)
+    return ours, exact, uniform, draw.fast
 
 
 @pytest.mark.parametrize("filters", FILTERS)

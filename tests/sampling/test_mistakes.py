@@ -23,7 +23,7 @@ NAMES = {
     "confidence_eos_eot_inf": ["LLaDA", "suppress_special_tokens"],
     "unsupervised_cfg": ["cfg_scale"],
     "eos_early_stop": ["LLaDA2", "eos_token_id"],
-    "editing_threshold": ["LLaDA2", "remask_fraction"],
+    "editing_threshold": ["LLaDA2", "edit_threshold"],
     "minimal_topk": ["steps"],
     "steps_per_block": ["steps"],
     # Dream
@@ -43,10 +43,10 @@ NAMES = {
     "remasking_strategy": ["SDAR", "remasking"],
     "confidence_threshold": ["dInfer", "threshold"],
     "dual_cache": ["Fast-dLLM"],
-    "factor": ["Fast-dLLM", "threshold(0.9)"],
+    "factor": ["Fast-dLLM", "factor(1.0)"],
+    "kl_threshold": ["KLASS", "klass("],
     "noise_schedule": ["MMaDA", "schedule"],
     "cfg": ["MMaDA", "cfg_scale"],
-    "remask": ["renamed", "remask_fraction"],
     "num_steps": ["MDLM", "steps"],
     "sampler": ["MDLM", "ancestral"],
     # transformers

@@ -100,7 +100,7 @@ def test_sudoku_is_tuned_by_profile_and_checked():
     )
 
 
-def test_a_prediction_for_another_order_must_win_the_check():
+def test_a_prediction_must_win_the_check():
     class Ordered:
         num_instances, batch_size = 40, 40
 
@@ -112,14 +112,14 @@ def test_a_prediction_for_another_order_must_win_the_check():
             return [self.gain * foretold + ((7 * i) % 5 - 2 if foretold else 0) for i in instances]
 
     profile = mdm.InformationProfile([3.0, 1.0, 0.5, 0.2, 0.1, 0.0, 0.0, 0.0])
-    # ahead by half a standard error: enough where the prediction holds, not where it is a guess
-    for remasking, wins in (("random", True), ("low_confidence", False)):
+    # ahead by half a standard error, which no prediction makes enough
+    for remasking in ("random", "low_confidence"):
         found = mdm.tune(Ordered(remasking, 0.15), method="profile", profile=profile, steps=3)
-        assert (found.choice.origin != "baseline") is wins, found.verdict()
+        assert found.choice.origin == "baseline", found.verdict()
         assert found.choice.challenger.origin.startswith("predicted")
     found = mdm.tune(Ordered("low_confidence", 2.0), method="profile", profile=profile, steps=3)
     assert found.choice.origin.startswith("predicted")
-    assert found.choice.gain.confidence > 0.95
+    assert found.choice.decided.p_value < 0.05
 
 
 def test_one_number_is_no_check_of_a_prediction_for_another_order():
@@ -325,7 +325,7 @@ def test_likelihood_is_shown_with_diversity(bert):
     )
     assert ragged(mdm.Linear()).values == pytest.approx(single(mdm.Linear()).values, rel=1e-4)
     with pytest.raises(InvalidValueError, match="max_new_tokens"):
-        LikelihoodObjective(bert, judge, [[5, MASK]], steps=2)
+        LikelihoodObjective(bert, judge, [[5, 6]], steps=2)
 
 
 def test_diversity():
@@ -396,3 +396,53 @@ def test_passes_that_write_the_objective_s_own_answers_are_counted():
     assert own.values == known.values
     found = mdm.tune(objective, method="profile", profile=own, steps=2, screening=2)
     assert found.passes == own.measurement.passes + found.book.passes
+
+
+# --- sequences and prompts of different forms
+
+
+def test_teacher_forcing_takes_sequences_of_different_lengths_and_measures_its_profile(bert):
+    rows = [
+        torch.randint(5, 30, (length,), generator=torch.Generator().manual_seed(length))
+        for length in (6, 9, 6, 4, 9, 6, 4, 9, 6, 4)
+    ]
+    together = TeacherForcedObjective(bert, rows, steps=2)
+    values = together(mdm.Linear()).values
+    for length in (4, 6, 9):
+        places = [place for place, row in enumerate(rows) if len(row) == length]
+        alone = TeacherForcedObjective(
+            bert, torch.stack([rows[place] for place in places]), remasking="left_to_right", steps=2
+        )
+        mixed = TeacherForcedObjective(bert, rows, remasking="left_to_right", steps=2)
+        assert mixed(mdm.Linear(), instances=places).values == pytest.approx(
+            alone(mdm.Linear()).values, rel=1e-5
+        )
+    assert together(mdm.Linear(), instances=[4, 0]).values == pytest.approx([values[4], values[0]])
+    assert together.plan_key(mdm.Linear(), 2) == together.plan_key(mdm.Beta(0.5, 0.5), 2)
+    with pytest.warns(UserWarning, match="overconfident"):
+        found = mdm.tune(together, method="profile", steps=2, held_out=0.2)
+    assert found.profile.num_tokens == 6
+    assert found.profile.measurement.calibration.differs
+
+
+def test_masks_inside_a_prompt_are_judged_from_the_first_on(bert):
+    torch.manual_seed(0)
+    judge = GPT2LMHeadModel(
+        GPT2Config(vocab_size=30, n_positions=16, n_embd=8, n_layer=1, n_head=2)
+    )
+    judge.eval()
+    prompts = [[5, MASK, 6, MASK], [7, 8, 9, MASK, 10], [11, 12, MASK, 13]]
+    objective = LikelihoodObjective(bert, judge, prompts, steps=1, batch_size=3)
+    out = objective.write([0, 1, 2], mdm.Linear(), 1)
+    scores = objective(mdm.Linear())
+    for i, prompt in enumerate(prompts):
+        row = out.sequences[i, out.sequences.shape[1] - len(prompt) :]
+        logs = torch.log_softmax(judge(row[None]).logits[0].double(), -1)
+        first = prompt.index(MASK)
+        total = sum(float(logs[place - 1, row[place]]) for place in range(first, len(row)))
+        assert scores.values[i] == pytest.approx(total / prompt.count(MASK), rel=1e-5)
+    assert 0 < scores.extras["distinct"] <= 1
+    both = LikelihoodObjective(bert, judge, prompts, steps=1, max_new_tokens=2)
+    assert [len(row) for row in both.answers(both.write([0, 1], mdm.Linear(), 1), [0, 1])] == [4, 3]
+    with pytest.raises(InvalidValueError, match="max_new_tokens"):
+        LikelihoodObjective(bert, judge, [*prompts, [5, 6]])

@@ -93,7 +93,7 @@ def test_lower_may_be_better_and_the_worst_may_be_infinite():
 def test_the_baseline_stays_if_nothing_is_ahead_of_it():
     found = mdm.tune(lambda schedule: -abs(schedule.alpha(0.25) - 0.25), n_trials=8)
     assert found.best_schedule == mdm.Linear()
-    assert "no candidate was ahead" in found.verdict()
+    assert "No candidate was ahead" in found.verdict()
     noise = Noisy(own=3.0)
     found = mdm.tune(noise, n_trials=12, confidence=0.999)
     assert found.best_schedule == mdm.Linear()
@@ -108,11 +108,11 @@ def test_common_noise_cancels_and_the_check_uses_other_instances():
     found = mdm.tune(objective, n_trials=30)
     choice = found.choice
     assert choice.held_out
-    assert choice.gain.instances == 100
+    assert (choice.decided.instances, choice.gain.instances, choice.fresh) == (100, 25, True)
     assert closeness(found.best_schedule) > closeness(mdm.Linear()) + 0.3
     # the scores themselves vary by 1 between instances, the difference hardly
     assert choice.standard_error > 0.05 > choice.gain.standard_error
-    assert choice.gain.confidence > 0.999
+    assert choice.decided.p_value < 0.001
     assert choice.gain.difference == pytest.approx(
         closeness(found.best_schedule) - closeness(mdm.Linear()), abs=5 * choice.gain.standard_error
     )
@@ -241,7 +241,7 @@ def test_more_baselines_than_one():
     assert found.best_schedule == mdm.Sine()
     assert found.choice.won
     assert found.choice.baseline == 0
-    assert "gain +1" in found.verdict()
+    assert "Better by +1 (" in found.verdict()
 
 
 # --- comparison
@@ -255,11 +255,9 @@ def test_paired_comparison():
     assert gap.difference == pytest.approx(np.mean(a - shared))
     assert gap.standard_error == pytest.approx(np.std(a - shared, ddof=1) / 20)
     assert gap.low < gap.difference < gap.high
-    assert gap.confidence > 0.99
+    assert gap.p_value < 0.01
     back = compare(a, shared, -1.0)
-    assert (back.difference, back.confidence) == pytest.approx(
-        (-gap.difference, 1 - gap.confidence)
-    )
+    assert (back.difference, back.p_value) == pytest.approx((-gap.difference, 1 - gap.p_value))
     covered = sum(
         compare(np.random.default_rng(k).normal(0.2, 1, 12), [0.0] * 12).low
         < 0.2
@@ -267,10 +265,10 @@ def test_paired_comparison():
         for k in range(400)
     )
     assert 365 <= covered <= 393  # 95 % of 400, within three standard errors
-    assert compare([1.0], [0.5]).confidence == 1
-    assert compare([1.0, 1.0], [1.0, 1.0]).confidence == 0.5
-    assert compare([-math.inf], [0.0]).confidence == 0
-    assert compare([-math.inf], [-math.inf]).confidence == 0.5
+    assert compare([1.0], [0.5]).p_value == 0
+    assert compare([1.0, 1.0], [1.0, 1.0]).p_value == 0.5
+    assert compare([-math.inf], [0.0]).p_value == 1
+    assert compare([-math.inf], [-math.inf]).p_value == 0.5
 
 
 # --- results

@@ -41,7 +41,8 @@ def test_sudoku_in_one_line(tmp_path, capsys):
     assert (status, err) == (0, "")
     assert "| schedule | origin | valid_grid |" in out
     assert "predicted" in out
-    assert "6 instances on held-out instances" in out or "no candidate was ahead" in out
+    # Six instances are too few to check anything.
+    assert "Too few instances: " in out or "No candidate was ahead" in out
     schedule = mdm.Schedule.from_pretrained(tmp_path / "found")
     assert (schedule.evaluation.model, schedule.evaluation.steps) == ("sudoku", 4)
     assert schedule.evaluation.sampler["remasking"] == "random"

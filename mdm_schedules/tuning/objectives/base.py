@@ -6,7 +6,7 @@ A new objective is a class beside this one, or a function; no registration is ne
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,14 @@ class Scores:
         values: one finite score per instance.
         extras: further measurements, shown beside the score (diversity beside a likelihood, say).
         passes: forward passes of the model, counting every sequence of a batch.
+        nfe: forward passes of each instance; empty where they are not known. Commit rules are tuned
+            by them.
     """
 
     values: Sequence[float]
     extras: Mapping[str, float] = field(default_factory=dict)
     passes: int = 0
+    nfe: Sequence[float] = ()
 
 
 class Objective(ABC):
@@ -36,16 +39,20 @@ class Objective(ABC):
 
     `tune` accepts any callable; deriving from this class is optional. A callable that takes the
     keywords `steps` or `instances` receives the number of steps, or the indices to score (a list
-    of ints in [0, num_instances)).
+    of ints in [0, num_instances)). One that takes `options` can be tuned in every space: it
+    receives options of `generate`, such as {"commit": "threshold(0.9)"}.
 
     Attributes:
         name: name of the task, for reports and the Hub.
         metric_name: name of the score.
         direction: "maximize" or "minimize" the score; None leaves it to `tune`.
         num_instances: number of instances; None for an objective without instances.
+        clusters: of each instance, what it shares with others (its prompt, say); errors are by
+            cluster. None makes each instance its own.
         batch_size: instances per call.
         asked_together: score a whole round in one call (diversity describes many texts).
         steps: forward passes, if `tune` is given none.
+        num_tokens: tokens that a plan reveals, to print plans; None where instances differ.
         model_name: Hub id or folder name of the model, for the Hub.
     """
 
@@ -53,9 +60,11 @@ class Objective(ABC):
     metric_name: str = "score"
     direction: str | None = None
     num_instances: int | None = None
+    clusters: Sequence[Hashable] | None = None
     batch_size: int = 32
     asked_together: bool = False
     steps: int | None = None
+    num_tokens: int | None = None
     model_name: str | None = None
 
     @property

@@ -115,6 +115,7 @@ class GenerationObjective(Objective):
         self.num_instances = len(self.instances)
         # Tokenised here, so that a bad prompt is reported before the first forward pass.
         self.prompts = [self._ids(one["prompt"]) for one in self.instances]
+        self.clusters = [tuple(row) for row in self.prompts]
 
     @property
     def remasking(self) -> str:
@@ -169,28 +170,38 @@ class GenerationObjective(Objective):
         return [check_int("prompt", token, 0) for token in ids]
 
     def __call__(
-        self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None
+        self,
+        schedule: Schedule,
+        steps: int | None = None,
+        instances: Sequence[int] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Scores:
-        """The metric of each instance."""
+        """The metric of each instance; `options` of `generate` replace the objective's own."""
         wanted = list(range(self.num_instances)) if instances is None else list(instances)
         count = needed_steps(steps, self.steps, _EXAMPLE)
         values: list[float] = []
         written: list[torch.Tensor] = []
-        passes = 0
+        passes, nfe = 0, []
         for begin in range(0, len(wanted), self.batch_size):
             batch = wanted[begin : begin + self.batch_size]
-            out = self.write(batch, schedule, count)
+            out = self.write(batch, schedule, count, options)
+            nfe += out.nfe_per_row.tolist()
             values += self.judge(out, batch)
             passes += out.nfe * len(batch)
             written += self.answers(out, batch)
-        return Scores(values, {"nfe": passes / len(wanted), **self.measure(written)}, passes)
+        extras = {"nfe": sum(nfe) / len(wanted), **self.measure(written)}
+        return Scores(values, extras, passes, nfe)
 
     def measure(self, written: list[torch.Tensor]) -> dict[str, float]:
         """Extra measurements over all outputs, shown beside the score; none here."""
         return {}
 
     def write(
-        self, batch: Sequence[int], schedule: Schedule | None, steps: int | None
+        self,
+        batch: Sequence[int],
+        schedule: Schedule | None,
+        steps: int | None,
+        options: Mapping[str, Any] | None = None,
     ) -> GenerationOutput:
         """The model's outputs for these instances, with prompts padded on the left."""
         # The seed belongs to the instance, so neither batch nor schedule changes the noise.
@@ -203,7 +214,7 @@ class GenerationObjective(Objective):
             steps=steps,
             seed=[self.seed + index for index in batch],
             tokenizer=self.tokenizer,
-            **self.options,
+            **{**self.options, **(options or {})},
         )
 
     def judge(self, out: GenerationOutput, batch: Sequence[int]) -> list[float]:
@@ -236,10 +247,15 @@ class GenerationObjective(Objective):
         ):
             return None
         # Blocks split the masks and an end token frees some, so the plan is not known beforehand.
+        count, size = needed_steps(steps, self.steps, _EXAMPLE), self.num_tokens
+        return None if size is None else str(schedule.plan(size, count).tolist())
+
+    @property
+    def num_tokens(self) -> int | None:  # type: ignore[override]
+        """Tokens that each instance writes; None where they differ."""
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         masks = {row.count(mask) + new for row in self.prompts}
-        count = needed_steps(steps, self.steps, _EXAMPLE)
-        return None if len(masks) > 1 else str(schedule.plan(masks.pop(), count).tolist())
+        return masks.pop() if len(masks) == 1 else None
 
     @property
     def mask_token_id(self) -> int:
@@ -257,29 +273,30 @@ class GenerationObjective(Objective):
 
         Args:
             sequences: number of instances. Their "sequence" is used if all have one, else the
-                model's own answers at one token per pass.
+                model's own answers at one token per pass, which give no cross-entropy.
             instances: indices to choose the first `sequences` from; by default all.
             **options: options of `InformationProfile.estimate`.
 
         Raises:
-            InvalidValueError: a "sequence" differs in length from its prompt with masks, or the
-                answers differ in length.
+            InvalidValueError: a "sequence" differs in length from its prompt with masks.
         """
         batch = list(range(self.num_instances) if instances is None else instances)[:sequences]
         mask, new = self.mask_token_id, self.options.get("max_new_tokens") or 0
         start, real = left_pad([[*self.prompts[index], *[mask] * new] for index in batch])
-        if all("sequence" in self.instances[index] for index in batch):
+        own = not all("sequence" in self.instances[index] for index in batch)
+        if own:
+            out = self.write(batch, None, None)
+            tokens, spent = out.sequences.cpu(), out.nfe * len(batch)
+            # A model agrees with its own text, which therefore shows nothing of its calibration.
+            options = {"method": "entropy", **options}
+        else:
             answers = [self._ids(self.instances[index]["sequence"]) for index in batch]
             # Maskable places are read off the prompt, so both must line up.
             if [len(answer) for answer in answers] != real.sum(1).tolist():
                 raise InvalidValueError(
                     "each 'sequence' must be as long as its prompt with the masks to be filled"
                 )
-            tokens, _ = left_pad(answers)
-            spent = 0
-        else:
-            out = self.write(batch, None, None)
-            tokens, spent = out.sequences.cpu(), out.nfe * len(batch)
+            tokens, spent = left_pad(answers)[0], 0
         profile = InformationProfile.estimate(
             get_adapter(self.model, self.options.get("adapter")),
             tokens,
@@ -289,9 +306,9 @@ class GenerationObjective(Objective):
             **options,
         )
         measured = profile.measurement
-        if measured is not None and spent:
+        if measured is not None and own:
             # what wrote the answers is part of what the profile cost
-            told = replace(measured, passes=measured.passes + spent)
+            told = replace(measured, passes=measured.passes + spent, calibration=None)
             profile = InformationProfile(profile.values, measurement=told)
         return profile
 

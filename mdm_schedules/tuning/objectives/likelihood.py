@@ -46,17 +46,21 @@ class LikelihoodObjective(GenerationObjective):
     together with distinct, hamming and unigram_entropy. They cover all texts of one call, which is
     a whole round of `tune`.
 
+    Masks inside a prompt are filled, and the text is judged from the first of them on: what follows
+    a mask in the prompt is more or less likely by what was written there. The sum is divided by
+    the number of written tokens.
+
     Args:
         judge: a transformers causal language model with the same token ids; or a function
-            (sequences LongTensor [B, L], prompt_length) -> log-likelihood of the answer in nats,
-            [B].
+            (sequences LongTensor [B, L], prompt_length) -> log-likelihood in nats of what follows
+            the prompt, [B].
         prompts: text or token ids each. One prompt may be repeated: every instance has its own
             seed.
         **options: options of `GenerationObjective`.
 
     Raises:
-        InvalidTypeError, InvalidValueError: a wrong argument, no `max_new_tokens`, or a prompt
-            that contains masks.
+        InvalidTypeError, InvalidValueError: a wrong argument, or a prompt without masks where no
+            `max_new_tokens` is given.
     """
 
     asked_together = True  # diversity describes many texts at once
@@ -69,38 +73,58 @@ class LikelihoodObjective(GenerationObjective):
                 f"log-likelihoods, got {shown(judge)}"
             )
         options = {"name": "judged likelihood"} | options
-        if not options.get("max_new_tokens"):
-            raise InvalidValueError(
-                "a judge scores what follows a prompt; give max_new_tokens=64, say"
-            )
         super().__init__(
             model, [{"prompt": prompt} for prompt in prompts], lambda output, answer: 0.0, **options
         )
-        if any(self.mask_token_id in row for row in self.prompts):
+        mask, new = self.mask_token_id, options.get("max_new_tokens") or 0
+        if not new and not all(mask in row for row in self.prompts):
             raise InvalidValueError(
-                "a judge cannot score masks that are filled inside a prompt; leave them out"
+                "a judge scores what is written, at masks in a prompt or after it; give "
+                "max_new_tokens=64, say"
             )
+        # Of each prompt: the tokens before what is written first, and the places written inside it.
+        self._before = [row.index(mask) if mask in row else len(row) for row in self.prompts]
+        self._inside = [
+            [place for place, token in enumerate(row) if token == mask] for row in self.prompts
+        ]
         self.judged_by: Judge = causal_judge(judge) if isinstance(judge, torch.nn.Module) else judge
         self.metric_name = "log-likelihood per token"
 
     def judge(self, out: GenerationOutput, batch: Sequence[int]) -> list[float]:
         """See `GenerationObjective.judge`."""
-        written, values = out.sequences.shape[1] - out.prompt_length, [0.0] * len(batch)
-        lengths = [len(self.prompts[index]) for index in batch]
-        # One call per prompt length, since a judge of the user may not know of padding.
-        for length in sorted(set(lengths)):
-            rows = [row for row, other in enumerate(lengths) if other == length]
-            told = self.judged_by(out.sequences[rows, out.prompt_length - length :], length)
-            for row, value in zip(
-                rows, torch.as_tensor(told, dtype=torch.float64).reshape(-1).tolist(), strict=True
-            ):
+        values = [0.0] * len(batch)
+        new = out.sequences.shape[1] - out.prompt_length
+        forms = [(len(self.prompts[index]), self._before[index]) for index in batch]
+        # One call per form of prompt, since a judge of the user may not know of padding.
+        for form in sorted(set(forms)):
+            rows = [row for row, other in enumerate(forms) if other == form]
+            length, before = form
+            told = self.judged_by(out.sequences[rows, out.prompt_length - length :], before)
+            scores = torch.as_tensor(told, dtype=torch.float64).reshape(-1).tolist()
+            for row, value in zip(rows, scores, strict=True):
                 # Per token, so that answers of any length compare.
-                values[row] = value / written
+                values[row] = value / (len(self._inside[batch[row]]) + new)
         return values
 
+    def answers(self, out: GenerationOutput, batch: Sequence[int]) -> list[torch.Tensor]:
+        """The tokens that were written into each prompt and after it."""
+        written, sequences = [], out.sequences.cpu()
+        for row, index in zip(sequences, batch, strict=True):
+            begin = out.prompt_length - len(self.prompts[index])
+            inside = [begin + place for place in self._inside[index]]
+            written.append(torch.cat([row[inside], row[out.prompt_length :]]))
+        return written
+
     def measure(self, written: list[torch.Tensor]) -> dict[str, float]:
-        """See `GenerationObjective.measure`."""
-        return diversity(torch.stack(written))
+        """See `GenerationObjective.measure`; texts are compared with others of their length."""
+        sizes = sorted({len(row) for row in written})
+        groups = [torch.stack([row for row in written if len(row) == size]) for size in sizes]
+        told = [diversity(group) for group in groups]
+        return {
+            name: sum(len(group) * one[name] for group, one in zip(groups, told, strict=True))
+            / len(written)
+            for name in told[0]
+        }
 
 
 def causal_judge(model: torch.nn.Module) -> Judge:

@@ -32,7 +32,7 @@ class ProfileObjective(Objective):
     def __init__(self, profile: InformationProfile, steps: int | None = None) -> None:
         if not isinstance(profile, InformationProfile):
             raise InvalidTypeError(f"profile must be an InformationProfile, got {shown(profile)}")
-        self.profile = profile
+        self.profile, self.num_tokens = profile, profile.num_tokens
         self.steps = None if steps is None else check_int("steps", steps, 1, MAX_STEPS, _EXAMPLE)
 
     def __call__(self, schedule: Schedule, steps: int | None = None) -> float:

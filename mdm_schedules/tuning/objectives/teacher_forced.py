@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from mdm_schedules.checks import check_int
-from mdm_schedules.information.estimate import check_data
+from mdm_schedules.information import InformationProfile
+from mdm_schedules.information.data import Data, check_data
 from mdm_schedules.models import Denoiser, as_denoiser, evaluating
 from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, sample
 from mdm_schedules.sampling.policies import get_policy
 from mdm_schedules.schedules import Schedule
 from mdm_schedules.tuning.objectives.base import Objective, Scores, model_name, needed_steps
 
+PROFILE_SEQUENCES = 16
 _EXAMPLE = "TeacherForcedObjective(model, sequences, steps=16)"
 
 
@@ -30,9 +32,9 @@ class TeacherForcedObjective(Objective):
 
     Args:
         model: as for `InformationProfile.estimate`; run without dropout.
-        sequences: clean token ids [S, L].
-        maskable: bool [S, L], True at the N tokens to be generated (the same number in each row);
-            None is all.
+        sequences: clean token ids [S, L], or S rows of different lengths.
+        maskable: bool [S, L], or S rows as long as the sequences: True at the tokens to be
+            generated; None is all.
         steps: forward passes, if `tune` is given none.
         remasking: position policy. Confidence is that of the model's own best token, as in
             sampling at temperature 0.
@@ -51,7 +53,7 @@ class TeacherForcedObjective(Objective):
         self,
         model: Any,
         sequences: Any,
-        maskable: torch.Tensor | None = None,
+        maskable: torch.Tensor | Sequence[torch.Tensor] | None = None,
         *,
         steps: int | None = None,
         remasking: str | ConfidencePolicy | OrderPolicy = "random",
@@ -61,7 +63,7 @@ class TeacherForcedObjective(Objective):
         name: str = "teacher-forced likelihood",
     ) -> None:
         self.policy = get_policy(remasking)
-        self.data = check_data(model, sequences, maskable, mask_token_id)
+        self.groups = check_data(model, sequences, maskable, mask_token_id)
         self.model, self.denoiser = model, as_denoiser(model)
         self.steps = None if steps is None else check_int("steps", steps, 1, example=_EXAMPLE)
         self.batch_size, self.seed, self.name = (
@@ -70,7 +72,13 @@ class TeacherForcedObjective(Objective):
             name,
         )
         self.model_name = model_name(model)
-        self.num_instances = len(self.data.tokens)
+        # instance -> its group, and its row there
+        self._places = {
+            index: (data, row) for data in self.groups for row, index in enumerate(data.index)
+        }
+        self.num_instances = len(self._places)
+        sizes = {data.num_tokens for data in self.groups}
+        self.num_tokens = sizes.pop() if len(sizes) == 1 else None
 
     @property
     def remasking(self) -> str:
@@ -92,46 +100,81 @@ class TeacherForcedObjective(Objective):
             "steps": self.steps,
         }
         # A digest recognises the same sequences without copying them into every study.
-        texts = repr((self.data.tokens.tolist(), self.data.places.tolist()))
+        rows = [self._row(index) for index in range(self.num_instances)]
+        texts = repr(([one.tolist() for one, _ in rows], [one.tolist() for _, one in rows]))
         return {**told, "sequences": hashlib.sha256(texts.encode()).hexdigest()[:16]}
 
     def plan_key(self, schedule: Schedule, steps: int | None) -> str | None:
-        """The plan, unless the policy's counts are random."""
+        """The plans, unless the policy's counts are random."""
         count = needed_steps(steps, self.steps, _EXAMPLE)
-        return (
-            None
-            if self.policy.random_counts
-            else str(schedule.plan(self.data.num_tokens, count).tolist())
+        sizes = sorted({data.num_tokens for data in self.groups})
+        plans = [schedule.plan(size, count).tolist() for size in sizes]
+        if self.policy.random_counts:
+            return None
+        return str(plans[0] if len(plans) == 1 else plans)
+
+    def estimate_profile(
+        self, instances: Sequence[int] | None = None, **options: Any
+    ) -> InformationProfile:
+        """The information profile of the model on these sequences.
+
+        Args:
+            instances: indices of the sequences; by default all. The first 16 are used.
+            **options: options of `InformationProfile.estimate`.
+        """
+        batch = list(range(self.num_instances) if instances is None else instances)
+        rows = [self._row(index) for index in batch[:PROFILE_SEQUENCES]]
+        return InformationProfile.estimate(
+            self.model,
+            [tokens for tokens, _ in rows],
+            maskable=[
+                torch.zeros_like(tokens, dtype=torch.bool).index_fill(0, places, True)
+                for tokens, places in rows
+            ],
+            **{"mask_token_id": self.groups[0].mask_token_id, **options},
         )
+
+    def _row(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        data, row = self._places[index]
+        return data.tokens[row], data.places[row]
 
     def __call__(
         self, schedule: Schedule, steps: int | None = None, instances: Sequence[int] | None = None
     ) -> Scores:
         """The log-likelihood per token of each sequence."""
         wanted = list(range(self.num_instances)) if instances is None else list(instances)
-        count, values, passes = needed_steps(steps, self.steps, _EXAMPLE), [], 0
-        for begin in range(0, len(wanted), self.batch_size):
-            batch = torch.tensor(
-                wanted[begin : begin + self.batch_size], device=self.data.tokens.device
+        count, passes = needed_steps(steps, self.steps, _EXAMPLE), 0
+        values: dict[int, float] = {}
+        for data in self.groups:
+            own = [index for index in wanted if self._places[index][0] is data]
+            for begin in range(0, len(own), self.batch_size):
+                batch = own[begin : begin + self.batch_size]
+                scores, spent = self._score(data, batch, schedule, count)
+                values |= zip(batch, scores, strict=True)
+                passes += spent
+        return Scores([values[index] for index in wanted], {}, passes)
+
+    def _score(
+        self, data: Data, batch: Sequence[int], schedule: Schedule, steps: int
+    ) -> tuple[list[float], int]:
+        """Log-likelihoods per token of a batch of one group, and the passes."""
+        rows = torch.tensor([self._places[index][1] for index in batch], device=data.tokens.device)
+        truth, places = data.tokens[rows], data.places[rows]
+        # The sampler's own loop runs, so the order is exactly that of generation.
+        teacher = _Teacher(self.denoiser, truth, self.policy, data.mask_token_id)
+        with evaluating(self.model):
+            out = sample(
+                teacher,
+                truth.scatter(1, places, data.mask_token_id),
+                mask_token_id=data.mask_token_id,
+                schedule=schedule,
+                steps=steps,
+                remasking="low_confidence"
+                if isinstance(self.policy, ConfidencePolicy)
+                else self.policy,
+                seed=[self.seed + index for index in batch],
             )
-            truth, places = self.data.tokens[batch], self.data.places[batch]
-            # The sampler's own loop runs, so the order is exactly that of generation.
-            teacher = _Teacher(self.denoiser, truth, self.policy, self.data.mask_token_id)
-            with evaluating(self.model):
-                out = sample(
-                    teacher,
-                    truth.scatter(1, places, self.data.mask_token_id),
-                    mask_token_id=self.data.mask_token_id,
-                    schedule=schedule,
-                    steps=count,
-                    remasking="low_confidence"
-                    if isinstance(self.policy, ConfidencePolicy)
-                    else self.policy,
-                    seed=[self.seed + index for index in batch.tolist()],
-                )
-            values += (teacher.total() / self.data.num_tokens).tolist()
-            passes += out.nfe * len(batch)
-        return Scores(values, {}, passes)
+        return (teacher.total() / data.num_tokens).tolist(), out.nfe * len(batch)
 
 
 class _Teacher(Denoiser):
