@@ -1,4 +1,4 @@
-"""The snippets of README and of the guide, and the scripts in examples/, run as written (with their quick options)."""
+"""The snippets of README and the guide, and the scripts in examples/, run as written."""
 
 import json
 import os

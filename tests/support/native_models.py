@@ -47,10 +47,10 @@ def build(kind, **changes):
     return model
 
 
-def tokenizer():
+def tokenizer(size=V):
     """Return a tokenizer whose words are w0, w1, ..., with the usual special tokens."""
-    words = {f"w{i}": i for i in range(V)}
-    for text, i in {"<pad>": PAD, "<eos>": EOS, "<bos>": 3, "[MASK]": MASK}.items():
+    words = {f"w{i}": i for i in range(size)}
+    for text, i in {"<pad>": PAD, "<eos>": EOS, "<bos>": 3, "[MASK]": size - 1}.items():
         words = {text if j == i else word: j for word, j in words.items()}
     core = Tokenizer(models.WordLevel(words, unk_token="w0"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
