@@ -232,7 +232,7 @@ def even_plan(masks: int, steps: int) -> list[int]:
 
 
 def dream_plan(masks: int, steps: int, eps: float = 1e-3) -> list[int]:
-    """Return Dream's plan: the share 1 - s / t of what is left, rounded down, and all at the end."""
+    """Return Dream's plan: the share 1 - s / t of what is left, rounded down; all at the end."""
     times = torch.linspace(1, eps, steps + 1)
     plan = []
     for i in range(steps):

@@ -3,7 +3,8 @@
     python examples/benchmarks/native_loading.py
 
 Writes random weights of about `--parameters` parameters twice: in LLaDA's released format, and as a
-plain Llama of transformers. Each is loaded in turns in fresh processes, in `--dtype` as it is stored.
+plain Llama of transformers. Each is loaded in turns in fresh processes, in the `--dtype` that is
+stored.
 Prints the median of the loading times without imports (seconds of the wall clock and of the
 processor), the largest memory that the process held beyond what it held before (as a multiple of
 the weights' bytes), and the ratios of native to plain.

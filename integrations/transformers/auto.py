@@ -288,13 +288,17 @@ def _load(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         return native.load_native(path, **kwargs)
     try:
         return _auto_class(path, kwargs).from_pretrained(path, *args, **kwargs)
-    except (AttributeError, KeyError, ImportError) as error:
+    except (MDMError, OSError):
+        raise
+    except Exception as error:  # of code of a repository, which can raise anything
         if not kwargs.get("trust_remote_code") or not native.is_released(path, kwargs):
             raise
+        version = _transformers_version()
+        older = ", or install transformers 4.57" if not version.startswith("4.") else ""
         raise PluginError(
-            f"the code of {path} does not run on transformers {_transformers_version()} "
+            f"the code of {path} does not run on transformers {version} "
             f"({type(error).__name__}: {shown(str(error))}); load it without trust_remote_code, "
-            "which needs none of its code, or install transformers 4.57"
+            f"which needs none of its code{older}"
         ) from error
 
 

@@ -218,8 +218,8 @@ class ModelAdapter(ABC):
         if not self._try_once("padding", self._try_padding):
             raise InvalidValueError(
                 f"{type(self.plain_model).__name__} gives other logits behind padding (it takes no "
-                "attention_mask or no position_ids, or reads the padding elsewhere), so a padded batch would be wrong; generate for prompts of equal "
-                "length at a time"
+                "attention_mask or no position_ids, or reads the padding elsewhere), so a padded "
+                "batch would be wrong; generate for prompts of equal length at a time"
             )
 
     def _try_padding(self) -> bool:

@@ -67,8 +67,8 @@ def sample(
         schedule: name, spec or Schedule, for the number of tokens per step.
         steps: passes, or passes per block; None is one pass per token, each row by its own number
             of them.
-        plan: tokens per step instead of a schedule, [steps] or [B, steps], summing to each block's
-            masked tokens.
+        plan: tokens per step instead of a schedule, [steps] or [B, steps], summing to the masked
+            tokens of the fullest block; blocks with fewer follow it until they are full.
         block_ends: columns where blocks end, for filling block by block from the left; None is one
             block.
         remasking: position policy, by name or an object.

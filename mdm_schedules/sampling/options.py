@@ -152,8 +152,9 @@ class GenerateOptions(TypedDict, total=False):
         Any,
         Option(
             "tokens per step in place of schedule and steps, [steps] or [B, steps], summing to the "
-            "masks of the fullest block; blocks with fewer follow it until they are full. A plan given here overrides a schedule and steps kept in a config, and either "
-            "of these a plan kept there.",
+            "masks of the fullest block; blocks with fewer follow it until they are full. A plan "
+            "given here overrides a schedule and steps kept in a config, and either of these a "
+            "plan kept there.",
         ),
     ]
     top_k: Annotated[

@@ -48,7 +48,7 @@ def build(kind, **changes):
 
 
 def tokenizer(size=V):
-    """Return a tokenizer whose words are w0, w1, ..., with the usual special tokens."""
+    """Return a tokenizer of words w0, w1, ..., with the usual special tokens; the mask is last."""
     words = {f"w{i}": i for i in range(size)}
     for text, i in {"<pad>": PAD, "<eos>": EOS, "<bos>": 3, "[MASK]": size - 1}.items():
         words = {text if j == i else word: j for word, j in words.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mdm_schedules.files import write_atomically
 
@@ -36,7 +37,7 @@ def write_card(folder: str | os.PathLike[str], base_model: str, repo_id: str | N
     file = Path(folder) / "README.md"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     card = ModelCard(text, ignore_metadata_errors=True) if text.strip() else None
-    data = ModelCardData() if card is None else card.data
+    data: Any = ModelCardData() if card is None else card.data
     data.base_model = getattr(data, "base_model", None) or base_model
     data.library_name = getattr(data, "library_name", None) or "transformers"
     data.tags = sorted({*(data.tags or ()), "masked-diffusion", "mdm-schedules"})

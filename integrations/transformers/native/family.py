@@ -53,6 +53,8 @@ SIZES = [
     "num_experts_per_tok",
 ]
 NEEDED = SIZES[:5]
+# more would be built one by one before the weights are looked at; no model has a tenth of it
+MOST = {"num_hidden_layers": 1 << 12, "num_experts": 1 << 13, "n_routed_experts": 1 << 13}
 ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 Piece = tuple[str, int | None]  # a native weight, and which of several parts of the released one
@@ -121,8 +123,10 @@ class Family:
             if value is not None:
                 answer[key] = value
         for key in SIZES:
-            if (key in answer or key in NEEDED) and not _is_size(answer.get(key)):
-                raise self._refused(self._source(key), answer.get(key), ("an integer >= 1",))
+            most = MOST.get(key, 1 << 31)
+            if (key in answer or key in NEEDED) and not _is_size(answer.get(key), most):
+                wanted = f"an integer from 1 to {most}"
+                raise self._refused(self._source(key), answer.get(key), (wanted,))
         pad = answer.get("pad_token_id")
         if pad is not None and not 0 <= pad < answer["vocab_size"]:
             answer.pop("pad_token_id")  # the answer for padding is never read
@@ -204,8 +208,8 @@ class Family:
         return [native["num_attention_heads"] * head, keys, keys]
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int and value > 0
+def _is_size(value: Any, most: int) -> bool:
+    return type(value) is int and 0 < value <= most
 
 
 def _flat_rope(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,11 @@ def check_weights(family: Family, config: Any, files: Checkpoint) -> list[str]:
         FormatError: names what is missing, unknown or misshapen.
         InvalidValueError: transformers cannot build the model that the config describes.
     """
+    if config.num_hidden_layers > len(files):  # else building it takes long
+        raise FormatError(
+            f"the weights do not fit their config as a {family.name} model: it tells of "
+            f"{config.num_hidden_layers} layers, but the files hold {len(files)} weights in all"
+        )
     wanted = expected_shapes(config)
     tied = bool(config.tie_word_embeddings)
     rows = family.fused_rows(config.to_dict())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import FormatError, InvalidValueError, PluginError, StorageError
+from mdm_schedules.integrations.transformers import auto
 from mdm_schedules.integrations.transformers.native import load_native
 from mdm_schedules.models import get_adapter
 from mdm_schedules.models.llada import LLaDAAdapter
@@ -333,15 +334,26 @@ def test_the_last_block_is_written_whole_and_then_cropped(tmp_path, prompt, new)
     assert {state.shape for state in out.history} == {(1, prompt + new)}
 
 
-def test_code_that_does_not_run_here_is_told_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "from transformers.gone import Nothing",
+        "{}['default']",
+        "object().all_tied_weights_keys",
+        "assert not 'Torch not compiled with CUDA enabled'",
+    ],
+)
+@pytest.mark.parametrize("version", ["4.57.1", "5.23.0"])
+def test_code_that_does_not_run_here_is_told_in_one_line(tmp_path, monkeypatch, fault, version):
     write(tmp_path, "llada")
-    (tmp_path / "configuration_x.py").write_text(
-        "from transformers.gone import Nothing\nclass X:\n    pass\n"
-    )
-    with pytest.raises(PluginError, match=r"load it without trust_remote_code.*4\.57"):
+    (tmp_path / "configuration_x.py").write_text(f"{fault}\nclass X:\n    pass\n")
+    monkeypatch.setattr(auto, "_transformers_version", lambda: version)
+    with pytest.raises(PluginError, match="load it without trust_remote_code") as error:
         mdm.AutoModelForMaskedDiffusion.from_pretrained(
             tmp_path, schedule="linear", trust_remote_code=True
         )
+    assert ("or install transformers 4.57" in str(error.value)) == (version == "5.23.0")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
