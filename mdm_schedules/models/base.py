@@ -308,15 +308,18 @@ class ModelAdapter(ABC):
         if not self._try_once("padding", self._try_padding):
             raise InvalidValueError(
                 f"{type(self.plain_model).__name__} gives other logits behind padding (it takes no "
-                "attention_mask or "
-                "no position_ids), so a padded batch would be wrong; generate for prompts of equal "
-                "length at a time"
+                "attention_mask or no position_ids, or reads the padding elsewhere), so a padded "
+                "batch would be wrong; generate for prompts of equal length at a time"
             )
 
     def _try_padding(self) -> bool:
-        tokens = self._four_tokens()
-        # Padded with a real token, which a model that ignores the mask cannot help reading.
-        padded = torch.nn.functional.pad(tokens, (2, 0), value=int(tokens[0, -1]))
+        tokens, mask = self._four_tokens(), self.mask_token_id
+        padding = int(tokens[0, -1])
+        # a mask among them: ESM scales by the share of masks, which transformers 4.57 takes of the
+        # padding, too
+        if mask is not None and 0 <= mask < (self.vocab_size or 0):
+            tokens[0, 2] = mask
+        padded = torch.nn.functional.pad(tokens, (2, 0), value=padding)
         attention_mask = torch.nn.functional.pad(
             torch.ones_like(tokens, dtype=torch.bool), (2, 0), value=False
         )

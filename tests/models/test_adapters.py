@@ -192,3 +192,24 @@ def test_special_tokens_of_a_protein_or_text_encoder_stay_out_where_suppressed(k
     )
     assert out.nfe == 4
     assert set(out[:, 4:].flatten().tolist()) <= set(letters)
+
+
+def test_a_model_that_counts_padding_among_the_unmasked_tokens_is_not_padded():
+    """ESM scales by the share of masks, which transformers 4.57 computes without attention mask."""
+    model = build("esm")
+    model.esm.embeddings.token_dropout = True
+    bound = get_adapter(model)
+    alone = torch.tensor([[9, 8, 4, 4]])
+    padded = torch.nn.functional.pad(alone, (3, 0), value=7)
+    mask = torch.nn.functional.pad(torch.ones_like(alone), (3, 0)).bool()
+    here, beside = bound.forward(alone, None), bound.forward(padded, mask)[:, 3:]
+    if torch.allclose(here, beside, atol=1e-4):
+        bound.check_padding()
+    else:
+        with pytest.raises(InvalidValueError, match="reads the padding elsewhere"):
+            bound.check_padding()
+    rows = [[9, 8, 4, 4], [9, 4, 10, 11, 12, 4]]
+    together = mdm.generate_distributed(model, rows, batch_size=2, max_new_tokens=0, steps=2)
+    for row, record in zip(rows, together.records, strict=True):
+        out = mdm.generate(model, torch.tensor([row]), max_new_tokens=0, steps=2)
+        assert record["tokens"] == out[0].tolist()

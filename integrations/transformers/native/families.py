@@ -16,7 +16,7 @@ NOT = (None, False)
 
 LLADA = Family(
     name="LLaDA",
-    model_types=("llada",),
+    model_types=("llada", "mmada"),
     architectures=("LLaDAModelLM", "MMadaModelLM"),
     native="mdm_llama",
     keys={

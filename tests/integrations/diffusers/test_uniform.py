@@ -1,5 +1,6 @@
 """UniformDiffusionScheduler against the one that it replaces, against its posterior, and in a pipeline."""
 
+import inspect
 import json
 import math
 
@@ -160,6 +161,9 @@ def test_in_diffusers_own_pipeline():
     from gemma import CANVAS, build
 
     pipe = DiffusionGemmaPipeline(build(), DiscreteDDIMScheduler(), Processor())
+    masks = pipe.model.model.decoder.create_diffusion_decoder_attention_mask
+    if "past_key_values" not in inspect.signature(masks).parameters:
+        pytest.skip("diffusers' pipeline passes what this transformers calls otherwise")
     pipe.set_progress_bar_config(disable=True)
 
     def write(scheduler):
