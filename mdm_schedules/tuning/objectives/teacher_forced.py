@@ -276,6 +276,7 @@ class _Teacher(Denoiser):
     ) -> None:
         self.denoiser, self.truth, self.policy, self.mask = denoiser, truth, policy, mask
         self.place: Where | None = None
+        self.span = (0, truth.shape[1])
         # Log-probability of each true token in the latest pass that scored it.
         self.known = torch.zeros(truth.shape, dtype=torch.float64, device=truth.device)
 
@@ -311,6 +312,8 @@ class _Teacher(Denoiser):
         return out.scatter_(1, true[:, None], chance.log()[:, None])
 
     def at(self, where: Pass) -> None:
+        if self.span != (where.start, where.end):
+            self.span, self.place = (where.start, where.end), None
         self.denoiser.at(where)
 
     def close(self) -> None:
@@ -318,9 +321,12 @@ class _Teacher(Denoiser):
 
     def _where(self, tokens: torch.Tensor, rows: torch.Tensor) -> Where:
         """Where the positions lie, for policies that look at that."""
-        # the first pass sees all masks
+        # the first pass of a block sees all its masks
         if self.place is None:
-            self.place = Where.whole(tokens, tokens == self.mask).flat()
+            start, end = self.span
+            hidden = tokens == self.mask
+            hidden[:, :start], hidden[:, end:] = False, False
+            self.place = Where.whole(tokens, hidden).flat()
         return replace(self.place, tokens=tokens).pick(rows)
 
     def total(self) -> torch.Tensor:
