@@ -396,3 +396,32 @@ def test_the_size_is_known_before():
         assert 2 * half == out.cache.nbytes
     with pytest.raises(InvalidTypeError, match="does not say how large"):
         mdm.cache_size(torch.nn.Linear(2, 2), 10)
+
+
+@pytest.mark.parametrize("family", ["sdar", "llada"])
+def test_flash_attention_has_no_cache(family, monkeypatch):
+    model = model_of(family)
+    monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
+    support = get_adapter(model).cache_support()
+    assert support.kind is None
+    assert "set_attn_implementation('sdpa')" in support.reason
+
+
+@pytest.mark.slow
+def test_a_compiled_model_keeps_its_few_graphs():
+    model = model_of("sdar")
+    ids = prompts(model)[0]
+    options = {"max_new_tokens": 16, "steps": 12, "seed": 3}
+    expected = mdm.generate(model, ids, **options)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    fast = torch.compile(model, backend=backend)
+    assert same(mdm.generate(fast, ids, **options), expected)
+    made = len(graphs)
+    assert made <= 8  # prompt, one block, two blocks, and widths that vary; not one for each window
+    assert same(mdm.generate(fast, ids, **options), expected)
+    assert len(graphs) == made
