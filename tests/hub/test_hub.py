@@ -204,6 +204,27 @@ def test_show_takes_what_pull_takes(several: Any, capsys: pytest.CaptureFixture[
         )
 
 
+def test_export_writes_out_the_one_that_is_meant(
+    several: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mdm_schedules.cli import main
+
+    words = [
+        "export",
+        "sglang",
+        "alice/many",
+        "--steps",
+        "16",
+        "--output",
+        str(tmp_path / "mdm.yaml"),
+    ]
+    assert main([*words, "--task", "gsm8k"]) == 0
+    text = (tmp_path / "mdm.yaml").read_text()
+    assert text == 'schedule: "beta(a=0.9, b=0.0625)"\nsteps: 16\n'
+    assert main(words) == 1
+    assert "--subfolder gsm8k-16" in capsys.readouterr().err
+
+
 def test_a_local_copy_of_such_a_repository(several: Any, tmp_path: Path) -> None:
     for name, data in several.repos["alice/many"].files.items():
         (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
