@@ -271,6 +271,6 @@ def test_the_example(example, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["diffusers_swap.py", "--output", str(tmp_path / "swapped")])
     example.main()
     printed = capsys.readouterr().out
-    assert "cosine: 64 of 64 tokens as with AmusedScheduler" in printed
-    assert "even: 16 of 16 tokens as with BlockRefinementScheduler" in printed
+    assert "cosine for AmusedScheduler's cosine: 64 of 64 tokens the same" in printed
+    assert "even for BlockRefinementScheduler: 16 of 16 tokens the same" in printed
     assert printed.count("beta(a=0.9, b=0.3)") == 4
