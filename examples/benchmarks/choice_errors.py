@@ -16,6 +16,11 @@ import numpy as np
 
 import mdm_schedules as mdm
 
+WORLDS = {
+    "null": {},
+    "a gain of 3 standard errors": {"gain": 3.0},
+    "null, seeds of 20 prompts": {"prompts": 20},
+}
 OWN = 0.5  # standard deviation of a schedule's own noise
 
 
@@ -67,16 +72,12 @@ def main():
     )
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--world", choices=list(WORLDS), action="append", help="default: all")
     args = parser.parse_args()
     print("| world | linear replaced | the gain that decided | reported | true |")
     print("|---" * 5 + "|")
-    worlds = {
-        "null": {},
-        "a gain of 3 standard errors": {"gain": 3.0},
-        "null, seeds of 20 prompts": {"prompts": 20},
-    }
-    for name, options in worlds.items():
-        replaced, errors = count(args.runs, args.trials, **options)
+    for name in args.world or WORLDS:
+        replaced, errors = count(args.runs, args.trials, **WORLDS[name])
         means = [f"{mean:+.3f}" for mean in np.mean(errors, axis=0)] if errors else [""] * 3
         print(f"| {name} | {replaced} of {args.runs} | {' | '.join(means)} |")
 

@@ -89,11 +89,11 @@ def make_sampler(method: str, seed: int, trial: int, space: Space) -> BaseSample
         return ReinforceSampler(space, seed, trial)
     if method == "random":
         return optuna.samplers.RandomSampler(seed=number)  # type: ignore[no-any-return]
-    # How far a trial is over the bound on passes, 0 or less within it.
-    options = {"constraints_func": lambda one: one.user_attrs.get(OVER, [0.0])}
-    return optuna.samplers.TPESampler(  # type: ignore[no-any-return]
-        seed=number, n_startup_trials=10, **(options if space.saves else {})
-    )
+    options: dict[str, Any] = {}
+    # Since optuna 5 the trial itself is told.
+    if space.saves and not hasattr(optuna.trial.Trial, "set_constraint"):
+        options["constraints_func"] = lambda one: one.user_attrs.get(OVER, [0.0])
+    return optuna.samplers.TPESampler(seed=number, n_startup_trials=10, **options)  # type: ignore[no-any-return]
 
 
 OVER = "passes over the bound"  # of a trial
@@ -303,7 +303,11 @@ class Search:
                     "a commit rule is tuned by the passes that it saves, but the objective gives "
                     "none; return Scores(values, nfe=[passes of each instance])"
                 )
-            trial.set_user_attr(OVER, [spent - (math.inf if self.limit is None else self.limit)])
+            # How far it is over the bound on passes; 0 or less within it.
+            over = spent - (math.inf if self.limit is None else self.limit)
+            trial.set_user_attr(OVER, [over])
+            if hasattr(trial, "set_constraint"):
+                trial.set_constraint("passes", over)
             values.append(spent)
         return values if np.isfinite(values).all() else None  # infinitely bad
 

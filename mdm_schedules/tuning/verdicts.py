@@ -51,10 +51,13 @@ def _finding(choice: Choice, other: str) -> str:
     held = f"on {decided.evidence('held-out ')}"
     if choice.finding == "better":
         if choice.fresh:
-            where = f"on {gain.evidence()} that decided nothing"
+            where = f"on {gain.evidence()} that decided nothing; the check passed at {level} {held}"
         else:
-            where = f"{held}, which decided, so that the true gain is likely smaller"
-        return f"Better by {gain} {where}; the check passed at {level}"
+            where = (
+                f"{held}; the check passed at {level} on the same, so that the true gain is likely "
+                "smaller"
+            )
+        return f"Better by {gain} {where}"
     if choice.finding == "one number":
         return f"Better by {gain}; one number per schedule has no error"
     if choice.finding == "unchecked":
