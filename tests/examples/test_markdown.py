@@ -1,7 +1,6 @@
 """Every Python block in every Markdown file, run as written, and what the pages say of themselves."""
 
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"CONTRIBUTING.md"}  # tests/testing/test_contributing.py runs its blocks
+#: pages that a test of their own runs: test_contributing.py, test_guide_*.py
+ELSEWHERE = {"CONTRIBUTING.md", "tuning.md", "information-profiles.md", "released-models.md"}
 FILES = [
     path
     for folder in ("", "examples", "integrations", "mdm_schedules", ".github")
@@ -20,23 +20,25 @@ FILES = [
 BLOCK = re.compile(
     r"^```python\n(.*?)^```\n(?:<!-- prints -->\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE
 )
-BLOCKS = [
-    pytest.param(code, printed, id=f"{path.relative_to(ROOT)}-{number}")
-    for path in FILES
-    for number, (code, printed) in enumerate(BLOCK.findall(path.read_text(encoding="utf-8")))
-]
+PAGES = [path for path in FILES if BLOCK.search(path.read_text(encoding="utf-8"))]
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("code", "printed"), BLOCKS)
-def test_the_block_runs_and_prints_what_the_page_says(code, printed, tmp_path, monkeypatch, capsys):
-    script = tmp_path / "block.py"
-    script.write_text(code, encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_blocks_run_one_after_another_and_print_what_the_page_says(
+    page, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    runpy.run_path(str(script), run_name="__main__")
-    if printed:
-        assert capsys.readouterr().out == printed
+    names = {"__name__": "__main__"}
+    for number, (code, printed) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
+        exec(compile(code, f"{page.name}, block {number}", "exec"), names)
+        said = capsys.readouterr().out
+        assert not printed or said == printed
 
 
 def test_the_readme_is_short_and_useful_at_once():
@@ -51,7 +53,7 @@ def test_the_benchmarks_page_is_made_from_its_results():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_pictures_exist(path):
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     for name in re.findall(r"!\[[^\]]*\]\(([^)#]+)", text):
