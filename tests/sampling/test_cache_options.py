@@ -56,7 +56,9 @@ def test_a_distributed_job_and_a_pipeline_use_them():
     out = mdm.generate_distributed(model, [ids[0].tolist()], **GIVEN, **DUAL, seed=5)
     again = mdm.generate(model, ids[:1], **GIVEN, **DUAL, seed=[out.records[0]["seed"]])
     assert out.records[0]["tokens"] == again.sequences[0].tolist()
-    scheduler = mdm.MaskedDiffusionScheduler(mask_token_id=model.config.mask_token_id)
+    scheduler = mdm.MaskedDiffusionScheduler(
+        mask_token_id=model.config.mask_token_id, schedule="linear"
+    )
     pipe = mdm.MaskedDiffusionPipeline(model, scheduler, None)
     pipe.set_progress_bar_config(disable=True)
     written = pipe(
