@@ -58,3 +58,14 @@ def test_pictures_exist(path):
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     for name in re.findall(r"!\[[^\]]*\]\(([^)#]+)", text):
         assert name.startswith("http") or (path.parent / name).is_file(), name
+
+
+def test_links_of_the_readme_work_on_pypi_too():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(links) > 10
+    home = r"https://(raw\.githubusercontent|github)\.com/mdm-schedules/mdm-schedules/(blob/)?main/"
+    for link in links:
+        assert link.startswith("https://"), link
+        if place := re.match(home, link):
+            assert (ROOT / link[place.end() :]).exists(), link
