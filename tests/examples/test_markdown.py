@@ -9,7 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: pages that a test of their own runs: test_contributing.py, test_guide_*.py
-ELSEWHERE = {"CONTRIBUTING.md", "tuning.md", "information-profiles.md", "released-models.md"}
+ELSEWHERE = {
+    "CONTRIBUTING.md",
+    "adaptive-commits.md",
+    "caches.md",
+    "information-profiles.md",
+    "released-models.md",
+    "tuning.md",
+}
 FILES = [
     path
     for folder in ("", "examples", "integrations", "mdm_schedules", ".github")
