@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mdm_schedules.tuning.decoding import words
-
 if TYPE_CHECKING:
     from mdm_schedules.tuning import TuningResult
 
@@ -20,6 +18,8 @@ def sentence(found: TuningResult, steps: int | None, saved: str | None) -> str:
         steps: one of the numbers of steps that were tuned.
         saved: folder or Hub id that the winner was saved in, or None.
     """
+    from mdm_schedules.tuning.decoding import words  # here, so that --help imports no torch
+
     choice = found.choice_at(steps)
     gain, tokens = choice.gain, found.objective.num_tokens
     sampler = {**found.objective.sampler, **choice.decoding.given}
