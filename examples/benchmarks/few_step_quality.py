@@ -51,7 +51,7 @@ WINDOW, PROMPT = 128, 64
 
 def windows(number, seed):
     """Return token ids [number, 128]: windows of the standard library's held-out files."""
-    from train_code import read_library
+    from code_data import read_library
 
     tokenizer, rng = demo.load("code")[1], np.random.default_rng(seed)
     text = [tokenizer(text, add_special_tokens=False).input_ids for text in read_library()[1]]
@@ -68,7 +68,7 @@ class Ngrams:
     """Judges text: a Witten-Bell model of bytes, fitted to a part of the training files."""
 
     def __init__(self, order=5, characters=1_500_000):
-        from train_code import read_library
+        from code_data import read_library
 
         tokenizer, left = demo.load("code")[1], characters
         self.order, self.counts = order, [defaultdict(Counter) for _ in range(order)]

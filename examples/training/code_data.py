@@ -126,3 +126,15 @@ def training_files(most: int | None = None) -> dict[str, str]:
     """Return every file that is not held out, or the first `most` of them, name -> code."""
     files = (*library_files(), *package_files())
     return read_files(islice((one for one in files if not is_held_out(one[0])), most))
+
+
+def read_library() -> tuple[list[str], list[str]]:
+    """Return the texts of the standard library's files as they are: training, and held out."""
+    training: list[str] = []
+    held_out: list[str] = []
+    for name, path in library_files():
+        if not EXCLUDED.intersection(name.split("/")[:-1]):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if text:
+                (held_out if is_held_out(name) else training).append(text)
+    return training, held_out
