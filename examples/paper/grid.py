@@ -54,6 +54,7 @@ def run_grid(args: Any, schedules: list[str], steps: list[int], gen_length: int)
         task=args.task[0],
         gen_length=gen_length,
         order=args.remasking,
+        inferred=(),
         temperature=args.temperature,
         block_length=args.block_length,
         source=source,
