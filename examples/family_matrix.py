@@ -5,7 +5,8 @@
 
 Each cell is a capability of tests/support/capabilities.py, run on a small random model of the
 family's class. What was found is kept by version of transformers in examples/guide/families.json;
-the table says yes where a cell worked with each version that has the class. Needs the source tree.
+the table says yes, or how, where a cell worked with each version that has the class. Needs the
+source tree.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def columns() -> list[str]:
 
 
 def try_family(name: str, wanted: list[str]) -> dict[str, str] | None:
-    """For each column "yes", or why not; None where transformers has no such class."""
+    """For each column "yes", or how, or why not; None where transformers has no such class."""
     import torch
     from capabilities import CAPABILITIES
     from family_models import FAMILIES
@@ -45,8 +46,7 @@ def try_family(name: str, wanted: list[str]) -> dict[str, str] | None:
             return None
         try:
             torch.manual_seed(0)
-            CAPABILITIES[column](model, family.tokenizer())
-            found[column] = "yes"
+            found[column] = CAPABILITIES[column](model, family.tokenizer()) or "yes"
         except Exception as error:  # whatever it is, it is the answer
             found[column] = f"{type(error).__name__}: {error}".partition("\n")[0]
     return found
@@ -64,10 +64,18 @@ def table(kept: dict[str, dict[str, Any]]) -> str:
         "|---" * (3 + len(wanted)) + "|",
     ]
     for name, family in FAMILIES.items():
-        rows = [row for row in (rows.get(name) for rows in kept.values()) if row]
-        cells = ["yes" if all(row[c] == "yes" for row in rows) else "no" for c in wanted]
+        rows = {version: row for version, rows in kept.items() if (row := rows.get(name))}
+        cells = [_cell({v: row[c] for v, row in rows.items() if c in row}) for c in wanted]
         lines.append(f"| {name} | `{family.adapter}` | {family.versions} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"Run with transformers {' and '.join(sorted(kept))}."])
+
+
+def _cell(found: dict[str, str]) -> str:
+    """One word where all versions agree, else what each of them does."""
+    short = {version: "no" if ":" in answer else answer for version, answer in found.items()}
+    if len(set(short.values())) == 1:
+        return next(iter(short.values()))
+    return ", ".join(f"{answer} ({version})" for version, answer in short.items())
 
 
 def main() -> None:
@@ -91,7 +99,7 @@ def main() -> None:
     print(table(kept))
     for name, row in kept[transformers.__version__].items():
         for column, answer in (row or {}).items():
-            if answer != "yes":
+            if ":" in answer:
                 print(f"{name}, {column}: {answer}", file=sys.stderr)
 
 

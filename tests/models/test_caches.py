@@ -31,6 +31,10 @@ SETTINGS = {
     "several": {"num_return_sequences": 3, "temperature": 1.0},
     "several with guidance": {"num_return_sequences": 2, "temperature": 1.0, "cfg_scale": 0.5},
     "from the left": {"remasking": "left_to_right"},
+    "dilated": {"remasking": "dilated"},
+    "edited": {"commit": "threshold(0.05)", "edit_threshold": 0.02, "max_post_steps": 3},
+    "revoked": {"revoke_threshold": 0.02, "temperature": 1.0},
+    "klass": {"commit": "klass(confidence=0.02, kl=5.0)"},
 }
 
 

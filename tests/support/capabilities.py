@@ -1,6 +1,6 @@
 """What every model must be able to do, as data: name -> function(model, tokenizer or None).
 
-A function raises if the model does not do it. `model` has a mask token in its config; prompts are
+A function raises if the model does not do it, and may return how it does it. `model` has a mask token in its config; prompts are
 token ids of at least 5. Where a capability needs text it makes no claim without a tokenizer.
 """
 
@@ -191,8 +191,25 @@ def half_precision(model, tokenizer):
         write(copy.deepcopy(model).to(dtype), temperature=1.0, seed=0)
 
 
+def cached(model, tokenizer):
+    """Which cache there is. An exact one, or one refreshed in each pass, changes no token."""
+    kind = get_adapter(model).cache_support().kind
+    if kind is None:
+        with pytest.raises(mdm.errors.MDMError, match="cache='none' only"):
+            write(model, cache="dual")
+        return "none"
+    block = get_adapter(model).block_length or 4
+    options = {"block_length": block, "max_new_tokens": 2 * block, "steps": 4}
+    given = {"exact": {"cache": "exact"}, "approximate": {"cache": "dual", "cache_refresh": 1}}
+    out = write(model, **options, **given[kind])
+    assert torch.equal(out.sequences, write(model, cache="none", **options).sequences)
+    assert out.cache is not None
+    return kind
+
+
 CAPABILITIES = {
     "generate": greedy,
+    "cache": cached,
     "schedules and orders": schedules_and_orders,
     "cfg_scale": guidance,
     "temperature, filters, seeds": temperature_and_seeds,
