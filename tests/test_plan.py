@@ -62,6 +62,7 @@ def by_hand(schedule: Schedule, tokens: int, steps: int, allow_empty: bool) -> l
     return plan
 
 
+@pytest.mark.slow
 @quick
 @given(a_schedule, st.integers(0, 300), st.integers(1, 300), st.booleans())
 def test_plans_against_the_rule_written_as_a_loop(

@@ -166,6 +166,7 @@ def test_sample_fills_a_sudoku_with_dots(capsys):
     assert "".join(digits).startswith(puzzle[:13])
 
 
+@pytest.mark.slow
 def test_the_sudoku_model_is_as_good_as_its_card_says():
     accuracy, error, passes = demo.sudoku_accuracy("linear", None, puzzles=60)
     assert passes == 30

@@ -36,6 +36,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_it_reports_every_cell_and_draws_the_picture_last(quick, capsys, monkeypatch):
     words = ["demo", "--puzzles", "6", "--schedule", "linear", "--schedule", "sine"]
     assert main([*words, "--json", "--output", "demo.gif"]) == 0

@@ -14,6 +14,7 @@ def data_of(path):
     return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
+@pytest.mark.slow
 def test_it_writes_a_page_with_a_sudoku(tmp_path, capsys):
     assert main(["explore", "--output", str(tmp_path / "page.html")]) == 0
     assert "open it in a browser" in capsys.readouterr().out

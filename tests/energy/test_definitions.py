@@ -115,6 +115,7 @@ def test_conditional_energy_is_the_kinetic_energy_of_one_sentence(n):
     )
 
 
+@pytest.mark.slow
 def test_geodesic_energy_is_the_squared_length_of_short_chords():
     schedule, gamma, n = Beta(1.2, 0.8), Beta(1.0, 0.6), 3
     t = np.linspace(0, 1, 200_001)

@@ -59,6 +59,7 @@ def test_divergent_integrals_are_infinite(schedule, gamma):
     assert energy_excess(schedule, gamma) == math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize(("a", "c"), [(0.05, 0.1), (0.4, 0.8), (1.0, 2.0), (5.0, 10.0)])
 @pytest.mark.parametrize("room", [-0.1, -1e-9, 0.0, 1e-9, 1e-4, 0.1])

@@ -35,6 +35,8 @@ from mdm_schedules.schedules import (
     Tabulated,
 )
 
+pytestmark = pytest.mark.slow
+
 shapes = st.floats(math.log(0.05), math.log(5.0)).map(math.exp)
 
 

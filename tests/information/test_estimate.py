@@ -73,6 +73,7 @@ def test_parity_profile_is_that_of_the_enumerated_distribution(chains, monkeypat
     torch.testing.assert_close(chains.Parity().profile().h, exact.h, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sticky", "parity"])
 def test_sixteen_sequences_tell_the_best_plan(chains, name):
     world = chains.worlds()[name]

@@ -229,6 +229,7 @@ def test_optimal_plan_of_a_long_profile():
     assert cost == pytest.approx(limit, rel=0.02)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(st.lists(st.floats(0, 3), min_size=4, max_size=40), st.integers(2, 4))
 def test_fitted_beta_is_never_above_the_papers_grid(values, steps):

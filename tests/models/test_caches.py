@@ -13,6 +13,8 @@ from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.models import Pass, get_adapter
 from mdm_schedules.models.cache import CacheSettings, KVStore, Windows, attention
 
+pytestmark = pytest.mark.slow
+
 BIDIRECTIONAL = ["llada", "dream", *["bert"] * HOOKED]
 
 # options that change what is drawn, where, and for how long

@@ -31,6 +31,7 @@ def roberta() -> RobertaForMaskedLM:
     return RobertaForMaskedLM(config).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["model", "body", "head"])
 def test_a_model_that_is_compiled_in_place_after_it_was_used_writes_the_same(part):
     mdm.generate(torch.compile(bert(), backend="eager"), PROMPT, **OPTIONS)

@@ -197,6 +197,7 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", policies.names())
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_reads_of_the_device_do_not_grow_with_the_steps(policy, temperature):

@@ -27,6 +27,7 @@ def drawn(tokens, seed, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remask", [0.0, 0.3])
 @pytest.mark.parametrize("steps", [None, 5])
 @pytest.mark.parametrize("remasking", policies.names())

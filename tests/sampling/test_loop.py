@@ -221,6 +221,7 @@ def ancestral_law():
     return law
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remasking", ["random", "left_to_right", "ancestral"])
 def test_the_sampled_law_is_the_enumerated_one(remasking):
     """Exact conditionals of a law over {0, 1, 2}^3 in float32, 100,000 draws: chi-square."""

@@ -14,6 +14,8 @@ from torch import nn
 
 import mdm_schedules as mdm
 
+pytestmark = pytest.mark.slow
+
 NEW, ROWS, MODELS = 24, 8, 16
 
 

@@ -50,6 +50,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("remasking", policies.names())
 def test_passes_are_bounded_the_prompt_stays_and_rows_are_their_own(remasking, way):

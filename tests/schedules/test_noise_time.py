@@ -82,6 +82,7 @@ NOISE_REFERENCES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "formula"), NOISE_REFERENCES, ids=lambda value: repr(value)[:40]
 )
@@ -122,6 +123,7 @@ def beta_tails(a: float, b: float, time: float) -> tuple[mpmath.mpf, ...]:
     return low, high, density
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("a", "b"),
     [

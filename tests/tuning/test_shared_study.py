@@ -29,6 +29,7 @@ def finished(file):
     return states.count("COMPLETE"), states.count("FAIL"), states.count("RUNNING")
 
 
+@pytest.mark.slow
 def test_a_trial_given_up_before_it_was_signed_is_left(tmp_path, monkeypatch):
     file, signed = tmp_path / "study.db", []
     sign = search.sign_trial

@@ -91,6 +91,7 @@ def test_remasking_is_tuned_with_the_schedule():
 GOAL = np.array([2, 1, 5, 9, 4, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cmaes", "reinforce"])
 def test_plans_are_searched(method):
     class Planned:
@@ -195,6 +196,7 @@ def bert():
     return BertForMaskedLM(config).eval()
 
 
+@pytest.mark.slow
 def test_a_rule_found_on_a_model_is_published_with_what_it_needs(bert, tmp_path):
     prompts = [([5 + i % 20, 6 + i % 7], i) for i in range(40)]
     objective = GenerationObjective(

@@ -18,6 +18,8 @@ from mdm_schedules.tuning import Comparison, Scores, compare
 from mdm_schedules.tuning.scorebook import CheckedObjective, ScoreBook
 from mdm_schedules.tuning.selection import Candidate, check, shortlist
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("optuna")
 
 TARGET = mdm.Beta(0.7, 0.4)

@@ -24,6 +24,8 @@ from mdm_schedules.errors import (
 )
 from mdm_schedules.integrations.lm_eval import lm_eval_objective
 
+pytestmark = pytest.mark.slow
+
 
 def test_lm_eval_runs_it_by_name(tasks):
     names = ["writes", "chooses", "likes", "rolls"]

@@ -8,7 +8,7 @@ from capabilities import CAPABILITIES
 
 import mdm_schedules as mdm
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module", params=native_models.KINDS)

@@ -17,6 +17,8 @@ from mdm_schedules.integrations.transformers.native import load_native
 from mdm_schedules.models import get_adapter
 from mdm_schedules.models.llada import LLaDAAdapter
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = list(CONFIGS)
 CLOSE = 2e-5
 
