@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from types import ModuleType
-
-_BRIDGES = (
-    "accelerate",
-    "diffusers",
-    "diffusion_gemma",
-    "engines",
-    "lm_eval",
-    "omnivoice",
-    "sglang",
-    "transformers",
-    "vllm",
-)
 
 
 def __getattr__(name: str) -> ModuleType:
     # so that `mdm.integrations.omnivoice` needs no import of its own
-    if name in _BRIDGES:
+    if name.isidentifier() and name[0] != "_" and find_spec(f"{__name__}.{name}"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

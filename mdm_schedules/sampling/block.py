@@ -196,7 +196,7 @@ class BlockRun:
         )
 
         # 2. A token for each, and a score where the order is not known.
-        where = self._where(masked, step)
+        where = self._where(masked, step) if state.draw.looks_at_places else None
         drawn_R, score_R = state.draw_at(logits_MV, masked_index, masked, noise_step, where)
         order_BW, drawn_BW = self._ranked(masked, drawn_R, score_R, first_B)
 

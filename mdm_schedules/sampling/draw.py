@@ -96,6 +96,10 @@ class TokenDraw:
     ) -> None:
         self.options, self.watch = options, watch
         self.policy = policy if isinstance(policy, ConfidencePolicy) else None
+        #: whether anyone looks at `where`, which is not made otherwise
+        self.looks_at_places = watch is not None or (
+            self.policy is not None and self.policy.looks_at_places
+        )
         self.reader = RowReader(mask_token_id, options.suppress_tokens)
         # the fast draw keeps no probability but the drawn token's, and knows no filters
         filters = bool(options.top_k) or (options.top_p is not None and options.top_p < 1)

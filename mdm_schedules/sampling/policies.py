@@ -66,6 +66,15 @@ class ConfidencePolicy(PositionPolicy):
 
     token_only: ClassVar[bool] = False
 
+    @property
+    def looks_at_places(self) -> bool:
+        """Whether it overrides what is told `where`, without which places are not looked up."""
+        own = type(self)
+        return (
+            own.score_at is not ConfidencePolicy.score_at
+            or own.token_score is not ConfidencePolicy.token_score
+        )
+
     def score(self, probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Scores [R] of drawn tokens.
 

@@ -28,13 +28,11 @@ class Edits(NamedTuple):
 
     Attributes:
         tokens: LongTensor, what stands there afterwards.
-        probability: of these tokens, where they were edited.
         edited: bool.
         doubt: the probability of the token in place where it is to be revoked, else inf.
     """
 
     tokens: torch.Tensor
-    probability: torch.Tensor
     edited: torch.Tensor
     doubt: torch.Tensor
 
@@ -69,7 +67,6 @@ class Revision:
         """Read the filled positions; changes nothing."""
         held_R = state.tokens_BL[filled.row, filled.column]
         tokens_R, edited_R = held_R, torch.zeros_like(held_R, dtype=torch.bool)
-        probability_R = torch.zeros(len(held_R), dtype=torch.float64, device=held_R.device)
         if self.edit_threshold is not None:
             drawn_R, score_R = state.draw_at(
                 logits_MV, index_R, filled, noise_step, None, self.draw
@@ -77,12 +74,11 @@ class Revision:
             assert score_R is not None
             edited_R = (drawn_R != held_R) & (score_R > self.edit_threshold)
             tokens_R = torch.where(edited_R, drawn_R, held_R)
-            probability_R = score_R.double()
-        doubt_R = torch.full_like(probability_R, torch.inf)
+        doubt_R = torch.full_like(held_R, torch.inf, dtype=torch.float64)
         if self.revoke_threshold is not None:
             held_p = self.draw.probability(
                 logits_MV, index_R, held_R, lambda i, j: state.tokens_BL[filled.row[i:j]]
             ).double()
             doubtful_R = (held_p < self.revoke_threshold) & ~edited_R
             doubt_R = torch.where(doubtful_R, held_p, torch.inf)
-        return Edits(tokens_R, probability_R, edited_R, doubt_R)
+        return Edits(tokens_R, edited_R, doubt_R)

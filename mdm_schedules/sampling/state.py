@@ -173,7 +173,7 @@ class SamplerState:
         # noise by step, row and position, for the positions that are drawn
         uniform_R = None
         if draw.options.temperature > 0:
-            position_R = self.position_BL[cells.row, cells.column]
+            position_R = where.position if where else self.position_BL[cells.row, cells.column]
             uniform_R = self.noise.uniform(TOKEN, noise_step, cells.row, position_R)
         drawn_R, score_R, usable_R = draw(
             logits_MV, index_R, uniform_R, lambda i, j: self.tokens_BL[cells.row[i:j]], where

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -203,20 +202,16 @@ class _Generation(_Task):
         self.objective, self.given, self.steps = objective, schedule, objective.steps
 
     def run(self, steps: int, options: dict[str, Any]) -> _Run:
-        objective = copy.copy(self.objective)
-        objective.options = {**objective.options, **options}
-        sign = -1.0 if objective.direction == "minimize" else 1.0
-        schedule = schedule_for_steps(self.given, steps)
+        objective, schedule = self.objective, schedule_for_steps(self.given, steps)
         scores: list[float] = []
-        done = _Run([], sign=sign)
-        for begin in range(0, objective.num_instances, objective.batch_size):
-            end = min(begin + objective.batch_size, objective.num_instances)
-            batch = range(begin, end)
-            out = objective.write(batch, schedule, steps)
+        sign = -1.0 if objective.direction == "minimize" else 1.0
+        done = _Run([], metric=scores, sign=sign)
+        # the same batches, in the same order, for every cache, so that instances are in pairs
+        for batch in objective.batches(range(objective.num_instances)):
+            out = objective.write(batch, schedule, steps, options)
             scores += objective.judge(out, batch)
             done.tokens += objective.answers(out, batch)
             done.add(out)
-        done.metric = scores
         return done
 
 

@@ -185,7 +185,7 @@ class GenerationObjective(Objective):
         written: dict[int, torch.Tensor] = {}
         spent: dict[int, float] = {}
         passes = 0
-        for batch in self._batches(wanted):
+        for batch in self.batches(wanted):
             out = self.write(batch, schedule, count, options)
             scores |= zip(batch, self.judge(out, batch), strict=True)
             written |= zip(batch, self.answers(out, batch), strict=True)
@@ -196,7 +196,7 @@ class GenerationObjective(Objective):
         values = [scores[index] for index in wanted]
         return Scores(values, {"nfe": sum(nfe) / len(wanted), **extras}, passes, nfe)
 
-    def _batches(self, wanted: Sequence[int]) -> Iterator[list[int]]:
+    def batches(self, wanted: Sequence[int]) -> Iterator[list[int]]:
         """Instances whose prompts the model can run together."""
         lengths = [len(self.prompts[index]) for index in wanted]
         for batch in in_batches(self._adapter, lengths, self.batch_size):
@@ -303,7 +303,7 @@ class GenerationObjective(Objective):
         spent = 0
         if own:
             rows: dict[int, torch.Tensor] = {}
-            for some in self._batches(batch):
+            for some in self.batches(batch):
                 out = self.write(some, None, None)
                 rows |= zip(some, self._whole(out, some), strict=True)
                 spent += out.nfe * len(some)
