@@ -51,6 +51,19 @@ def test_a_task_gives_its_metric():
     assert "cache" not in objective.options
 
 
+def test_prompts_of_different_lengths_run_as_the_objective_runs_them():
+    """A model that attends by blocks cannot take them in one batch."""
+    model = model_of("sdar")
+    rows = [row[: 5 + index] for index, row in enumerate(sequences(model, length=12).tolist())]
+    objective = GenerationObjective(
+        model, [(row, None) for row in rows], lambda output, _: float(output.sum()),
+        max_new_tokens=8, steps=8,
+    )  # fmt: skip
+    found = mdm.compare_caches(model, objective)
+    assert (found.instances, found.rows[0].equal) == (6, 1)
+    assert found.rows[0].metric.difference == 0
+
+
 def test_an_exact_cache_is_recommended_where_there_is_one():
     model = model_of("sdar")
     found = mdm.compare_caches(model, sequences(model), steps=6)
