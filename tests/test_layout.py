@@ -412,8 +412,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert any("LICENSE" in name for name in names if name.startswith(information))
     unwanted = (".pyc", ".tmp", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")
     assert not [name for name in names if name.endswith(unwanted) or "__pycache__" in name]
-    # two models of about 3 MB each or less
-    assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist()) < 10_000_000
+    # two models of at most 12 and 3 MB
+    assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist()) < 18_000_000
 
 
 # --- tests

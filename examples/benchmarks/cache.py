@@ -12,8 +12,9 @@ same model on the same prompt, if it is installed, and so does dLLM's sampler fo
 
 Families: blocks (as SDAR), llada2 (a mixture of experts, attention by blocks), fast_dllm (blocks,
 shifted logits), llada, dream (shifted logits), modernbert. Sizes: small (8 layers of 512), base (12
-of 768), 8b (the shapes of LLaDA-8B, and of a dense model by blocks); vocabulary 32,768, with 8b
-that of the released models.
+of 768), 8b (the shapes of LLaDA-8B, and of a dense model by blocks), 8b/4 (a quarter of its
+layers); vocabulary 32,768, with 8b that of the released models. With --compile the model is
+compiled in every column.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ SIZES = {
     "tiny": {"layers": 2, "hidden": 32, "heads": 2, "wide": 64, "vocabulary": 200},
     "small": {"layers": 8, "hidden": 512, "heads": 8, "wide": 1408, "vocabulary": 32_768},
     "base": {"layers": 12, "hidden": 768, "heads": 12, "wide": 2048, "vocabulary": 32_768},
+    "8b/4": {"layers": 8, "hidden": 4096, "heads": 32, "wide": 12_288, "vocabulary": 126_464},
     "8b": {"layers": 32, "hidden": 4096, "heads": 32, "wide": 12_288, "vocabulary": 126_464},
 }
 CLASSES = {
@@ -211,6 +213,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default=None, help="float32 on a CPU, bfloat16 on a GPU")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", choices=["default", "reduce-overhead"])
     parser.add_argument("--quick", action="store_true", help="tiny models, one run each")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
@@ -220,13 +223,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     name = platform.processor() or platform.machine()
     name = torch.cuda.get_device_name() if args.device != "cpu" else name
+    compiled = f", compiled ({args.compile})" if args.compile else ""
     print(
         f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads, {args.dtype}, size "
-        f"{args.size}; times faster than cache='none' (in brackets: fewer columns by)"
+        f"{args.size}{compiled}; times faster than cache='none' (in brackets: fewer columns by)"
     )
     results = []
     for family in args.family:
         model = build(family, args.size, args.device, getattr(torch, args.dtype))
+        if args.compile:
+            torch._dynamo.reset()
+            model = torch.compile(model, mode=None if args.compile == "default" else args.compile)
         for batch in args.batch:
             for prompt in args.prompt:
                 for steps in args.steps:

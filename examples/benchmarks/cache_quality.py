@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python examples/benchmarks/cache_quality.py --output cache_quality.json
 
-code: windows of 128 bytes of the standard library's held-out files, of which the second half is
-    written in blocks of 16; nats per byte, teacher-forced, and the share of equal bytes.
+code: windows of 128 tokens of the standard library's held-out files, of which the second half is
+    written in blocks of 16; nats per token, teacher-forced, and the share of equal tokens.
 sudoku: the first two rows of held-out 6x6 grids are given, the other 24 cells are written in blocks
     of 12; share of valid grids, and of equal cells.
 
@@ -77,12 +77,15 @@ def main() -> None:
     parser.add_argument("--passes", type=int, nargs="+", default=[4], help="passes a block")
     parser.add_argument("--task", nargs="+", choices=["code", "sudoku"], default=["code", "sudoku"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="a few windows and puzzles")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.quick:
         args.windows, args.puzzles, args.passes = 3, 4, [2]
     torch.set_num_threads(1)
+    for task in args.task:
+        tasks.load(task)[0].to(args.device)
     results = []
     for task in args.task:
         for passes in args.passes:

@@ -1,34 +1,33 @@
 """Compares code models by what they write into a gap: exact match and parse rate, by schedule.
 
+    python examples/benchmarks/code_infilling.py --model code
     python examples/benchmarks/code_infilling.py --model old=FOLDER --model new=FOLDER
 
 Functions of the standard library's held-out files (examples/training/code_data.py) lose one
-argument of a call, or one line. The gap has as many masks as the model's own tokens need for the
-true text, so that models with other tokens are compared on the same text. Passes are a share of the
-gap's tokens: at 0.5 a gap of 8 tokens takes 4. Two figures, in percent with one standard error:
+argument of a call, or one line. The tokens that reach into the gap are masked, so that models with
+other tokens are compared on the same text. Passes are a share of the masked tokens: at 0.5 a gap of
+8 tokens takes 4. Two figures, in percent with one standard error:
 
-    exact: the gap holds the true text
+    exact: the text is the true one
     parses: the function with the written gap is Python
 """
 
 import argparse
 import ast
 import json
-import math
 import random
 import sys
-import textwrap
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 import mdm_schedules as mdm
+from mdm_schedules.demo import models as demo_models
+from mdm_schedules.demo import tasks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from code_data import held_out_library
 
-LONGEST = 60  # tokens of a gap; longer ones hold text that no small model can know
+from code_data import held_out_library
 
 
 def functions(source):
@@ -75,70 +74,48 @@ def instances(kind, number, seed):
     return found[:number]
 
 
-def fill(model, tokenizer, instance, schedule, share, limit):
-    """Return what the model writes into the gap."""
-    before, gap, after = (tokenizer(part, add_special_tokens=False).input_ids for part in instance)
-    if len(gap) > LONGEST:
-        return None
-    room = limit - len(gap)
-    before, after = before[-(room // 2 + room % 2) :], after[: room // 2]
-    row = torch.tensor([[*before, *[tokenizer.mask_token_id] * len(gap), *after]])
-    special = [one for one in tokenizer.all_special_ids if one != tokenizer.mask_token_id]
-    out = mdm.generate(
-        model,
-        row,
-        schedule=schedule,
-        steps=max(1, math.ceil(share * len(gap))),
-        suppress_tokens=special,
-        seed=0,
-    )
-    return tokenizer.decode(out.sequences[0, len(before) : len(before) + len(gap)])
-
-
-def parses(text):
-    try:
-        ast.parse(textwrap.dedent(text))
-    except (SyntaxError, ValueError):
-        return False
-    return True
-
-
-def percent(values):
-    share = sum(values) / len(values)
-    return 100 * share, 100 * math.sqrt(max(share * (1 - share), 0.25 / len(values)) / len(values))
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER")
+    parser.add_argument(
+        "--model", action="append", metavar="NAME=FOLDER", help="or the name of a shipped one"
+    )
     parser.add_argument("--kind", action="append", choices=("argument", "line"))
     parser.add_argument("--schedule", action="append")
     parser.add_argument("--share", type=float, nargs="+", default=[0.25, 0.5, 1.0])
     parser.add_argument("--instances", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the figures into this JSON file too")
+    parser.add_argument("--gaps", type=Path, help="only write the gaps into this JSON file")
     args = parser.parse_args()
+    kinds = args.kind or ("argument", "line")
+    if args.gaps:
+        found = {kind: instances(kind, args.instances, args.seed) for kind in kinds}
+        args.gaps.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return
     from transformers import AutoTokenizer
 
     results = {}
-    for kind in args.kind or ("argument", "line"):
+    for kind in kinds:
         chosen = instances(kind, args.instances, args.seed)
         print(f"\n{kind}: {len(chosen)} gaps\n")
         print("| model, schedule | passes a token | exact | parses |\n|---|---|---|---|")
-        for name, folder in (one.split("=", 1) for one in args.model):
-            model = mdm.AutoModelForMaskedDiffusion.from_pretrained(folder)
+        for name, _, folder in (one.partition("=") for one in args.model or ["code"]):
+            folder = folder or demo_models.path(name)
+            model = mdm.AutoModelForMaskedDiffusion.from_pretrained(folder).to(args.device)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            limit = model.config.max_position_embeddings
             for schedule in args.schedule or ("linear", "sine", "beta(a=0.9, b=0.3)"):
                 for share in args.share:
                     exact, valid = [], []
-                    for before, gap, after in tqdm(chosen, leave=False, disable=None):
-                        text = fill(model, tokenizer, (before, gap, after), schedule, share, limit)
-                        exact.append(text is not None and text.strip() == gap.strip())
-                        valid.append(text is not None and parses(before + text + after))
-                    cells = [percent(exact), percent(valid)]
+                    for parts in tqdm(chosen, leave=False, disable=None):
+                        text, *_ = tasks.fill_gap(
+                            schedule, *parts, share=share, model=model, tokenizer=tokenizer
+                        )
+                        exact.append(text == "".join(parts))
+                        valid.append(tasks.parses(text))
+                    cells = [tasks.percent(exact), tasks.percent(valid)]
                     results[f"{kind}, {name}, {schedule}, {share}"] = cells
                     told = " | ".join(f"{mean:.1f} ± {error:.1f}" for mean, error in cells)
                     print(f"| {name}, {schedule} | {share} | {told} |", flush=True)

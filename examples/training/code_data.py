@@ -1,39 +1,20 @@
 """Python sources for train_code.py: which files, in which form, and which are held out.
 
-Files come from the running interpreter's standard library and from the installed packages that
-`PACKAGES` names, all under permissive licences. Each is parsed and written again by `ast.unparse`
-without its docstrings, so that a small model sees code alone, in one style.
+Files come from the running interpreter's standard library and from the packages of
+code_packages.txt, all under permissive licences, in a folder that pip fills:
+
+    pip install --no-deps --target code_packages -r examples/training/code_packages.txt
+
+Each is parsed and written again by `ast.unparse` without its docstrings, so that a small model sees
+code alone, in one style.
 """
 
 import ast
-import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from importlib import metadata
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-
-#: distribution -> licence, as its metadata states
-PACKAGES = {
-    "aiohttp": "Apache-2.0 AND MIT",
-    "attrs": "MIT",
-    "click": "BSD-3-Clause",
-    "Jinja2": "BSD-3-Clause",
-    "joblib": "BSD-3-Clause",
-    "more-itertools": "MIT",
-    "networkx": "BSD-3-Clause",
-    "optuna": "MIT",
-    "packaging": "Apache-2.0 OR BSD-2-Clause",
-    "pluggy": "MIT",
-    "pytest": "MIT",
-    "requests": "Apache-2.0",
-    "rich": "MIT",
-    "scikit-learn": "BSD-3-Clause",
-    "setuptools": "MIT",
-    "SQLAlchemy": "MIT",
-    "urllib3": "MIT",
-}
 
 #: folder names left out anywhere: tests, other people's code, or tables rather than code
 EXCLUDED = {
@@ -89,52 +70,46 @@ def library_files() -> Iterator[tuple[str, Path]]:
             yield name, root / name
 
 
-def package_files() -> Iterator[tuple[str, Path]]:
-    """Yield (relative POSIX path, path) of the packages' files, in order."""
-    for package in PACKAGES:
-        try:
-            files = metadata.files(package) or []
-        except metadata.PackageNotFoundError:
-            print(f"{package} is not installed, so nothing is learned from it", file=sys.stderr)
-            continue
-        for file in sorted(files, key=str):
-            if file.suffix == ".py" and ".." not in file.parts:
-                yield file.as_posix(), Path(str(file.locate()))
+def package_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (relative POSIX path, path) of the files of the packages in a folder, in order."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
+    return ((name, folder / name) for name in names)
 
 
-def read_files(names: Iterator[tuple[str, Path]]) -> dict[str, str]:
-    """Return name -> code, less what `EXCLUDED` names and what does not parse."""
-    texts = {}
+def read_files(names: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
+    """Yield (name, code), less what `EXCLUDED` names and what does not parse."""
     for name, path in names:
         if EXCLUDED.intersection(name.split("/")[:-1]) or path.stat().st_size > LARGEST_FILE:
             continue
         try:
             text = without_docstrings(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
+        except (SyntaxError, UnicodeDecodeError, RecursionError):
             continue
         if text:  # an empty __init__.py teaches nothing
-            texts[name] = text + "\n"
-    return texts
+            yield name, text + "\n"
+
+
+def passages(text: str) -> set[tuple[str, ...]]:
+    """Return what stands on each five lines in a row, without its indentation."""
+    lines = [line.strip() for line in text.splitlines()]
+    return set(zip(*(lines[place:] for place in range(5)), strict=False))
 
 
 def held_out_library() -> dict[str, str]:
     """Return the held-out files of the standard library, name -> code."""
-    return read_files((name, path) for name, path in library_files() if is_held_out(name))
+    return dict(read_files(one for one in library_files() if is_held_out(one[0])))
 
 
-def training_files(most: int | None = None) -> dict[str, str]:
-    """Return every file that is not held out, or the first `most` of them, name -> code."""
-    files = (*library_files(), *package_files())
-    return read_files(islice((one for one in files if not is_held_out(one[0])), most))
+def training_files(packages: Path | None = None, most: int | None = None) -> Iterator[str]:
+    """Yield the code of every file that is not held out, or of the first `most` of them.
 
-
-def read_library() -> tuple[list[str], list[str]]:
-    """Return the texts of the standard library's files as they are: training, and held out."""
-    training: list[str] = []
-    held_out: list[str] = []
-    for name, path in library_files():
-        if not EXCLUDED.intersection(name.split("/")[:-1]):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if text:
-                (held_out if is_held_out(name) else training).append(text)
-    return training, held_out
+    Packages carry copies of the standard library: a file that shares more than 2 % of its passages
+    with a held-out one is left out.
+    """
+    hidden = set().union(*map(passages, held_out_library().values()))
+    others = iter(()) if packages is None else package_files(packages)
+    files = (one for one in chain(library_files(), others) if not is_held_out(one[0]))
+    for _, text in islice(read_files(files), most):
+        found = passages(text)
+        if len(found & hidden) <= 0.02 * len(found):
+            yield text

@@ -14,9 +14,11 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, EsmForMaskedLM, PreTrainedTokenizerFast
 
@@ -56,6 +58,8 @@ def common_parser(doc: str | None, **defaults: object) -> argparse.ArgumentParse
     parser.add_argument("--ffn", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cuda multiplies in bfloat16")
+    parser.add_argument("--compile", action="store_true", help="the model's trunk, on a GPU")
     parser.add_argument("--save-minutes", type=float, default=5.0, help="time between checkpoints")
     parser.add_argument(
         "--smoke", action="store_true", help="a tiny model and a few steps, to test the script"
@@ -92,9 +96,11 @@ def draw_spans(
 ) -> Tensor:
     """Return bool [B, L]: what may be masked, a span in a share of the rows and all in the others.
 
-    Spans of 4 to `longest` tokens train what infilling asks: everything around them is given.
+    Spans train what infilling asks: everything around them is given. The logarithm of their size
+    is uniform, from 2 tokens to `longest`.
     """
-    sizes = torch.randint(4, longest + 1, (batch, 1), generator=generator)
+    sizes = torch.rand((batch, 1), generator=generator).mul(math.log((longest + 1) / 2)).exp()
+    sizes = (2 * sizes).long()
     starts = (torch.rand((batch, 1), generator=generator) * (length - sizes + 1)).long()
     places = torch.arange(length)
     inside = (places >= starts) & (places < starts + sizes)
@@ -107,10 +113,13 @@ def mdm_loss(
     mask_id: int,
     generator: torch.Generator,
     maskable: Tensor | None = None,
+    trunk: Callable[..., Any] | None = None,
 ) -> Tensor:
     """Draw the negative evidence bound of ``ids [B, L]`` once, in nats per token (batch mean).
 
-    Where `maskable`, bool [B, L], is given, the other tokens are a prompt, and do not count.
+    Where `maskable`, bool [B, L], is given, the other tokens are a prompt, and do not count. All
+    draws are made on the CPU, so that they do not depend on the model's device. `trunk` may be a
+    compiled form of the model without its head.
     """
     batch, length = ids.shape
     # one uniform offset and B equal strata: far less variance than B independent draws of t
@@ -119,11 +128,17 @@ def mdm_loss(
     masked = torch.rand(ids.shape, generator=generator) < t
     if maskable is not None:
         masked &= maskable
-    hidden = model.base_model(ids.masked_fill(masked, mask_id)).last_hidden_state
+    counted = batch * length if maskable is None else int(maskable.sum())
+    places = masked.flatten().nonzero().squeeze(1).to(model.device)
+    weights = (1 / t[masked]).to(model.device)
+    targets = ids[masked].to(model.device)
+    inputs = ids.masked_fill(masked, mask_id).to(model.device)
     head = model.cls if isinstance(model, BertForMaskedLM) else model.lm_head
-    loss = F.cross_entropy(head(hidden[masked]), ids[masked], reduction="none")
-    counted = batch * length if maskable is None else maskable.sum()
-    return (loss / t[masked]).sum() / counted
+    run = model.base_model if trunk is None else trunk
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type != "cpu"):
+        hidden = run(inputs).last_hidden_state
+        loss = F.cross_entropy(head(hidden.flatten(0, 1)[places]), targets, reduction="none")
+    return (loss * weights).sum() / counted
 
 
 @torch.no_grad()
@@ -174,6 +189,8 @@ def train(
     from, a checkpoint is kept beside ``--out`` from which the same command goes on.
     """
     generator = torch.Generator().manual_seed(args.seed + 1)
+    model = model.to(args.device)
+    trunk = torch.compile(model.base_model) if args.compile else None
     average = copy.deepcopy(model).eval()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -184,13 +201,14 @@ def train(
         ],
         lr=args.lr,
         betas=(0.9, 0.98),
+        fused=model.device.type != "cpu",
     )
     parts = [model, average, optimiser]
     sources = [generator, *generators]
     checkpoint = args.out.with_name(args.out.name + ".state.pt")
     first = 0
     if generators and checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True)
+        kept = torch.load(checkpoint, weights_only=True, map_location="cpu")
         first = kept["step"]
         for part, state in zip(parts, kept["parts"], strict=True):
             part.load_state_dict(state)
@@ -208,7 +226,7 @@ def train(
         maskable = None
         if args.spans:
             maskable = draw_spans(*ids.shape, args.spans, ids.shape[1] // 2, generator)
-        loss = mdm_loss(model, ids, mask_id, generator, maskable)
+        loss = mdm_loss(model, ids, mask_id, generator, maskable, trunk)
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -217,11 +235,11 @@ def train(
             # a shorter average at first, so that an early checkpoint is not the initial weights
             decay = min(args.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        total, counted = total + loss.item(), counted + 1
+        total, counted = total + loss.detach(), counted + 1
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
             print(
-                f"step {step + 1} loss {total / counted:.4f} lr {args.lr * rate:.2e} "
-                f"{time.monotonic() - start:.0f} s",
+                f"step {step + 1} loss {float(total) / counted:.4f} lr {args.lr * rate:.2e} "
+                f"{time.monotonic() - start:.1f} s",
                 flush=True,
             )
             total, counted = 0.0, 0
@@ -245,7 +263,8 @@ def save(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None
     """Write the folder aside and rename it, so that ``out`` always holds a whole model."""
     aside = out.with_name(out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
-    copy.deepcopy(model).half().save_pretrained(aside)
+    copy.deepcopy(model).cpu().half().save_pretrained(aside)
+    rename_rotary(aside / "model.safetensors", model)
     tokenizer.save_pretrained(aside)
     # stored in half precision to be small, but to be loaded as the float32 model that it was
     # trained as
@@ -254,6 +273,18 @@ def save(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None
     edit_json(aside / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
+
+
+def rename_rotary(path: Path, model: MaskedLM) -> None:
+    """Store ESM's rotary frequencies in float32, under names that transformers 4 and 5 know."""
+    tensors = load_file(path)
+    stored = [name for name in tensors if name.endswith("rotary_embeddings.inv_freq")]
+    exact = [one for name, one in model.named_buffers() if name.endswith("inv_freq")]
+    for name in stored:
+        del tensors[name]
+        for layer in range(model.config.num_hidden_layers):
+            tensors[name.replace("*", str(layer))] = exact[0].cpu().clone()
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def edit_json(path: Path, **values: object) -> None:

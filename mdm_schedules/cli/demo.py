@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mdm_schedules.explorer import Recording
 
 FORMATS = (".html", ".gif", ".png")
+SHOWN = 3  # gaps of each kind
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -37,14 +38,19 @@ def _demo(args: argparse.Namespace) -> None:
     title = f"{args.puzzles} held-out 6x6 Sudokus: percent solved, with one standard error"
     if not args.json:
         print(f"{title}\n({demo.TASK_TEXT}):\n\n{demo.format_table(table)}\n")
-    gaps = [_gap(demo, specs[-1], *gap) for gap in demo.GAPS]
+    gaps = {
+        kind: [_gap(demo, specs[-1], *gap) for gap in found] for kind, found in demo.gaps().items()
+    }
+    rates = {kind: demo.gap_rates(found) for kind, found in gaps.items()}
     if not args.json:
-        print("Gaps in Python, filled by a model of single bytes that knows common names alone:\n")
-        print("\n".join(_told(gap) for gap in gaps))
+        print(f"Gaps in Python that the model has not seen, {specs[-1]}, a pass for two tokens:\n")
+        print("\n\n".join(_told(gap) for found in gaps.values() for gap in found[:SHOWN]))
+        print(f"\n{demo.format_rates(rates, len(gaps['line']))}")
     data = {
         "task": options,
         "accuracy": table,
         "gaps": gaps,
+        "gap_rates": rates,
         "output": None if args.output is None else str(args.output),
     }
     if args.json:
@@ -59,14 +65,25 @@ def _demo(args: argparse.Namespace) -> None:
         print("the schedule for your own model; mdm-schedules demo --output demo.gif keeps this.")
 
 
-def _gap(demo: Any, spec: str, before: str, hidden: str, after: str) -> dict[str, str]:
-    written = demo.fill_gap(spec, before, hidden, after, steps=8)
-    return {"before": before, "hidden": hidden, "written": written, "after": after}
+def _gap(demo: Any, spec: str, before: str, hidden: str, after: str) -> dict[str, Any]:
+    text, tokens, passes = demo.fill_gap(spec, before, hidden, after, share=demo.GAP_SHARE)
+    return {
+        "before": before,
+        "hidden": hidden,
+        "after": after,
+        "filled": text,
+        "tokens": tokens,
+        "passes": passes,
+    }
 
 
-def _told(gap: Mapping[str, str]) -> str:
-    line = gap["before"].rpartition("\n")[2] + "____" + gap["after"].partition("\n")[0]
-    return f"  {line.strip():<44} hidden {gap['hidden']!r}, written {gap['written']!r}"
+def _told(gap: Mapping[str, Any]) -> str:
+    """The lines of the gap, with its text in brackets, and what was written there."""
+    before, after = gap["before"].rpartition("\n")[2], gap["after"].partition("\n")[0]
+    number = gap["before"].count("\n")
+    lines = gap["filled"].split("\n")
+    written = lines[number] if number < len(lines) else ""
+    return f"  hidden   {before}[{gap['hidden']}]{after}\n  written  {written}"
 
 
 def _check_output(path: Path | None) -> None:

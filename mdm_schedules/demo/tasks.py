@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -20,13 +24,18 @@ STEPS = (6, 12, 20, 24)
 TASK: dict[str, Any] = {"clues": 12, "remasking": "low_confidence", "temperature": 0.0}
 TASK_TEXT = "12 clues, 24 cells to fill, low-confidence order, temperature 0: the defaults"
 MAX_PUZZLES = 1 << 20
-#: Python that the code model has not seen: what stands before a gap, in it, and behind it
-GAPS = (
-    ("class Shelf:\n    def __init__(", "self", ", books):\n        self.books = books\n"),
-    ("    def get(self, key):\n        return ", "self", ".values[key]\n"),
-    ("    if x == 1:\n        return 2\n    el", "se:", "\n        return 3\n"),
-    ("from os import path\n", "import", " sys\n\nprint(sys.argv)\n"),
-)
+GAP_SHARE = 0.5  # passes per token of a gap
+
+
+@lru_cache(maxsize=1)
+def gaps() -> dict[str, list[tuple[str, str, str]]]:
+    """Return gaps in functions that the code model has not seen, by kind: "argument", "line".
+
+    Each is what stands before a gap, in it and behind it. They are of the held-out files of
+    CPython's standard library, as examples/benchmarks/code_infilling.py draws them.
+    """
+    text = resources.files(__package__).joinpath("gaps.json").read_text("utf-8")
+    return {kind: [(a, b, c) for a, b, c in rows] for kind, rows in json.loads(text).items()}
 
 
 @lru_cache(maxsize=2)
@@ -42,27 +51,85 @@ def load(name: str) -> tuple[Any, Any]:
     return AutoModelForMaskedDiffusion.from_pretrained(path), AutoTokenizer.from_pretrained(path)
 
 
-def fill_gap(schedule: str, before: str, gap: str, after: str, *, steps: int, seed: int = 0) -> str:
-    """Return what the code model writes between `before` and `after`, in the tokens of `gap`.
+def fill_gap(
+    schedule: str,
+    before: str,
+    gap: str,
+    after: str,
+    *,
+    share: float = 0.5,
+    seed: int = 0,
+    model: Any = None,
+    tokenizer: Any = None,
+) -> tuple[str, int, int]:
+    """Return the text with the gap as a code model writes it, the masked tokens and the passes.
 
-    In low-confidence order, at temperature 0.
+    In low-confidence order, at temperature 0. The masks stand for all tokens of the true text that
+    reach into the gap; a token may begin before it or end behind it.
+
+    Args:
+        schedule: spec of the schedule.
+        before: what stands before the gap.
+        gap: what is hidden.
+        after: what stands behind the gap.
+        share: passes per masked token, in (0, 1].
+        seed: of the noise.
+        model: that fills the gap; the shipped code model by default.
+        tokenizer: of that model, a fast one.
     """
-    model, tokenizer = load("code")
-
-    def ids(text: str) -> list[int]:
-        found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-        return found
-
-    start, hidden = ids(before), len(ids(gap))
-    row = [*start, *[tokenizer.mask_token_id] * hidden, *ids(after)]
+    if model is None:
+        model, tokenizer = load("code")
+    text, (start, end) = before + gap + after, (len(before), len(before) + len(gap))
+    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = told.offset_mapping
+    inside = [i for i, (left, right) in enumerate(spans) if left < end and right > start]
+    first, last = inside[0], inside[-1] + 1
+    ids = [*told.input_ids[:first], *[tokenizer.mask_token_id] * len(inside)]
+    ids += told.input_ids[last:]
+    room = model.config.max_position_embeddings - len(inside)
+    left = max(0, first - max(room // 2, room - (len(ids) - last)))
+    ids = ids[left : left + model.config.max_position_embeddings]
+    special = [one for one in tokenizer.all_special_ids if one != tokenizer.mask_token_id]
     out = model.generate(
-        torch.tensor([row]),
+        torch.tensor([ids]),
         schedule=schedule,
-        steps=min(steps, hidden),
+        steps=max(1, math.ceil(share * len(inside))),
         seed=seed,
-        suppress_tokens=[tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id],
+        suppress_tokens=special,
     )
-    return str(tokenizer.decode(out.sequences[0, len(start) : len(start) + hidden]))
+    written = tokenizer.decode(out.sequences[0, first - left : last - left])
+    filled = text[: spans[first][0]] + str(written) + text[spans[last - 1][1] :]
+    return filled, len(inside), out.nfe
+
+
+def parses(text: str) -> bool:
+    """Return whether a piece of text is Python."""
+    try:
+        ast.parse(textwrap.dedent(text))
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def gap_rates(filled: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Return how many gaps hold the true text, and leave valid Python: percent, standard error."""
+    true = [gap["filled"] == gap["before"] + gap["hidden"] + gap["after"] for gap in filled]
+    return {"exact": percent(true), "parses": percent([parses(gap["filled"]) for gap in filled])}
+
+
+def format_rates(rates: Mapping[str, Mapping[str, tuple[float, float]]], number: int) -> str:
+    """Format the rates of `number` gaps of each kind as Markdown."""
+    lines = [f"| percent of {number} | as hidden | valid Python |", "|---|---|---|"]
+    for kind, row in rates.items():
+        cells = [f"{mean:.0f} ± {error:.0f}" for mean, error in row.values()]
+        lines.append(f"| {kind}s | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def percent(values: Sequence[bool]) -> tuple[float, float]:
+    """Return a share in percent and its standard error, which is no less than half a case's."""
+    share, number = sum(values) / len(values), len(values)
+    return 100 * share, 100 * math.sqrt(max(share * (1 - share), 0.25 / number) / number)
 
 
 def sudoku_accuracy(
@@ -122,7 +189,7 @@ def sudoku_ids(grids: Any) -> torch.Tensor:
 def sudoku_cells(tokens: torch.Tensor) -> Any:
     """Return the digits [B, 36] of token ids [B, 36], 0 for tokens that are no digits."""
     digits = sudoku_ids(np.arange(1, 7))
-    written = (tokens[..., None] == digits).long()
+    written = (tokens.cpu()[..., None] == digits).long()
     return torch.where(written.any(-1), written.argmax(-1) + 1, 0).numpy()
 
 

@@ -154,8 +154,10 @@ class CommitSpace(ScheduleSpace):
 
     def read(self, params: Params) -> Decoding:
         """See `Space.read`."""
-        rule = params["rule"]
-        numbers = [f"{params[name]:.3g}" for name, *_ in RULES[rule][0]]
+        rule, values = params["rule"], dict(params)
+        if "relaxed" in values:  # LocalLeap's second threshold lies below its first
+            values["relaxed"] = min(values["relaxed"], values["anchor"])
+        numbers = [f"{values[name]:.3g}" for name, *_ in RULES[rule][0]]
         steps = math.ceil(params["stretch"] * self.steps)
         options = {"commit": f"{rule}({', '.join(numbers)})", "steps": steps}
         return Decoding.of(super().read(params).schedule, options)

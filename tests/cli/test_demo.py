@@ -43,7 +43,14 @@ def test_it_reports_every_cell_and_draws_the_picture_last(quick, capsys, monkeyp
     shown = json.loads(capsys.readouterr().out)
     assert set(shown["accuracy"]) == {"linear()", "sine()"}
     assert set(shown["accuracy"]["sine()"]) == {"6", "24"}
-    assert [gap["hidden"] for gap in shown["gaps"]] == [gap[1] for gap in tasks.GAPS]
+    for kind, found in tasks.gaps().items():
+        assert [gap["hidden"] for gap in shown["gaps"][kind]] == [gap[1] for gap in found]
+        for gap in shown["gaps"][kind]:
+            assert gap["filled"].startswith(gap["before"][:-20]), "only the gap changes"
+            assert gap["passes"] == -(-gap["tokens"] // 2)
+    # a model that knows Python: most of what it writes parses, and half of the arguments are right
+    assert shown["gap_rates"]["argument"]["exact"][0] >= 40
+    assert shown["gap_rates"]["line"]["parses"][0] >= 70
     with open("demo.gif", "rb") as file:
         assert file.read(6) == b"GIF89a"
 

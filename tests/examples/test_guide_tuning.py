@@ -25,10 +25,10 @@ def test_the_frontier_goes_on_and_is_drawn(tmp_path):
     first = output_of(*words, cwd=tmp_path)
     told = json.loads((tmp_path / "cells.json").read_text())
     labels = {name.split(" | ")[2] for name in told["cells"]}
-    assert {"linear", "tuned plan", "tuned commit", "KLASS 0.4", "dilated", "pc"} <= labels
+    assert {"linear", "tuned plan", "tuned commit", "KLASS 0.2", "dilated", "pc"} <= labels
     assert all(len(one["scores"]) == len(one["nfe"]) == 8 for one in told["cells"].values())
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     second = output_of(*words, cwd=tmp_path)
-    table = first[first.index("| order |") :]
+    table = first[first.index("| low_confidence") :]
     assert second.endswith(table)
     assert "passes (" not in second  # nothing was measured again

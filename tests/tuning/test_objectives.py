@@ -63,8 +63,8 @@ def test_generation_scores_each_instance_by_its_own_seed(bert):
 def test_text_instances_on_the_shipped_model():
     model, tokenizer = demo.load("code")
     instances = [
-        {"prompt": "def __init__(sel", "answer": "f"},
-        {"prompt": "    retur", "answer": "n"},
+        {"prompt": "def __init__(", "answer": "self"},
+        {"prompt": "def get(self, key):\n    return self", "answer": "."},
     ]
     options = {"tokenizer": tokenizer, "max_new_tokens": 1, "steps": 1}
     assert GenerationObjective(model, instances, **options)(mdm.Linear()).values == [1.0, 1.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import BertConfig, BertForMaskedLM
 import mdm_schedules as mdm
 from mdm_schedules.cli import main
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
+from mdm_schedules.sampling import get_commit
 from mdm_schedules.tuning import GenerationObjective, Scores
 from mdm_schedules.tuning.front import find_front
 from mdm_schedules.tuning.spaces import RULES, CommitSpace, PlanSpace, fitting_rules
@@ -129,6 +131,15 @@ def test_every_rule_of_the_space_exists_and_fits_an_order():
         space = CommitSpace((0.05, 5.0), order, 8)
         for point in space.points():
             assert mdm.sampling.get_commit(dict(space.read(point).options)["commit"])
+
+
+def test_every_corner_of_every_rule_is_a_rule():
+    space = CommitSpace((0.05, 5.0), None, 8)
+    for rule, (form, _) in RULES.items():
+        for values in itertools.product(*(ends[1:3] for ends in form)):
+            named = dict(zip([one[0] for one in form], values, strict=True))
+            found = space.read({"a": 1.0, "b": 1.0, "stretch": 2.0, "rule": rule, **named})
+            assert get_commit(dict(found.options)["commit"]).name == rule
 
 
 def test_a_space_that_does_not_fit_is_refused_before_the_first_score():

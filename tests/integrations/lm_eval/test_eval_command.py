@@ -81,7 +81,7 @@ def test_eval_refuses_values_of_flags_as_wrong_usage(run, tasks, capsys):
         ("--tasks writes --limit 0", "--limit must be an integer >= 1"),
         ("--tasks writes --output no/such/x.json", "cannot write 'no/such/x.json'"),
         ("--tasks writes --schedule lineer", "Did you mean 'linear'"),
-        ("--tasks writes --max-new-tokens 200", "leaves no room for the prompt"),
+        ("--tasks writes --max-new-tokens 300", "leaves no room for the prompt"),
         ("--tasks writes --apply-chat-template", "no chat template"),
         ("--tasks writes --model sudoku", "the tokenizer cannot read"),
         ("--tasks writes --model no/such", "cannot load no/such"),

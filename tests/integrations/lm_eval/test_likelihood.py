@@ -150,9 +150,10 @@ def test_a_long_text_goes_in_pieces_and_each_token_counts_once():
 
 
 def test_likelihoods_do_not_depend_on_batch_or_order(code):
-    asked = [request(f"x{'y' * (i % 3)} = ", "self.value" + "s" * (i % 4)) for i in range(6)] + [
-        request("", "pass")
-    ]
+    asked = [
+        request(f"x{'y' * (i % 3)} = ", "self.value(key, other=None)" + "s" * (i % 4))
+        for i in range(6)
+    ] + [request("", "pass")]
     lm = MaskedDiffusionLM(*code, mc_num=9, batch_size=1)
     alone = [value for value, _ in lm.loglikelihood(asked)]
     lm.batch_size = 7
@@ -189,9 +190,9 @@ def test_a_token_that_cannot_be_has_minus_infinity():
 def test_greedy_is_what_would_be_written(code):
     model, tokenizer = code
     lm = MaskedDiffusionLM(model, tokenizer, check_greedy=True, mc_num=1, batch_size=2)
-    ids = tokenizer("import ", return_tensors="pt", add_special_tokens=False).input_ids
+    ids = tokenizer("def __init__(", return_tensors="pt", add_special_tokens=False).input_ids
     written = tokenizer.decode(model.generate(ids, max_new_tokens=5).sequences[0, ids.shape[1] :])
     wrong = ("a" if written[0] != "a" else "b") + written[1:]
-    asked = [request("import", " " + text) for text in (written, wrong)]
+    asked = [request("def __init__(", text) for text in (written, wrong)]
     assert [same for _, same in lm.loglikelihood(asked)] == [True, False]
     assert lm.passes == []
