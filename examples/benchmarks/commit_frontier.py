@@ -33,7 +33,7 @@ from mdm_schedules.files import write_output
 from mdm_schedules.tuning import GenerationObjective, compare
 
 #: (order, temperature)
-SETTINGS = (("low_confidence", 0.0), ("low_confidence", 0.5), ("random", 0.5))
+SETTINGS = (("low_confidence", 0.0), ("low_confidence", 0.5), ("random", 0.5), ("entropy", 0.0))
 NAMED = ("linear", "sine", "cosine", "beta(a=0.9, b=0.3)")
 LEVELS = {
     "threshold": ("low_confidence", "threshold({})", (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
@@ -141,7 +141,7 @@ def measure(table, world, args):
             key = f"{setting} | {steps} | "
             for name in NAMED:
                 table.add(key + name, lambda n=name, j=judge, k=steps: cell(j, n, k))
-            for kind in ("uniform", "confidence"):
+            for kind in ("uniform", "confidence") if order != "entropy" else ():
                 options = {"remask_fraction": 0.3, "remask": kind}
                 table.add(
                     key + f"remask 0.3 {kind}",
@@ -150,6 +150,8 @@ def measure(table, world, args):
             spaces = {"(a, b)": "schedule", "plan": "plan", "remask": "schedule+remask"}
             if order == "low_confidence":
                 spaces["commit"] = "schedule+commit"
+            if order == "entropy":
+                spaces = {"commit": "schedule+commit"}
             for name, space in spaces.items():
                 table.add(
                     key + f"tuned {name}",
@@ -246,7 +248,8 @@ def gain_table(cells):
         for (steps, label), one in sorted(known.items()):
             if label not in TUNED:
                 continue
-            rivals = [mixture(cells, "threshold", setting, float(np.mean(one["nfe"])))]
+            rule = "entropy bound" if setting.startswith("entropy") else "threshold"
+            rivals = [mixture(cells, rule, setting, float(np.mean(one["nfe"])))]
             for names in (NAMED, (*NAMED, *TUNED[:2])):
                 statics = [known[steps, name]["scores"] for name in names if (steps, name) in known]
                 rivals.insert(0, max(statics, key=np.mean))
@@ -260,13 +263,13 @@ def gain_table(cells):
             )
             found = f"`{one['found']}`{options}".replace(", t=None", "")
             rows.append([setting, str(steps), label, found, *gains])
-    head = ["order", "passes", "", "found", "best static", "best with a name", "thresholds"]
+    head = ["order", "passes", "", "found", "best static", "best with a name", "rules"]
     return head, rows
 
 
 GAINS = """What was tuned, in pairs on the same instances, against the best static schedule of as
-many passes (tuned ones among them), the best that has a name, and thresholds of as many mean
-passes:"""
+many passes (tuned ones among them), the best that has a name, and rules of as many mean passes
+(thresholds; entropy bounds in entropy order):"""
 
 
 def summary(cells):

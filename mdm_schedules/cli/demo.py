@@ -112,6 +112,7 @@ def _save(
     specs: list[str],
 ) -> None:
     from mdm_schedules.demo.animation import gif
+    from mdm_schedules.demo.recordings import code_recording
     from mdm_schedules.explorer import Table, explore_page
     from mdm_schedules.files import check_output, write_output
     from mdm_schedules.lookup import get_schedule
@@ -135,7 +136,7 @@ def _save(
         (spec, *(f"{100 * row[step][0]:.1f} ± {100 * row[step][1]:.1f}" for step in steps))
         for spec, row in table.items()
     )
-    page = explore_page(recordings=[recording], table=Table(title, head, rows))
+    page = explore_page(recordings=[recording, code_recording()], table=Table(title, head, rows))
     write_output(check_output(path), page.encode())
 
 

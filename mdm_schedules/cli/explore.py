@@ -53,9 +53,9 @@ DEFAULT = Path("mask-schedules.html")
 
 def _recordings(args: argparse.Namespace) -> list[Recording]:
     if args.record is None:
-        from mdm_schedules.demo.recordings import sudoku_recording
+        from mdm_schedules.demo.recordings import code_recording, sudoku_recording
 
-        return [] if args.no_recording else [sudoku_recording()]
+        return [] if args.no_recording else [sudoku_recording(), code_recording()]
     from mdm_schedules.explorer import record
 
     schedules = args.under or ["linear", "sine"]

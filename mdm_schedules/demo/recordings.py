@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -43,3 +44,23 @@ def sudoku_recording(
     )
     units = tuple(tuple(unit) for unit in sudoku.UNITS.tolist())
     return Recording("6x6 Sudoku", about, tuple(runs), columns=6, units=units)
+
+
+@lru_cache(maxsize=4)
+def code_recording(schedules: tuple[str, ...] = ("linear", "beta(a=0.9, b=0.3)")) -> Recording:
+    """The longest hidden line of the shipped gaps, with half as many passes as tokens."""
+    model, tokenizer = tasks.load("code")
+    gap = max(tasks.gaps()["line"], key=lambda gap: len(gap[1]))
+    ids, (first, last), _ = tasks.mask_gap(
+        tokenizer, *gap, limit=model.config.max_position_embeddings
+    )
+    runs = []
+    for schedule in map(get_schedule, schedules):
+        steps = math.ceil((last - first) / 2)
+        out = model.generate(torch.tensor([ids]), schedule=schedule, steps=steps)
+        runs.append(run_of(out, schedule.spec, tokenizer))
+    about = (
+        f"the shipped model on a held-out function, {runs[0].passes} passes, low-confidence order, "
+        "temperature 0"
+    )
+    return Recording("A line of Python", about, (*runs,))

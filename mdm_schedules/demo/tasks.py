@@ -51,6 +51,26 @@ def load(name: str) -> tuple[Any, Any]:
     return AutoModelForMaskedDiffusion.from_pretrained(path), AutoTokenizer.from_pretrained(path)
 
 
+def mask_gap(
+    tokenizer: Any, before: str, gap: str, after: str, limit: int
+) -> tuple[list[int], tuple[int, int], tuple[int, int]]:
+    """Return token ids in which the tokens that reach into the gap are masks.
+
+    Also return where these tokens begin and end, in the ids and in the text; a token may begin
+    before the gap or end behind it. At most `limit` tokens around the gap are kept.
+    """
+    text, left, right = before + gap + after, len(before), len(before) + len(gap)
+    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = told.offset_mapping
+    inside = [i for i, (start, end) in enumerate(spans) if start < right and end > left]
+    first, last = inside[0], inside[-1] + 1
+    ids = list(told.input_ids)
+    ids[first:last] = [tokenizer.mask_token_id] * (last - first)
+    room = limit - (last - first)
+    cut = max(0, first - max(room // 2, room - (len(ids) - last)))
+    return ids[cut : cut + limit], (first - cut, last - cut), (spans[first][0], spans[last - 1][1])
+
+
 def fill_gap(
     schedule: str,
     before: str,
@@ -64,8 +84,7 @@ def fill_gap(
 ) -> tuple[str, int, int]:
     """Return the text with the gap as a code model writes it, the masked tokens and the passes.
 
-    In low-confidence order, at temperature 0. The masks stand for all tokens of the true text that
-    reach into the gap; a token may begin before it or end behind it.
+    In low-confidence order, at temperature 0.
 
     Args:
         schedule: spec of the schedule.
@@ -79,27 +98,21 @@ def fill_gap(
     """
     if model is None:
         model, tokenizer = load("code")
-    text, (start, end) = before + gap + after, (len(before), len(before) + len(gap))
-    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = told.offset_mapping
-    inside = [i for i, (left, right) in enumerate(spans) if left < end and right > start]
-    first, last = inside[0], inside[-1] + 1
-    ids = [*told.input_ids[:first], *[tokenizer.mask_token_id] * len(inside)]
-    ids += told.input_ids[last:]
-    room = model.config.max_position_embeddings - len(inside)
-    left = max(0, first - max(room // 2, room - (len(ids) - last)))
-    ids = ids[left : left + model.config.max_position_embeddings]
+    ids, (first, last), (start, end) = mask_gap(
+        tokenizer, before, gap, after, model.config.max_position_embeddings
+    )
+    count = last - first
     special = [one for one in tokenizer.all_special_ids if one != tokenizer.mask_token_id]
     out = model.generate(
         torch.tensor([ids]),
         schedule=schedule,
-        steps=max(1, math.ceil(share * len(inside))),
+        steps=max(1, math.ceil(share * count)),
         seed=seed,
         suppress_tokens=special,
     )
-    written = tokenizer.decode(out.sequences[0, first - left : last - left])
-    filled = text[: spans[first][0]] + str(written) + text[spans[last - 1][1] :]
-    return filled, len(inside), out.nfe
+    written = str(tokenizer.decode(out.sequences[0, first:last]))
+    text = before + gap + after
+    return text[:start] + written + text[end:], count, out.nfe
 
 
 def parses(text: str) -> bool:

@@ -15,15 +15,18 @@ def data_of(path):
 
 
 @pytest.mark.slow
-def test_it_writes_a_page_with_a_sudoku(tmp_path, capsys):
+def test_it_writes_a_page_with_a_sudoku_and_a_line_of_python(tmp_path, capsys):
     assert main(["explore", "--output", str(tmp_path / "page.html")]) == 0
     assert "open it in a browser" in capsys.readouterr().out
-    (recording,) = data_of(tmp_path / "page.html")["recordings"]
+    recording, line = data_of(tmp_path / "page.html")["recordings"]
     one, two = recording["runs"]
     assert (one["schedule"], two["schedule"]) == ("linear()", "sine()")
     assert set("".join(two["pieces"])) == set("123456")
     for unit in recording["units"]:
         assert len({two["pieces"][cell] for cell in unit}) == 6, "sine solves the chosen puzzle"
+    for run in line["runs"]:
+        assert "".join(run["pieces"]).startswith("def ")
+        assert max(run["when"]) == run["passes"] == 8
 
 
 def test_it_records_any_model_and_shows_a_profile(tmp_path, capsys):
