@@ -8,7 +8,6 @@ profile is exact.
 """
 
 import argparse
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import mdm_schedules as mdm
 from mdm_schedules.demo import sudoku, tasks
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent / "training"))
 from markov_chains import worlds
 
 
@@ -33,9 +33,11 @@ def sudoku_profile(sequences):
 
 
 def code_profile(sequences, length=64):
-    """Measure on windows of a module of the standard library."""
+    """Measure on windows of the standard library's held-out files."""
+    from code_data import held_out_library
+
     model, tokenizer = tasks.load("code")
-    text = inspect.getsource(argparse)
+    text = "".join(held_out_library().values())
     ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
     starts = np.linspace(0, len(ids) - length, sequences).astype(int)
     return mdm.InformationProfile.estimate(
@@ -47,7 +49,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--output", type=Path, default=Path("profiles.json"))
     args = parser.parse_args()
     found = {
