@@ -30,7 +30,7 @@ class Job:
 def write(
     adapter: ModelAdapter, jobs: Sequence[Job], batch_size: int, tokenizer: Any
 ) -> Iterator[tuple[int, list[int], int]]:
-    """Each job's number, the ids of its answer, and the forward passes spent, as they are written.
+    """Each job's number, the ids of its answer, and the passes spent on it, as they are written.
 
     An answer goes up to the first of its `eos_token_id`, which is its last id.
     """
@@ -59,7 +59,8 @@ def _write_batch(
         tokenizer=tokenizer,
         **options,
     )
-    for i, ids in zip(batch, out.sequences.tolist(), strict=True):
+    spent = out.nfe_per_row.tolist()
+    for i, ids, passes in zip(batch, out.sequences.tolist(), spent, strict=True):
         job = jobs[i]
         answer = ids[width - len(job.prompt) if job.whole else width :]
         # `width` is the padded prompt; an infilled text starts where its own padding ends.
@@ -67,5 +68,5 @@ def _write_batch(
         yield (
             i,
             answer[: next((k for k, token in enumerate(answer, 1) if token in ends), len(answer))],
-            out.nfe,
+            passes,
         )

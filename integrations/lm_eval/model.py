@@ -136,6 +136,8 @@ class MaskedDiffusionLM(SharedLM):
                 "add_bos_token: the tokenizer has no beginning-of-sequence token"
             )
         self.passes: list[int] = []  # forward passes of each answer written so far
+        # the same by (task, number of the document in it), which has several answers if it asks so
+        self.passes_of: dict[tuple[str, int], list[int]] = {}
         self.cuts = Cuts(self.max_length, self.tokenizer.bos_token_id)
         self.truncated = self.cuts.counts
         self.kept: KeptAnswers | None = None  # see `keep_answers`
@@ -231,6 +233,9 @@ class MaskedDiffusionLM(SharedLM):
         answers = [""] * len(jobs)
         for i, ids, passes in self._write(jobs, disable_tqdm):
             self.passes.append(passes)
+            asked = requests[i]
+            document = (getattr(asked, "task_name", ""), getattr(asked, "doc_id", i))
+            self.passes_of.setdefault(document, []).append(passes)
             until, ends = stops[i]
             ids = ids[:-1] if ids and ids[-1] in ends else ids
             answers[i] = cut(self.tokenizer, ids, until, special=jobs[i].whole)

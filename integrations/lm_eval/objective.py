@@ -126,8 +126,8 @@ class LMEvalObjective(Objective):
         steps: int | None = None,
         instances: Sequence[int] | None = None,
         **options: Any,
-    ) -> Scores | float:
-        """Scores in the order of the documents; higher is better.
+    ) -> Scores:
+        """Scores in the order of the documents, with the passes of each; higher is better.
 
         One score if the metric has none for single documents.
 
@@ -139,17 +139,28 @@ class LMEvalObjective(Objective):
         """
         given = {"schedule": schedule, **options} | ({} if steps is None else {"steps": steps})
         lm = copy.copy(self._lm)  # of this call alone: threads may score several schedules
-        lm.options, lm.passes = {**self._lm.options, **check_options(given)}, []
+        lm.options = {**self._lm.options, **check_options(given)}
+        lm.passes, lm.passes_of = [], {}
         chosen = range(len(self._documents)) if instances is None else instances
         wanted = [self._documents[i] for i in chosen]
         with self._lock:  # lm-eval keeps requests and answers in the tasks
             found = self._run(lm, wanted)
+        mean = sum(lm.passes) / max(1, len(lm.passes))
         if not self.per_document:
-            return found[wanted[0]]
+            return Scores([found[wanted[0]]], {"nfe": mean}, sum(lm.passes), [mean])
+        # lm-eval's requests name documents by their place among those that it was asked for
+        places = {
+            (task, i): (task, place)
+            for task, numbers in _by_task(wanted).items()
+            for place, i in enumerate(numbers)
+        }
+        spent = [lm.passes_of[places[document]] for document in wanted]
         return Scores(
             [found[document] for document in wanted],
-            {"nfe": sum(lm.passes) / max(1, len(lm.passes))},
+            {"nfe": mean},
             sum(lm.passes),
+            # of several answers to one document the mean: a bound on passes is one for each
+            [sum(passes) / len(passes) for passes in spent],
         )
 
     def _run(
@@ -163,7 +174,8 @@ class LMEvalObjective(Objective):
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)  # the same examples for every schedule
         # lm-eval takes the numbers of the documents of each task, and returns them in its own
         # order.
-        samples = {name: sorted(i for task, i in wanted if task == name) for name in self._tasks}
+        asked = _by_task(wanted)
+        samples = {name: asked.get(name, []) for name in self._tasks}
         self.results = evaluate(
             lm=lm,
             task_dict=self._loaded,
@@ -246,6 +258,14 @@ def lm_eval_objective(
         fewshot_as_multiturn=True,
         confirm_run_unsafe_code=allow_code_execution,
     )
+
+
+def _by_task(wanted: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    """The numbers of the wanted documents of each task, in order, as lm-eval is asked for them."""
+    found: dict[str, list[int]] = {}
+    for task, i in sorted(wanted):
+        found.setdefault(task, []).append(i)
+    return found
 
 
 def _choose(tasks: dict[str, Any], metric: str | None) -> str:

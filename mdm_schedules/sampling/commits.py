@@ -6,6 +6,7 @@ parameters are those of its constructor, so `commit="threshold(0.9)"` works.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,6 +62,27 @@ class CommitRule:
             probs: [R, V], their softmax, the mask token's share included; only read it.
             where: the positions, as a list [R].
         """
+
+    def watch_parts(
+        self,
+        parts: Sequence[torch.Tensor],
+        probs: torch.Tensor,
+        where: Where,
+        largest: torch.Tensor | None = None,
+    ) -> None:
+        """As `watch`, with the logits in pieces that lie apart; this is what the sampler calls.
+
+        Args:
+            parts: [r, V] each, together the R rows.
+            probs, where: see `watch`.
+            largest: [R, S], the largest probability in each segment of the vocabulary
+                (`segments.py`), where that is known.
+        """
+        start = 0
+        for part in parts:
+            stop = start + len(part)
+            self.watch(part, probs[start:stop], where.part(start, stop))
+            start = stop
 
     @property
     def watches(self) -> bool:

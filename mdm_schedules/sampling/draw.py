@@ -84,7 +84,7 @@ class TokenDraw:
         options: how tokens are drawn.
         policy: scores them, if it looks at the model.
         mask_token_id: what is never drawn.
-        watch: is shown the distributions; see `CommitRule.watch`.
+        watch: is shown the distributions; see `CommitRule.watch_parts`.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class TokenDraw:
             out = self.reader.buffer("probs", len(scores_RV), scores_RV)
             probs_RV = torch.softmax(scores_RV, 1, out=out)
             if self.watch is not None and where is not None:
-                self.watch(scores_RV, probs_RV, where)
+                self.watch([scores_RV], probs_RV, where, None)
             if self.policy.token_only:
                 # log sum exp = largest logit - its log-probability
                 log_sum_R = scores_RV.amax(1) - probs_RV.amax(1).log()

@@ -15,13 +15,13 @@ Three tricks, of which `exact.py` needs none:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from mdm_schedules.sampling.rows import READ_IN_PLACE, RowReader, ranked, runs, wide
-from mdm_schedules.sampling.segments import by_segment, search
+from mdm_schedules.sampling.segments import SEGMENT, by_segment, search
 from mdm_schedules.sampling.where import Where
 
 #: mass of all tokens but the mask, below which a row is read again without the mask
@@ -33,7 +33,7 @@ CHUNKS = 16
 # ----- The draw -----
 
 
-Watch = Callable[[torch.Tensor, torch.Tensor, Where], None]
+Watch = Callable[[Sequence[torch.Tensor], torch.Tensor, Where, torch.Tensor | None], None]
 
 
 class FastDraw:
@@ -42,7 +42,8 @@ class FastDraw:
     Args:
         reader: the rows and buffers.
         scored: whether scores are wanted.
-        watch: is shown logits and probabilities of each row (`CommitRule.watch`); on a CPU only.
+        watch: is shown logits and probabilities of each row (`CommitRule.watch_parts`), on a CPU
+            only.
     """
 
     def __init__(self, reader: RowReader, scored: bool, watch: Watch | None = None) -> None:
@@ -186,16 +187,21 @@ class FastDraw:
             # 2. their softmax, each part into its own rows of the buffer
             for part, out in zip(parts, probs.split([len(part) for part in parts]), strict=True):
                 softmax(part, 1, out=out)
+            # 3. who watches sees them, and is spared a look for the largest of each segment
+            table, largest = table_RS[start:stop], None
             if self.watch is not None and where is not None:
-                done = start
-                for part, out in zip(
-                    parts, probs.split([len(part) for part in parts]), strict=True
-                ):
-                    self.watch(part, out, where.part(done, done + len(part)))
-                    done += len(part)
-            # 3. the mask's share goes, and each segment becomes one number
+                if reduce is torch.amax:
+                    by_segment(probs, reduce, table)
+                    largest = table
+                self.watch(parts, probs, where.part(start, stop), largest)
+            # 4. the mask's share goes, and each segment becomes one number
             probs[:, reader.mask : reader.mask + 1] = nothing
-            by_segment(probs, reduce, table_RS[start:stop])
+            if largest is None:
+                by_segment(probs, reduce, table)
+            elif reader.mask < probs.shape[1]:
+                segment = reader.mask // SEGMENT
+                inside = probs[:, segment * SEGMENT : (segment + 1) * SEGMENT]
+                table[:, segment] = inside.amax(1)
         return table_RS
 
     def _inside(

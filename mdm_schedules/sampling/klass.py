@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +15,6 @@ from mdm_schedules.sampling.commits import CommitRule
 from mdm_schedules.sampling.rows import READ_IN_PLACE
 from mdm_schedules.sampling.segments import SEGMENT, by_segment
 from mdm_schedules.sampling.where import Where
-
-#: logits are kept no lower than minus this, so that differences of them are numbers
-LOW = 1e30
 
 
 @dataclass(frozen=True)
@@ -69,51 +67,89 @@ class KLASS(CommitRule):
 
     def watch(self, logits: torch.Tensor, probs: torch.Tensor, where: Where) -> None:
         """See `CommitRule.watch`."""
-        slot, top = where.row * where.width + where.offset, probs.amax(1)
+        self.watch_parts([logits], probs, where)
+
+    def watch_parts(
+        self,
+        parts: Sequence[torch.Tensor],
+        probs: torch.Tensor,
+        where: Where,
+        largest: torch.Tensor | None = None,
+    ) -> None:
+        """See `CommitRule.watch_parts`."""
+        slot = where.row * where.width + where.offset
+        top, token = _best(probs, largest)
         matters = top >= self._needed
         calm = self._calm(where).view(-1)
-        if logits.is_cpu:
-            # the host knows which rows matter, and reads no others
-            chosen = torch.from_numpy(np.flatnonzero(matters.numpy()))
+        if not probs.is_cpu:
+            self._compare(parts, probs, top, token, slot, None, where)
             calm[slot] = torch.where(matters, calm[slot], -1)
-            if not len(chosen):
-                return
-            if len(chosen) < len(slot) or logits.shape[1] >= READ_IN_PLACE:
-                return self._compare(logits, probs, top, slot, chosen, where)
-        self._compare(logits, probs, top, slot, None, where)
+            return
+        # the host knows which rows matter, and reads no others
         calm[slot] = torch.where(matters, calm[slot], -1)
+        chosen = np.flatnonzero(matters.numpy())
+        if len(chosen):
+            self._compare(parts, probs, top, token, slot, torch.from_numpy(chosen), where)
 
     def _compare(
         self,
-        logits: torch.Tensor,
+        parts: Sequence[torch.Tensor],
         probs: torch.Tensor,
         top: torch.Tensor,
+        token: torch.Tensor,
         slot: torch.Tensor,
         chosen: torch.Tensor | None,
         where: Where,
     ) -> None:
-        """Count on where rows [R] changed little since the pass before; None chooses all."""
-        size = logits.shape[1]
-        kept = where.remember("klass.logits", (size,), fill=None, dtype=logits.dtype).view(-1, size)
-        sums = where.remember("klass.log_sum", dtype=logits.dtype).view(-1)
+        """Count on where rows [R] changed little since the pass before; None chooses all.
+
+        `top` is the largest probability of each row, `token` whose that is, and `slot` the place
+        where the row's logits are kept.
+        """
+        size, dtype = probs.shape[1], parts[0].dtype
+        kept = where.remember("klass.logits", (size,), fill=None, dtype=dtype).view(-1, size)
+        sums = where.remember("klass.log_sum", dtype=dtype).view(-1)
         calm = self._calm(where).view(-1)
+        if chosen is not None:
+            top, token, slot = top[chosen], token[chosen], slot[chosen]
+        before = calm[slot]
         if chosen is not None and size >= READ_IN_PLACE:
-            mean = _change_in_place(logits, probs, kept, slot, chosen)
-            slot, top, largest = slot[chosen], top[chosen], logits.amax(1)[chosen]
+            rows = Rows(chosen, slot, token, before)
+            mean, logit = _change_by_row(parts, probs, kept, rows)
         else:
+            logits = parts[0] if len(parts) == 1 else torch.cat([*parts])
             if chosen is not None:
-                logits, probs, slot, top = logits[chosen], probs[chosen], slot[chosen], top[chosen]
-            change = kept[slot].sub_(logits).mul_(probs).nan_to_num_(nan=0.0)
-            mean = _summed(change)
-            kept[slot] = logits.clamp(min=-LOW)
-            largest = logits.amax(1)
+                logits, probs = logits[chosen], probs[chosen]
+            mean = _summed(kept[slot].sub_(logits).mul_(probs).nan_to_num_(nan=0.0))
+            kept[slot] = logits
+            logit = logits.gather(1, token[:, None])[:, 0]
+        # log sum exp of the logits = one of them - its log-probability
+        log_sum = logit - top.log()
         # KL(p || q) = sum p (x - y) - log sum exp x + log sum exp y, for logits x of p and y of q
-        log_sum = largest - top.log()
         divergence = sums[slot] - log_sum - mean
         sums[slot] = log_sum
         # in a position's first pass there is nothing to compare with
-        before = calm[slot]
         calm[slot] = torch.where((divergence < self.kl) & (before >= 0), before + 1, 0)
+
+
+def _best(probs: torch.Tensor, largest: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest probability [R] of each row, and the first token that has it.
+
+    `largest` has the largest of each segment, where that is known.
+    """
+    if not probs.is_cpu:
+        best = probs.max(1)
+        return best.values, best.indices
+    # a CPU finds the largest of a long row faster than its place
+    rows, size = probs.shape
+    if largest is None:
+        largest = probs.new_empty(rows, -(-size // SEGMENT))
+        by_segment(probs, torch.amax, largest)
+    top, segment = largest.max(1)
+    width = min(SEGMENT, size)
+    start = (segment * SEGMENT).clamp(max=size - width)
+    inside = probs.unfold(1, width, 1)[torch.arange(rows), start]
+    return top, start + (inside == top[:, None]).to(torch.uint8).argmax(1)
 
 
 def _summed(values: torch.Tensor) -> torch.Tensor:
@@ -123,24 +159,35 @@ def _summed(values: torch.Tensor) -> torch.Tensor:
     return sums.sum(1)
 
 
-def _change_in_place(
-    logits: torch.Tensor,
-    probs: torch.Tensor,
-    kept: torch.Tensor,
-    slot: torch.Tensor,
-    chosen: torch.Tensor,
-) -> torch.Tensor:
-    """The mean [R] of the kept logits of the chosen rows less the new ones, which replace them.
+class Rows(NamedTuple):
+    """Rows of a chunk [R]: their places in it, where theirs are kept, their best tokens, and the
+    passes in a row that changed little, -1 where nothing is kept yet."""
 
-    In the memory where they are kept, one long row at a time.
+    place: torch.Tensor
+    slot: torch.Tensor
+    token: torch.Tensor
+    calm: torch.Tensor
+
+
+def _change_by_row(
+    parts: Sequence[torch.Tensor], probs: torch.Tensor, kept: torch.Tensor, rows: Rows
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean [R] of kept logits less the new ones, and the best token's new one [R].
+
+    The new logits replace the kept ones. One long row at a time, so that it stays in the
+    processor's cache from step to step.
     """
-    means = []
-    for row in chosen.tolist():
-        old, new = kept[int(slot[row])][None], logits[row][None]
-        mean = _summed(old.sub_(new).mul_(probs[row][None]))
+    logits = [row for part in parts for row in part]
+    change, means, best = torch.empty_like(logits[0]), [], []
+    for place, slot, token, calm in zip(*(one.tolist() for one in rows), strict=True):
+        old, new = kept[slot], logits[place]
+        if calm >= 0:
+            torch.sub(old, new, out=change)
+        old.copy_(new)
+        mean = change.mul_(probs[place]).sum().item() if calm >= 0 else 0.0
         # a token of probability 0 with a logit of -inf: 0 * inf
-        if not bool(mean.isfinite()):
-            mean = _summed(old.nan_to_num_(nan=0.0))
-        torch.clamp(new, min=-LOW, out=old)
+        if not math.isfinite(mean):
+            mean = change.nan_to_num_(nan=0.0).sum().item()
         means.append(mean)
-    return torch.cat(means)
+        best.append(new[token].item())
+    return change.new_tensor(means), change.new_tensor(best)

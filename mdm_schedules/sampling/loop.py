@@ -138,7 +138,7 @@ def sample(
     row_seeds = RowSeeds(check_seed(seed, len(tokens)), tokens_AL, real_AL, distinct=one_seed)
     # what is to be filled; a mask token on padding is not
     masked_AL = (tokens_AL == mask_token_id) & real_AL
-    watch = commit.watch if commit is not None and commit.watches else None
+    watch = commit.watch_parts if commit is not None and commit.watches else None
     state = SamplerState(
         denoiser=as_denoiser(denoiser),
         tokens_BL=tokens_AL.clone(),

@@ -293,6 +293,7 @@ class Search:
         for upto in [*range(size, self.upto, size), self.upto]:
             for steps in self.steps:
                 self.book.extend("select", decoding, steps, upto, f"trial {trial.number}")
+            self._spent(decoding)
             beat(self.study._storage, trial._trial_id)
             if self.race and upto < self.upto and not self.several and not self.space.saves:
                 trial.report(float(np.mean(self._mean(decoding))), upto)
@@ -303,12 +304,7 @@ class Search:
             means = [self.book.entry("select", decoding, steps).values for steps in self.steps]
         values = [float(np.mean(mean)) for mean in means]
         if self.space.saves:
-            spent = mean_passes(self.book, "select", decoding, self.steps)
-            if spent is None:
-                raise InvalidValueError(
-                    "a commit rule is tuned by the passes that it saves, but the objective gives "
-                    "none; return Scores(values, nfe=[passes of each instance])"
-                )
+            spent = self._spent(decoding)
             # How far it is over the bound on passes; 0 or less within it.
             over = spent - (math.inf if self.limit is None else self.limit)
             trial.set_user_attr(OVER, [over])
@@ -316,6 +312,16 @@ class Search:
                 trial.set_constraint("passes", over)
             values.append(spent)
         return values if np.isfinite(values).all() else None  # infinitely bad
+
+    def _spent(self, decoding: Decoding) -> float:
+        """Mean forward passes so far, which a space that saves some cannot do without."""
+        spent = mean_passes(self.book, "select", decoding, self.steps)
+        if spent is None and self.space.saves:
+            raise InvalidValueError(
+                "a commit rule is tuned by the passes that it saves, but the objective gives "
+                "none; return Scores(values, nfe=[passes of each instance])"
+            )
+        return math.nan if spent is None else spent
 
     def _mean(self, decoding: Decoding) -> list[float]:
         return mean_scores(self.book, "select", decoding, self.steps)

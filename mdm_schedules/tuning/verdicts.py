@@ -28,10 +28,9 @@ def verdict(choice: Choice, objective: CheckedObjective, one_prompt: bool) -> st
     at = f" at {choice.steps} steps" if choice.steps is not None else ""
     score = plus_minus(choice.score, choice.standard_error)
     base = plus_minus(choice.baseline, choice.baseline_standard_error)
-    found = _finding(choice, f"{other} ({choice.challenger.origin})")
-    scope = " All instances share one prompt: this says nothing about others." if one_prompt else ""
+    found = finding(choice, f"{other} ({choice.challenger.origin})", one_prompt)
     if not choice.won:
-        return f"{winner}{at} stays: {objective.metric} {score}. {found}{scope}"
+        return f"{winner}{at} stays: {objective.metric} {score}. {found}"
     passes = "" if choice.passes is None else f" in {choice.passes:.3g} passes"
     # Show diversity beside the score, since a likelihood alone rewards collapse.
     beside = "".join(
@@ -41,8 +40,16 @@ def verdict(choice: Choice, objective: CheckedObjective, one_prompt: bool) -> st
     )
     return (
         f"{winner}{at} ({choice.origin}): {objective.metric} {score}{passes}, baseline {base}"
-        f"{beside}. {found}{scope}"
+        f"{beside}. {found}"
     )
+
+
+def finding(choice: Choice, other: str, one_prompt: bool) -> str:
+    """What the check says of the challenger, `other` in words, and on which evidence."""
+    scope = (
+        ". All instances share one prompt: this says nothing about others." if one_prompt else ""
+    )
+    return _finding(choice, other) + scope
 
 
 def _finding(choice: Choice, other: str) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 
@@ -130,8 +131,13 @@ def test_the_verdict_is_a_sentence_with_the_line_that_uses_it():
     score.num_instances, score.sampler = 40, {"remasking": "random", "temperature": 0.5}
     found = mdm.tune(score, steps=[4, 8], n_trials=8, method="random")
     told = sentence(found, 8, None)
-    assert told.startswith("At 8 steps in random order use sine(): ")
-    assert "+1 (+1 to +1, 95 %) against linear, on 20 held-out instances." in told
+    assert told.startswith(
+        "At 8 steps in random order use sine(), not linear() (score): better by "
+    )
+    # the finding is the verdict's, word for word
+    finding = found.verdict(8).partition("Better by ")[2]
+    assert re.match(r"\+1 \(\+1 to \+1, 95 %\) on \d+ ", finding)
+    assert f": better by {finding}. In Python: " in told
     line = (
         "model.generate(input_ids, schedule='sine()', steps=8, remasking='random', temperature=0.5)"
     )

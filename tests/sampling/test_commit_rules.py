@@ -11,7 +11,14 @@ from families import MASK, LLaDA
 from torch import nn
 
 import mdm_schedules as mdm
-from mdm_schedules.sampling import PositionCalibrated, get_commit, get_policy, sample
+from mdm_schedules.sampling import (
+    DrawOptions,
+    PositionCalibrated,
+    get_commit,
+    get_policy,
+    sample,
+)
+from mdm_schedules.sampling.rows import READ_IN_PLACE
 
 NEW, MODELS = 16, 4
 
@@ -251,3 +258,47 @@ def test_rules_compose_with_a_plan_which_is_the_least():
             commit=get_commit(rule),
         )
         assert out.plan.tolist() == [[1, 2, 3, 4, 6, 8]]
+
+
+@pytest.mark.parametrize("size", [40, READ_IN_PLACE + 700])
+@pytest.mark.parametrize("mask", [3, 39])
+def test_klass_compares_long_rows_as_short_ones(size, mask):
+    """The logits settle from pass to pass; half of the tokens are suppressed or impossible."""
+    length, generator = 12, torch.Generator().manual_seed(1)
+    final, noise = torch.randn(2, 2 * length, size, generator=generator)
+    final.scatter_(1, torch.randint(4, 30, (2 * length, 1), generator=generator), 14.0)
+    final[:, 30:36] = -torch.inf
+    suppressed = [*range(size // 2, size)] if size > 40 else [36, 37]
+    passes = []
+
+    def model(tokens, rows):
+        passes.append(len(rows))
+        return (final + 6 * noise * 0.5 ** len(passes))[rows]
+
+    def reference(row):
+        left, memory, tokens, done = [*range(length)], {}, {}, 0
+        while left:
+            done += 1
+            logits = (final + 6 * noise * 0.5**done)[row * length : (row + 1) * length].double()
+            logits[:, suppressed] = -torch.inf
+            probs = logits.softmax(1)
+            logits[:, mask] = -torch.inf
+            best = logits.argmax(1)
+            sure = {c: float(probs[c, best[c]]) for c in left}
+            kept = (probs[0] > 0).nonzero().flatten()  # the same in all rows
+            chosen = klass(0.6, 0.01, 2)(sure, {c: probs[c, kept] for c in left}, memory)
+            for c in chosen or [max(left, key=lambda c: (sure[c], -c))]:
+                tokens[c] = int(best[c])
+                left.remove(c)
+        return [tokens[c] for c in range(length)], done
+
+    out = sample(
+        model,
+        torch.full((2, length), mask),
+        mask_token_id=mask,
+        draw=DrawOptions(suppress_tokens=suppressed),
+        commit=get_commit("klass"),
+    )
+    for row in range(2):
+        assert (out.sequences[row].tolist(), int(out.nfe_per_row[row])) == reference(row)
+    assert 3 < out.nfe < length

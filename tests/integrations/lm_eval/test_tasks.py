@@ -78,7 +78,7 @@ def test_objective_gives_one_score_per_document(tasks, code):
 
     # translation error rate: less is better, and a corpus has only one
     rate = lm_eval_objective(*code, "misses", **options)
-    score = rate("linear")
+    [score] = rate("linear").values
     assert (rate.metric, rate.higher_is_better, rate.per_document) == ("ter,none", False, False)
     assert mdm.tune(rate, n_trials=1).choice.baseline == score
     assert score == -rate.results["results"]["misses"]["ter,none"] < 0
@@ -95,6 +95,27 @@ def test_threads_that_share_an_objective_score_what_they_were_asked_for(tasks, c
         together = list(pool.map(lambda ask: objective(ask[0], steps=ask[1]), asked * 2))
     assert together == alone * 2
     assert objective("linear").extras["nfe"] == 6
+
+
+def test_commit_rules_are_tuned_by_the_passes_of_each_document(tasks, code):
+    options = {"task_manager": tasks.manager, "metric": "exact_match", "max_new_tokens": 12}
+    objective = lm_eval_objective(*code, "misses", batch_size=3, **options)
+    rule = {"steps": 12, "commit": "threshold(0.6)"}
+    apart = [objective("linear", instances=[i], **rule).nfe for i in range(3)]
+    spent = [passes for (passes,) in apart]
+    assert len({*spent}) > 1
+    assert max(spent) < 12
+    assert objective("linear", **rule).nfe == spent
+    assert objective("linear", instances=[2, 0], **rule).nfe == [spent[2], spent[0]]
+    both = lm_eval_objective(*code, "both", **options)
+    assert both("linear", instances=[4, 1], **rule).nfe == [spent[1], spent[1]]
+    [mean] = lm_eval_objective(*code, "misses", task_manager=tasks.manager)("linear", steps=4).nfe
+    assert mean == 4
+    found = mdm.tune(
+        objective, n_trials=3, steps=6, space="schedule+commit", max_passes=4, held_out=0
+    )
+    assert found.choice.passes <= 4
+    assert any(0 < point.passes < 6 for point in found.front())
 
 
 def test_objectives_that_make_no_sense(tasks, code, monkeypatch):
