@@ -228,6 +228,7 @@ class Session:
         if known != "survived":
             raise SystemExit(f"{run.module}: tests fail without a mutant:\n{read(run.log)[-2000:]}")
         reach = json.loads(Path(run.reach).read_text())
+        importlib.import_module(module_of(run.path))  # adapters are loaded when they are asked for
         every = functions(run.path)
         gc.collect()
         gc.freeze()  # so that forks copy little
