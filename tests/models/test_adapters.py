@@ -1,5 +1,7 @@
 """Adapters of the model families: calls, the token that logits predict, the head on wanted rows."""
 
+from functools import partial
+
 import pytest
 import torch
 from encoders import build
@@ -170,6 +172,38 @@ def test_nothing_is_assumed_of_a_function():
 def test_what_a_function_returns_instead_of_logits_is_named(answer, said):
     with pytest.raises(InvalidTypeError, match=rf"must return logits \[2, 6, 'V'\], {said}"):
         get_adapter(lambda tokens: answer).forward(prompts(), None)
+
+
+def test_a_function_may_write_into_the_tokens_that_it_is_given():
+    table = torch.randn(30, V, generator=torch.Generator().manual_seed(0))
+
+    def function(tokens, write):
+        length = tokens.shape[1]
+        if write:
+            tokens.fill_(0)
+        return table[None, :length]
+
+    options = {"max_new_tokens": 6, "steps": 3, "mask_token_id": MASK}
+    kept, written = (
+        mdm.generate(partial(function, write=write), prompts(1), **options)
+        for write in (False, True)
+    )
+    assert torch.equal(written.sequences, kept.sequences)
+    assert written.drawn.tolist() == kept.drawn.tolist()
+
+
+def test_a_vocabulary_that_changes_between_passes_is_named():
+    sizes = iter(range(V, 0, -1))
+    with pytest.raises(
+        InvalidValueError, match=f"logits of {V - 1} tokens, after {V} in the first"
+    ):
+        mdm.generate(
+            lambda tokens: torch.zeros(*tokens.shape, next(sizes)),
+            prompts(1),
+            max_new_tokens=6,
+            steps=3,
+            mask_token_id=5,
+        )
 
 
 def test_a_module_of_no_family_must_be_asked_for_by_name():
