@@ -44,7 +44,7 @@ from cosmic_ray.mutating import mutate_code
 
 ROOT = Path(__file__).parents[1]
 PRELOAD = ("torch", "numpy", "scipy.special", "safetensors.torch", "hypothesis", "transformers")
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--no-header", "-W", "ignore")
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--no-header", "-W", "ignore")
 
 
 # ----- Mutants -----
@@ -228,6 +228,7 @@ class Session:
         if known != "survived":
             raise SystemExit(f"{run.module}: tests fail without a mutant:\n{read(run.log)[-2000:]}")
         reach = json.loads(Path(run.reach).read_text())
+        importlib.import_module(module_of(run.path))  # adapters are loaded when they are asked for
         every = functions(run.path)
         gc.collect()
         gc.freeze()  # so that forks copy little
@@ -289,6 +290,7 @@ class Run:
         self.module, self.tests, self.chosen = module, tests, chosen
         self.path = ROOT / "mdm_schedules" / f"{module}.py"
         self.log, self.reach = tempfile.mktemp(), tempfile.mktemp()
+        self.options = [*OPTIONS, *([] if chosen.slow else ["-m", "not slow"])]
         self.kills: Counter[str] = Counter()
         source = self.path.read_text()
         self.tree = ast.parse(source)
@@ -329,7 +331,7 @@ class Run:
 
             def work(mutated=mutated, tests=tests) -> int:
                 sys.meta_path.insert(0, Mutated(self.path, mutated))
-                return int(pytest.main([*OPTIONS, *tests]))
+                return int(pytest.main([*self.options, *tests]))
 
             self.judge(mutant, tests, work)
 
@@ -347,6 +349,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--limit", type=float, default=120, help="seconds per mutant")
     parser.add_argument("--budget", type=float, default=3, help="seconds of tests per mutant")
+    parser.add_argument("--slow", action="store_true", help="with the tests marked slow")
     parser.add_argument("--output", type=Path, default=Path("mutants.jsonl"), help="appended to")
     chosen = parser.parse_args()
     chosen.output = chosen.output.absolute()
@@ -363,7 +366,7 @@ def main() -> int:
         pid = os.fork()
         if not pid:
             with contextlib.redirect_stderr(sys.stderr):
-                options = [*OPTIONS, "-s", *run.tests]
+                options = [*run.options, "-s", *run.tests]
                 os._exit(min(255, int(pytest.main(options, plugins=[Session(run)]))))
         os.waitpid(pid, 0)
         if Path(run.reach).exists():

@@ -57,6 +57,14 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(known) or 'none'}."
 
 
+def plain_value(name: str, value: Any) -> Any:
+    """Arrays and tensors as Python's numbers, others unchanged; a tensor must hold values."""
+    try:
+        return value.tolist() if hasattr(value, "tolist") else value
+    except RuntimeError:
+        raise InvalidTypeError(f"{name} must be plain numbers, got {shown(value)}") from None
+
+
 def check_int(name: str, value: Any, low: int, high: int | None = None, example: str = "") -> int:
     """`value` as an int in [low, high]; bools, floats and everything else are refused by name."""
     bounds = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high}]"

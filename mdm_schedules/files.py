@@ -46,6 +46,17 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         raise StorageError(f"cannot use the path {shown(path)}: {error}") from None
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether something is at `path`; what may not be looked at counts: opening it says why."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def inside(folder: Path, name: str) -> Path:
     """The file `name` of `folder`; one that a link takes to another place is refused.
 

@@ -431,3 +431,12 @@ def test_tests_mirror_the_rooms():
     loose = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
     modules = {f"test_{path.stem}" for path in PACKAGE.glob("*.py")}
     assert loose - modules == {"test_layout", "test_types"}
+
+
+@in_the_tree
+def test_the_tests_that_are_to_kill_mutants_exist():
+    tomllib = pytest.importorskip("tomllib")
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutants"]
+    for module, tests in table.items():
+        for file in (f"mdm_schedules/{module}.py", *tests):
+            assert (ROOT / file).is_file(), (module, file)

@@ -92,12 +92,12 @@ def _output_file(path: Path | None) -> Path | None:
     if path is None:
         return None
     place = local_path(path)
-    return check_output(place / "results.json" if place.is_dir() else place)
+    return check_output(place / "results.json" if os.path.isdir(place) else place)
 
 
 def _is_plain(path: Path) -> bool:
     """Whether a plain file is or will be there: what is kept stands beside it."""
-    return path.is_file() or not path.exists()
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _kept(args: argparse.Namespace) -> str:

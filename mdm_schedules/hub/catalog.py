@@ -17,7 +17,14 @@ from mdm_schedules.errors import (
     SeveralSchedulesError,
     StorageError,
 )
-from mdm_schedules.files import FORMAT_VERSION, check_version, dump_json, inside, read_json
+from mdm_schedules.files import (
+    FORMAT_VERSION,
+    check_version,
+    dump_json,
+    inside,
+    is_there,
+    read_json,
+)
 from mdm_schedules.hub.evaluation import Evaluation, check_text, slug
 from mdm_schedules.hub.record import SCHEDULE_FILE
 from mdm_schedules.plan import MAX_STEPS
@@ -52,7 +59,7 @@ class Folder:
 
     def file(self, name: str) -> Path:
         file = inside(self.path, name)
-        if not file.exists():
+        if not is_there(file):
             raise MissingFileError(
                 f"no schedule at {file}; save one with schedule.save_pretrained(folder)"
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import FormatError, InvalidValueError, MissingFileError, StorageError
-from mdm_schedules.files import MAX_JSON_BYTES, MAX_TENSOR_BYTES, inside, local_path
+from mdm_schedules.files import MAX_JSON_BYTES, MAX_TENSOR_BYTES, inside, is_there, local_path
 from mdm_schedules.hub.catalog import Folder, Source, check_subfolder, locate
 from mdm_schedules.hub.client import call, client, passing
 from mdm_schedules.hub.evaluation import HUB_ID, MODEL_ID
@@ -194,7 +194,7 @@ def load(
         )
     # A schedule in the folder itself needs no index.
     if (subfolder, task, steps) == (None, None, None) and not (
-        os.path.isdir(folder) and not (folder / SCHEDULE_FILE).exists()
+        os.path.isdir(folder) and not is_there(folder / SCHEDULE_FILE)
     ):
         return load_record(folder)
     return _load_from(Folder(folder), subfolder, task, steps)
@@ -231,7 +231,7 @@ def find_record(
     # only a file that is there and broken is an error.
     text = os.fspath(model)
     if os.path.isdir(text):
-        if not Path(text, subfolder, SCHEDULE_FILE).is_file():
+        if not is_there(Path(text, subfolder, SCHEDULE_FILE)):
             return None
         folder = Path(text)
         return load_record(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from mdm_schedules.checks import shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, PluginError
 from mdm_schedules.models.cache.store import KVStore
 from mdm_schedules.models.cache.windows import Window
@@ -361,7 +362,7 @@ def get_adapter(model: Any, name: str | None = None) -> ModelAdapter:
     if name is not None:
         if not isinstance(name, str):
             raise InvalidTypeError(
-                f"adapter must be one of {', '.join(models.names())}, got {name!r}"
+                f"adapter must be one of {', '.join(models.names())}, got {shown(name)}"
             )
         return models.get(name)(model)
     plain = unwrap(model)

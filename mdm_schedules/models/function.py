@@ -54,7 +54,7 @@ class FunctionAdapter(ModelAdapter):
 
     def forward(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """See `ModelAdapter.forward`."""
-        answer = self.model(tokens)
+        answer = self.model(tokens.clone())  # which it may write into
         logits = getattr(answer, "logits", answer)
         if (
             not isinstance(logits, torch.Tensor)

@@ -7,7 +7,7 @@ import torch
 from mdm_schedules.models.base import CacheSupport, ModelAdapter, released_code
 
 # the released models, recognised by vocabulary size: LLaDA and MMaDA, LLaDA-MoE
-MASK_TOKEN_IDS = {126464: 126336, 134656: 126336, 157184: 156895}
+MASK_TOKEN_IDS: dict[int | None, int] = {126464: 126336, 134656: 126336, 157184: 156895}
 UNSET = 50256  # another model's default, which the released code leaves in the config
 
 
@@ -22,7 +22,7 @@ class LLaDAAdapter(ModelAdapter):
         configured = super().mask_token_id
         if configured is not None and configured != UNSET:
             return configured
-        return MASK_TOKEN_IDS.get(self.vocab_size or 0)
+        return MASK_TOKEN_IDS.get(self.vocab_size)
 
     @property
     def max_length(self) -> int | None:

@@ -22,10 +22,11 @@ class LLaDA2Adapter(ModelAdapter):
     def mask_token_id(self) -> int | None:
         """The config's id, else that of the released models."""
         given = super().mask_token_id
-        return MASK_TOKEN_ID if given is None and (self.vocab_size or 0) > MASK_TOKEN_ID else given
+        known = given is None and self.vocab_size is not None and self.vocab_size > MASK_TOKEN_ID
+        return MASK_TOKEN_ID if known else given
 
     @property
-    def block_length(self) -> int | None:
+    def block_length(self) -> int:
         """The config's `block_length`, else 32, with which the released models were trained."""
         return int(getattr(self.plain_model.config, "block_length", None) or BLOCK_LENGTH)
 
@@ -39,7 +40,7 @@ class LLaDA2Adapter(ModelAdapter):
             torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask
         )
         positions = (real.long().cumsum(1) - 1).clamp(min=0)
-        block = positions // (self.block_length or BLOCK_LENGTH)
+        block = positions // self.block_length
         seen = (block[:, None, :, None] >= block[:, None, None, :]) & real[:, None, None, :]
         # padding attends to itself, because a softmax row that sees nothing is NaN
         seen = seen | torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)

@@ -60,7 +60,8 @@ class MaskedLMAdapter(ModelAdapter):
         """
         kind = getattr(self.plain_model.config, "position_embedding_type", "absolute")
         reserved = self._position_offset if kind == "absolute" else 0
-        return None if super().max_length is None else int(super().max_length or 0) - reserved
+        longest = super().max_length
+        return None if longest is None else longest - reserved
 
     def check_tokens(
         self, tokens: torch.Tensor, attention_mask: torch.Tensor, mask_token_id: int

@@ -30,7 +30,7 @@ class MDLMAdapter(ModelAdapter):
         return int(self.plain_model.config.vocab_size)
 
     @property
-    def mask_token_id(self) -> int | None:
+    def mask_token_id(self) -> int:
         """The config's id, else the last token."""
         given = super().mask_token_id
         return int(self.plain_model.config.vocab_size) - 1 if given is None else given
@@ -51,7 +51,7 @@ class MDLMAdapter(ModelAdapter):
         """
         # Under log-linear noise the masked share is the time t itself, of which the model takes
         # sigma(t).
-        masked = torch.eq(tokens, self.mask_token_id or 0).float().mean(1)
+        masked = torch.eq(tokens, self.mask_token_id).float().mean(1)
         # its features of time are float32, which layers of half precision take under autocast only
         dtype = next((x.dtype for x in self.plain_model.parameters()), torch.float32)
         half = dtype in (torch.bfloat16, torch.float16)

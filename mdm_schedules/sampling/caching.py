@@ -45,7 +45,7 @@ def choose_cache(
             memory.
     """
     mode = MODES("cache", "auto" if chosen["cache"] is None else chosen["cache"])
-    refresh = check_int("cache_refresh", chosen["cache_refresh"] or 0, 0)
+    refresh = check_int("cache_refresh", chosen["cache_refresh"], 0)
     blocks = check_int("cache_refresh_blocks", chosen["cache_refresh_blocks"], 1)
     copies = check_int("num_return_sequences", chosen["num_return_sequences"], 1)
     if mode == "auto" and (refresh or blocks > 1):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.checks import check_int, check_real, did_you_mean, shown
+from mdm_schedules.checks import check_int, check_real, did_you_mean, plain_value, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.hub import is_hub_id
 from mdm_schedules.lookup import schedule_for_steps
@@ -131,7 +131,7 @@ def token_ids(
     """One token id or several as a list; None is an empty one."""
     if given is None:
         return []
-    values: Any = given.tolist() if isinstance(given, torch.Tensor) else given
+    values: Any = plain_value(name, given)
     if not isinstance(values, Sequence) or isinstance(values, str):
         values = [values]
     high = None if vocab_size is None else vocab_size - 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.checks import check_int, check_real
+from mdm_schedules.checks import check_int, check_real, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.sampling.fast import FastDraw, Watch
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
@@ -66,7 +66,7 @@ class DrawOptions:
         )
         if self.logits_processor is not None and not callable(self.logits_processor):
             raise InvalidTypeError(
-                f"logits_processor must be callable, got {self.logits_processor!r}"
+                f"logits_processor must be callable, got {shown(self.logits_processor)}"
             )
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from typing_extensions import Never, Unpack
 
-from mdm_schedules.checks import check_int, check_real, say_once
+from mdm_schedules.checks import check_int, check_real, say_once, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, MDMError
 from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import ModelAdapter, ModelDenoiser, evaluating, get_adapter
 from mdm_schedules.models.wrappers import unwrap
 from mdm_schedules.sampling.caching import choose_cache
 from mdm_schedules.sampling.commits import choose_commit
-from mdm_schedules.sampling.constraints import token_ids
+from mdm_schedules.sampling.constraints import Truth, token_ids
 from mdm_schedules.sampling.draw import DrawOptions
 from mdm_schedules.sampling.loop import sample
 from mdm_schedules.sampling.options import OPTIONS, GenerateOptions
@@ -103,6 +103,7 @@ def generate(
         else schedule_for_steps(given, chosen["steps"])
     )
     commit = choose_commit(chosen["commit"], chosen["threshold"], chosen["entropy_bound"])
+    fraction = chosen["remask_fraction"]
     feed, streamer = None, options.get("streamer")
     if streamer is not None:
         start = prompt.tokens[:, : prompt.length]
@@ -133,18 +134,18 @@ def generate(
             seed=chosen["seed"],
             attention_mask=prompt.attention_mask,
             commit=commit,
-            remask_fraction=chosen["remask_fraction"] or 0.0,
-            remask=chosen["remask"] or "uniform",
+            remask_fraction=0.0 if fraction is None else fraction,
+            remask="uniform" if chosen["remask"] is None else chosen["remask"],
             edit_threshold=chosen["edit_threshold"],
             revoke_threshold=chosen["revoke_threshold"],
-            max_post_steps=chosen["max_post_steps"] or 0,
+            max_post_steps=0 if chosen["max_post_steps"] is None else chosen["max_post_steps"],
             eos_token_ids=eos,
             pad_token_id=pad[0] if pad else None,
             answer_start=prompt.length,
             crop=adapter.block_length is not None,
             callback=_cropped(_both(options.get("callback"), feed), prompt),
-            progress=bool(options.get("progress")),
-            output_history=bool(options.get("output_history")),
+            progress=_truth("progress", options.get("progress")),
+            output_history=_truth("output_history", options.get("output_history")),
         )
     out = replace(
         out,
@@ -218,9 +219,8 @@ def _prepare(
     copies = check_int("num_return_sequences", chosen["num_return_sequences"], 1, 1 << 20)
     prompt, real = prompt.repeat_interleave(copies, 0), real.repeat_interleave(copies, 0)
     has_masks = bool(((prompt == mask) & real).any())
-    if not isinstance(chosen["infill"], bool):
-        raise InvalidTypeError(f"infill must be True or False, got {chosen['infill']!r}")
-    if has_masks and not chosen["infill"]:
+    infill = _truth("infill", chosen["infill"])
+    if has_masks and not infill:
         raise InvalidValueError(
             "the prompt holds the mask token, which infill=False refuses; infill=True fills it"
         )
@@ -247,6 +247,11 @@ def _prepare(
     return _Prompt(tokens, real, prompt.shape[1], ends, mask, prompt.shape[1] + new)
 
 
+def _truth(name: str, given: bool | None) -> bool:
+    """True or False; "no" is neither."""
+    return False if given is None else Truth()(name, given)
+
+
 def _share_steps(steps: int | None, prompt: _Prompt) -> int | list[int] | None:
     """The passes of each block, where there are several."""
     if steps is None:
@@ -264,7 +269,7 @@ def _draw_options(
 ) -> DrawOptions:
     asked = chosen["suppress_tokens"]
     ends = token_ids("eos_token_id", chosen["eos_token_id"], adapter.vocab_size)
-    special = bool(chosen["suppress_special_tokens"])
+    special = _truth("suppress_special_tokens", chosen["suppress_special_tokens"])
     never = undrawable(call.get("tokenizer"), adapter.vocab_size, special, ends)
     if isinstance(asked, int | str):  # refused by `DrawOptions`
         never = asked  # type: ignore[assignment]
@@ -274,6 +279,8 @@ def _draw_options(
         check_suppressed(adapter, never, mask_token_id)
     temperature = 0.0 if chosen["temperature"] is None else chosen["temperature"]
     top_k, top_p = chosen["top_k"], chosen["top_p"]
+    processor = plain_processor(call.get("logits_processor"))
+    draw = DrawOptions(temperature, top_k, top_p, never, processor)  # checks them
     if not temperature and (top_k or (top_p is not None and top_p != 1)):
         filters = " and ".join(
             name for name, value in (("top_k", top_k), ("top_p", top_p)) if value is not None
@@ -282,8 +289,7 @@ def _draw_options(
             f"{filters} without a temperature changes nothing, since the most probable token is "
             "taken; give temperature=1.0 to draw among the tokens that are left"
         )
-    processor = plain_processor(call.get("logits_processor"))
-    return DrawOptions(temperature, top_k, top_p, never, processor)
+    return draw
 
 
 def _try_out(adapter: ModelAdapter, prompt: _Prompt, scale: float) -> None:
@@ -310,7 +316,7 @@ def _both(
     first: Callable[[StepInfo], object] | None, second: StreamerFeed | None
 ) -> Callable[[StepInfo], object] | None:
     if first is not None and not callable(first):
-        raise InvalidTypeError(f"callback must be callable, got {first!r}")
+        raise InvalidTypeError(f"callback must be callable, got {shown(first)}")
     if first is None or second is None:
         return first or second
     return lambda info: (first(info), second(info))

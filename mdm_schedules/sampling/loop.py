@@ -259,7 +259,7 @@ def _check_ends(
     fills = ends if pad_token_id is None else [*ends, check_int("pad_token_id", pad_token_id, 0)]
     if mask_token_id in fills:
         raise InvalidValueError(
-            f"eos_token_ids and pad_token_id must not be the mask token, {mask_token_id}"
+            f"eos_token_id and pad_token_id must not be the mask token, {mask_token_id}"
         )
     # without ends nothing is padded
     return ends, [*ends, 0][0] if pad_token_id is None else pad_token_id

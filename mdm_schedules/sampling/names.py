@@ -25,7 +25,7 @@ def unknown_option(name: str, what: str, known: Sequence[str] = tuple(OPTIONS)) 
         what: how the message begins, such as "generate has no option".
         known: the names that there are.
     """
-    other = {**dict.fromkeys(PROMPT_NAMES, ("input_ids", "other samplers")), **_OTHER_NAMES}
+    other = {**dict.fromkeys(PROMPT_NAMES, ("input_ids", "another sampler")), **_OTHER_NAMES}
     ours, where = other.get(name, ("", ""))
     if ours and (ours in known or ours == "input_ids"):
         return InvalidTypeError(f"{what} {name!r}; {where}'s {name} is {ours} here")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mdm_schedules.checks import check_int
+from mdm_schedules.checks import check_int, plain_value
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 
 # independent streams of one sequence; a new one comes last, or recorded seeds draw other tokens
@@ -87,7 +87,7 @@ class SequenceNoise:
 
 def plain_seed(seed: Any) -> Any:
     """Numbers of numpy and tensors as Python's: an int is one seed for the batch, a list is not."""
-    return seed.tolist() if hasattr(seed, "tolist") else seed
+    return plain_value("seed", seed)
 
 
 def check_seed(seed: int | Sequence[int] | torch.Tensor | None, batch: int) -> list[int]:

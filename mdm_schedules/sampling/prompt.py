@@ -127,6 +127,9 @@ def check_prompt(
             "the model or the prompt is on the meta device, without values; load it on a real one, "
             "such as model.to_empty(device='cpu') and load_state_dict, or from_pretrained(...)"
         )
+    for name, tensor in (("input_ids", input_ids), ("attention_mask", attention_mask)):
+        if isinstance(tensor, torch.Tensor) and tensor.layout != torch.strided:
+            raise InvalidTypeError(f"{name} must be a dense tensor, got {tensor.layout}")
     prompt = input_ids.to(place, torch.long)
     if prompt.numel() and adapter.vocab_size is not None:
         low, high = int(prompt.min()), int(prompt.max())

@@ -145,8 +145,8 @@ def get_remask_fraction(given: Any) -> RemaskFraction:
 
 def check_remask(given: Any) -> Remask:
     """Which filled positions are masked again, as its name."""
-    if given in REMASKS:
-        return given  # type: ignore[no-any-return]
+    if isinstance(given, str) and given in REMASKS:
+        return given  # type: ignore[return-value]
     near = did_you_mean(given, REMASKS) if isinstance(given, str) else ""
     share = f"; a share is remask_fraction={given}" if isinstance(given, int | float) else ""
     raise InvalidValueError(

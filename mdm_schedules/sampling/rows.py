@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.sampling.segments import windows_of
 
 #: bytes of float32 that are worked on at once (on a CPU by each thread), so that memory does not
@@ -70,9 +71,14 @@ class RowReader:
         self._vocabulary: int | None = None
 
     def prepare(self, logits_MV: torch.Tensor) -> None:
-        """Make what follows from the size of the vocabulary; does nothing after the first call."""
+        """Make what follows from the size of the vocabulary; later calls check that it stays."""
         vocabulary, device = logits_MV.shape[1], logits_MV.device
         if self._vocabulary is not None:
+            if vocabulary != self._vocabulary:
+                raise InvalidValueError(
+                    f"the model gave logits of {vocabulary} tokens, after {self._vocabulary} in "
+                    "the first pass"
+                )
             return
         self._vocabulary = vocabulary
         # an id beyond the vocabulary cannot be drawn anyhow

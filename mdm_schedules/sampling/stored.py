@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from mdm_schedules.checks import shown
+from mdm_schedules.checks import plain_value, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.sampling.names import unknown_option
 from mdm_schedules.sampling.options import (
@@ -47,7 +47,7 @@ class StoredOptions(dict[str, Any]):
             self.pop(name, None)
             return
         check = OPTIONS[name].check
-        value = value.tolist() if hasattr(value, "tolist") else value  # numpy, tensors
+        value = plain_value(name, value)
         super().__setitem__(name, value if check is None else check(name, value))
 
     def __getattr__(self, name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mdm_schedules.checks import shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
 from mdm_schedules.sampling.output import StepInfo
 
@@ -29,7 +30,7 @@ class StreamerFeed:
     ) -> None:
         if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
             raise InvalidTypeError(
-                f"streamer must have put and end, as transformers' have, got {streamer!r}"
+                f"streamer must have put and end, as transformers' have, got {shown(streamer)}"
             )
         if len(prompt) > 1:
             raise InvalidValueError(f"a streamer takes one sequence, got a batch of {len(prompt)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdm_schedules.checks import missing_extra, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError
-from mdm_schedules.files import local_path
+from mdm_schedules.files import check_output, is_there, local_path
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -67,6 +67,9 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
                 f"{shown(text)}; "
                 "for example storage='study.db'"
             )
+        check_output(path, make=True, plain=True)
+        if is_there(path) and not os.access(path, os.R_OK | os.W_OK):
+            raise StorageError(f"cannot open the study in {text}: no permission to read and write")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in DATABASES:
             return _open_sqlite(path), True
@@ -74,7 +77,7 @@ def open_storage(storage: Any) -> tuple[BaseStorage, bool]:
 
         _drop_unfinished_line(path)
         return optuna.storages.JournalStorage(JournalFileBackend(str(path))), True
-    except InvalidValueError:
+    except (InvalidValueError, StorageError):
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,5 +1,7 @@
 """Adapters of the model families: calls, the token that logits predict, the head on wanted rows."""
 
+from functools import partial
+
 import pytest
 import torch
 from encoders import build
@@ -92,6 +94,13 @@ def test_mdlm_is_told_the_masked_share():
     torch.testing.assert_close(torch.cat(model.times[-2:]), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mdlm_of_half_precision_answers_in_its_own(dtype):
+    """Its features of time are float32, which layers of half precision refuse."""
+    model = FAMILIES["mdlm"]().to(dtype).eval()
+    assert get_adapter(model).forward(prompts(), None).dtype == dtype
+
+
 def test_llada2_writes_block_by_block_and_no_block_sees_a_later_one():
     model = FAMILIES["llada2"]().eval()
     seen = []
@@ -133,6 +142,68 @@ def test_any_function_is_a_model():
     mask = torch.tensor([[1] * 6, [0] + [1] * 5])
     with pytest.raises(InvalidValueError, match="padding"):
         mdm.generate(function, prompts(), mask, max_new_tokens=3, mask_token_id=MASK)
+
+
+def test_nothing_is_assumed_of_a_function():
+    bound = get_adapter(lambda tokens: tokens)
+    assert (bound.head, bound.vocab_size, bound.max_length, bound.device) == (None,) * 4
+    assert not bound.head_takes_rows
+    assert bound.cache_support().kind is None
+    for model in (torch.nn.Linear, 3, "gpt"):
+        with pytest.raises(InvalidTypeError):
+            get_adapter(model)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (torch.zeros(2, 6), r"got \[2, 6\]"),
+        (torch.zeros(1, 6, V), rf"got \[1, 6, {V}\]"),
+        (torch.zeros(3, 6, V), rf"got \[3, 6, {V}\]"),
+        (torch.zeros(2, 5, V), rf"got \[2, 5, {V}\]"),
+        (torch.zeros(2, 7, V), rf"got \[2, 7, {V}\]"),
+        (torch.zeros(2, 6, V, 1), rf"got \[2, 6, {V}, 1\]"),
+        (torch.zeros(2, 6, V).to_sparse(), r"got torch\.sparse_coo"),
+        (torch.zeros(2, 6).to_sparse(), r"got torch\.sparse_coo"),
+        (None, "got NoneType"),
+        ([[0.0]], "got list"),
+    ],
+)
+def test_what_a_function_returns_instead_of_logits_is_named(answer, said):
+    with pytest.raises(InvalidTypeError, match=rf"must return logits \[2, 6, 'V'\], {said}"):
+        get_adapter(lambda tokens: answer).forward(prompts(), None)
+
+
+def test_a_function_may_write_into_the_tokens_that_it_is_given():
+    table = torch.randn(30, V, generator=torch.Generator().manual_seed(0))
+
+    def function(tokens, write):
+        length = tokens.shape[1]
+        if write:
+            tokens.fill_(0)
+        return table[None, :length]
+
+    options = {"max_new_tokens": 6, "steps": 3, "mask_token_id": MASK}
+    kept, written = (
+        mdm.generate(partial(function, write=write), prompts(1), **options)
+        for write in (False, True)
+    )
+    assert torch.equal(written.sequences, kept.sequences)
+    assert written.drawn.tolist() == kept.drawn.tolist()
+
+
+def test_a_vocabulary_that_changes_between_passes_is_named():
+    sizes = iter(range(V, 0, -1))
+    with pytest.raises(
+        InvalidValueError, match=f"logits of {V - 1} tokens, after {V} in the first"
+    ):
+        mdm.generate(
+            lambda tokens: torch.zeros(*tokens.shape, next(sizes)),
+            prompts(1),
+            max_new_tokens=6,
+            steps=3,
+            mask_token_id=5,
+        )
 
 
 def test_a_module_of_no_family_must_be_asked_for_by_name():

@@ -2,6 +2,8 @@
 has to wait for.
 """
 
+import math
+
 import pytest
 import torch
 from places import places
@@ -10,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mdm_schedules.sampling import DrawOptions, get_policy, policies, sample
 from mdm_schedules.sampling.draw import TokenDraw
+from mdm_schedules.sampling.exact import filtered
 from mdm_schedules.sampling.segments import SEGMENT
 
 ROWS, SIZES = 9, [7, SEGMENT, 3 * SEGMENT, 3 * SEGMENT + 5]
@@ -139,6 +142,19 @@ def test_temperatures_beyond_float32(temperature):
     tokens, _, usable = draw(logits, 8, DrawOptions(temperature))
     assert usable.all()
     assert temperature > 1 or torch.equal(tokens, logits[:, :8].argmax(1))
+
+
+def test_top_p_keeps_the_smallest_set_that_has_at_least_this_probability():
+    probs = torch.tensor([0.5, 0.25, 0.125, 0.125, 0])
+    logits = (probs.log2() * math.log(2)).repeat(64, 1)
+    uniform = torch.linspace(0, 1 - 2**-53, 64, dtype=torch.float64)
+    for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.8, 4), (1.0, 4)):
+        options = DrawOptions(1.0, top_p=top_p)
+        tokens, *_ = TokenDraw(options, get_policy("random"), 4)(
+            logits, None, uniform, lambda i, j: None
+        )
+        assert tokens.unique().tolist() == list(range(kept)), top_p
+        assert (filtered(logits.double(), options)[0] > 0).sum() == kept, top_p
 
 
 def test_what_a_processor_returns_is_its_own():

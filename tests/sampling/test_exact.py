@@ -17,6 +17,11 @@ FILTERS = {
     "both": {"top_k": 20, "top_p": 0.9},
     "suppressed": {"suppress_tokens": [0, 3, 6]},
     "processor": {"logits_processor": lambda ids, scores: scores * 0.5 + ids[:, :1]},
+    # raises again what is to stay out
+    "both_out": {
+        "suppress_tokens": [0, 3, 6],
+        "logits_processor": lambda ids, scores: scores.clamp(min=9),
+    },
 }
 
 

@@ -9,6 +9,8 @@ from transformers import GenerationConfig
 import mdm_schedules as mdm
 from mdm_schedules.checks import say_once
 from mdm_schedules.errors import MDMError
+from mdm_schedules.sampling.constraints import Truth
+from mdm_schedules.sampling.options import OPTIONS
 
 IDS = torch.tensor([[7, 8, 9]])
 OK = {"max_new_tokens": 4, "steps": 2}
@@ -125,6 +127,8 @@ VALUES = [
     ({"suppress_special_tokens": True}, ["tokenizer=tokenizer"]),
     ({"callback": 3}, ["callable"]),
     ({"attention_mask": torch.ones(1, 5)}, ["shape of input_ids", "(1, 3)"]),
+    ({"attention_mask": torch.ones(1, 3).to_sparse()}, ["attention_mask must be a dense tensor"]),
+    ({"eos_token_id": MASK}, ["eos_token_id and pad_token_id must not be the mask token"]),
 ]
 
 #: prompts of a wrong kind -> words of the message
@@ -140,6 +144,7 @@ PROMPTS = [
     (None, ["input_ids must be", "NoneType", "tokenizer("]),
     (torch.tensor([[7, 99]]), ["[0, 49]", "99"]),
     (torch.zeros(0, 3, dtype=torch.long), ["empty batch"]),
+    (IDS.to_sparse(), ["input_ids must be a dense tensor", "sparse_coo"]),
     ({"input_ids": IDS, "token_type_ids": torch.ones(1, 3)}, ["token_type_ids"]),
 ]
 
@@ -175,6 +180,43 @@ def test_a_wrong_value_says_what_is_allowed(model, options, words):
     text = said(model, IDS, **{**OK, **options})
     for word in words:
         assert word in text
+
+
+class Stubborn:
+    """Has no truth, no equality and no text."""
+
+    __hash__ = None
+
+    def __bool__(self):
+        raise RuntimeError
+
+    def __eq__(self, other):
+        raise RuntimeError
+
+    def __repr__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"tokenizer"}))
+def test_no_option_takes_what_has_no_truth_or_no_values(model, name):
+    for value in (
+        torch.tensor([1.5, 2.5]),
+        np.array([1.5, 2.5]),
+        torch.ones(2, device="meta"),
+        torch.ones(2).to_sparse(),
+        Stubborn(),
+        {"a": 1},
+        b"no",
+    ):
+        said(model, IDS, **{**OK, name: value})
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, option in OPTIONS.items() if isinstance(option.check, Truth)]
+)
+def test_no_is_not_taken_for_yes(model, name):
+    for value in ("no", "False", 0, 1, torch.tensor(False)):
+        assert f"{name} must be True or False, got" in said(model, IDS, **{**OK, name: value})
 
 
 @pytest.mark.parametrize(("prompt", "words"), PROMPTS, ids=lambda value: str(value)[:40])

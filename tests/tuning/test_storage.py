@@ -9,6 +9,7 @@ import textwrap
 import time
 
 import pytest
+from rights import folder_of_ordinary_user, ordinary_user
 
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidValueError, StorageError
@@ -208,6 +209,36 @@ def test_a_file_that_is_no_study(tmp_path):
         mdm.tune(closeness, n_trials=2, storage=tmp_path / "study.journal")
     with pytest.raises(StorageError):
         mdm.tune(closeness, n_trials=2, storage="/proc/nowhere/study.db")
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.journal"])
+def test_a_study_that_may_not_be_written_is_refused_before_the_first_trial(name):
+    def unasked(schedule):
+        raise AssertionError("a trial was begun")
+
+    with folder_of_ordinary_user() as folder:
+        first, second = folder / "file", folder / "folder"
+        for place in (first, second):
+            mdm.tune(closeness, n_trials=2, storage=place / name, seed=0)
+            for path in (place, *place.iterdir()):
+                path.chmod(0o777 if path.is_dir() else 0o666)
+        whole = {place: (place / name).read_bytes() for place in (first, second)}
+        (first / name).chmod(0o444)
+        second.chmod(0o555)
+        (folder / "new").mkdir(0o555)
+        with ordinary_user():
+            for place, said in (
+                (first, rf"cannot open the study in .*{name}: no permission to read and write"),
+                (second, "is no folder to write to"),
+                (folder / "new", "is no folder to write to"),
+                (folder / "new" / "below", "is no folder to write to"),
+            ):
+                with pytest.raises(StorageError, match=said):
+                    mdm.tune(unasked, n_trials=4, storage=place / name, seed=0)
+        assert whole == {place: (place / name).read_bytes() for place in (first, second)}
+        second.chmod(0o777)
+        found = mdm.tune(closeness, n_trials=4, storage=second / name, seed=0)
+        assert found.best_schedule == mdm.tune(closeness, n_trials=4, seed=0).best_schedule
 
 
 @pytest.mark.parametrize("cut", [1, 40])

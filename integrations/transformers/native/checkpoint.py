@@ -45,9 +45,9 @@ def fetched(path: str | os.PathLike[str], name: str, options: Mapping[str, Any])
 
     known = download_options(options)
     folder = Path(path)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         file = folder / known.get("subfolder", "") / name
-        return file if file.is_file() else None
+        return file if os.path.isfile(file) else None
     if not _HUB_ID.fullmatch(os.fspath(path)):
         raise StorageError(f"there is no folder {os.fspath(path)}")
     found = cached_file(

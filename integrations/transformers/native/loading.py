@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,7 +77,7 @@ def native_config(
         raise explain_unknown(released)
     values = family.native_config(released)
     values["mask_token_id"] = _mask(path, options, family, values)
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         values["base_model"] = os.fspath(path)
     values["architectures"] = [NATIVE[family.native][1].__name__]
     config_class = NATIVE[family.native][0]

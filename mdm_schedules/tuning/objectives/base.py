@@ -5,6 +5,7 @@ A new objective is a class beside this one, or a function; no registration is ne
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,4 +124,4 @@ def model_name(model: Any) -> str | None:
     if not name:
         return None
     # A local path is useless to other people and may reveal a user's name.
-    return Path(name).resolve().name if Path(name).exists() else str(name)
+    return Path(name).resolve().name if os.path.exists(name) else str(name)
