@@ -303,6 +303,15 @@ def never_best(cells):
     return sorted(kind for kind, best in kinds.items() if not best)
 
 
+#: kinds of decoding that look alike in the picture: their names, lines and marks
+GROUPS = (
+    (NAMED, "-", "o"),
+    (TUNED, "--", "s"),
+    (tuple(LEVELS), "-.", "^"),
+    (("remask 0.3 uniform", "remask 0.3 confidence", "dilated", "pc"), ":", "v"),
+)
+
+
 def draw(cells, path, world):
     """Draw quality against mean passes, one line for each kind of decoding."""
     from mdm_schedules.plotting import new_figure, save_picture
@@ -318,13 +327,15 @@ def draw(cells, path, world):
     figure, axes = new_figure(3)
     for (side, kind), points in lines.items():
         x, y, bars = zip(*sorted(points), strict=True)
-        style = {"marker": "o", "markersize": 3, "linewidth": 1, "capsize": 2}
-        axes[side].errorbar(x, y, bars, label=kind, **style)
+        group = next(group for group in GROUPS if kind in group[0])
+        looks = {"color": f"C{group[0].index(kind)}", "linestyle": group[1], "marker": group[2]}
+        sizes = {"markersize": 4, "linewidth": 1, "capsize": 2}
+        axes[side].errorbar(x, y, bars, label=kind, **looks, **sizes)
     titles = ("confidence, temperature 0", "confidence, temperature 0.5", "random, temperature 0.5")
     for one, title in zip(axes, titles, strict=True):
         one.set(xlabel="mean forward passes", ylabel=f"quality, {world}", title=title)
-        one.set_xlim(0, TOKENS + 1)
-    axes[0].legend(frameon=False, fontsize=6)
+        one.set_xlim(left=0)
+    axes[0].legend(frameon=False, fontsize=6, loc="lower right", ncols=2)
     save_picture(figure, path)
 
 
