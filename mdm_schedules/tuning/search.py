@@ -83,9 +83,13 @@ def make_sampler(method: str, seed: int, trial: int, space: Space) -> BaseSample
     if method == "cmaes":
         if find_spec("cmaes") is None:
             raise missing_extra("cmaes", "tune")
+        if space.name == "plan":
+            from mdm_schedules.tuning.samplers import EvolutionSampler
+
+            return EvolutionSampler(space, seed, trial)
         return optuna.samplers.CmaEsSampler(seed=number, warn_independent_sampling=False)  # type: ignore[no-any-return]
     if method == "reinforce":
-        from mdm_schedules.tuning.reinforce import ReinforceSampler
+        from mdm_schedules.tuning.samplers import ReinforceSampler
 
         return ReinforceSampler(space, seed, trial)
     if method == "random":

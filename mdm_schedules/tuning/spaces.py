@@ -13,16 +13,18 @@ import numpy as np
 from mdm_schedules.checks import did_you_mean, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
 from mdm_schedules.sampling import get_commit, get_policy
-from mdm_schedules.schedules import Beta, Schedule, Tabulated
+from mdm_schedules.schedules import Beta, Cosine, Schedule, Sine, Tabulated
 from mdm_schedules.tuning.decoding import Decoding
 
 GRID = tuple(round(0.1 * i, 1) for i in range(1, 11))  # of a and of b: the paper's, App. E.1
 # linear, squared sine, what the paper found best on its tasks, and one that reveals much early
 # (orders by confidence)
 START = ((0.5, 0.5), (1.0, 1.0), (0.9, 0.3), (1.0, 0.2), (0.9, 0.9), (0.3, 0.3), (0.35, 0.7))
-KNOTS = 6  # of a searched plan, at most
-REACH = 3.0  # logits of a plan's knots lie in [-REACH, REACH]
-LEAST_SHARE = 1e-4  # of all tokens between two knots, so that a plan stays a schedule
+PIECES = 16  # of a searched plan, at most: each reveals a share of the tokens
+WAVES = 5  # cosines that the logits of the shares are sums of, at most
+REACH = 4.0  # their heights lie in [-REACH, REACH]
+LEAST_SHARE = 1e-4  # of all tokens in a piece, so that a plan stays a schedule
+SEEN_SHARE = 3e-3  # smaller shares of a given schedule count as this: their logits say little
 
 Params = Mapping[str, Any]
 
@@ -191,22 +193,29 @@ def fitting_rules(order: str | None) -> list[str]:
 
 
 class PlanSpace(Space):
-    """Whole plans: the shares revealed at a few knots, as a softmax of their logits."""
+    """Whole plans: the logits of the shares in a few pieces, as a sum of cosines.
+
+    Good plans change little from one piece to the next, so that slow waves matter most: the j-th
+    has 1/j of the first one's height for the same parameter.
+    """
 
     name = "plan"
 
     def __init__(self, steps: int | None, num_tokens: int | None = None) -> None:
-        self.knots = min(KNOTS, steps or KNOTS, num_tokens or KNOTS)
-        if self.knots < 2:
+        self.pieces = min(PIECES, steps or PIECES, num_tokens or PIECES)
+        if self.pieces < 2:
             raise InvalidValueError(
                 f"space='plan' needs 2 steps and 2 tokens at least, got steps={steps}; in one step "
                 "there is one plan"
             )
+        wave = np.arange(1, min(WAVES, self.pieces - 1) + 1)[:, None]
+        middle = (np.arange(self.pieces) + 0.5) / self.pieces
+        self.waves = np.cos(np.pi * wave * middle) / wave
 
     @property
     def names(self) -> list[str]:
-        """Of the parameters, one for each piece between knots."""
-        return [f"knot {i + 1}" for i in range(self.knots)]
+        """Of the parameters, one for each wave."""
+        return [f"wave {i + 1}" for i in range(len(self.waves))]
 
     def suggest(self, trial: Any) -> None:
         """See `Space.suggest`."""
@@ -215,21 +224,21 @@ class PlanSpace(Space):
 
     def read(self, params: Params) -> Decoding:
         """See `Space.read`."""
-        shares = np.exp([params[name] for name in self.names])
+        shares = np.exp(np.array([params[name] for name in self.names]) @ self.waves)
         shares = np.maximum(shares / shares.sum(), LEAST_SHARE)
         alpha = np.cumsum(shares / shares.sum()).round(5)
         return Decoding(Tabulated([0.0, *alpha[:-1].tolist(), 1.0]))
 
     def points(self) -> list[dict[str, Any]]:
-        """Linear, and the plans of the usual Betas."""
-        return [self.point(Beta(*pair)) for pair in START]
+        """Linear, the plans of the usual Betas, sine and cosine."""
+        return [self.point(one) for one in (*(Beta(*pair) for pair in START), Sine(), Cosine())]
 
     def point(self, schedule: Schedule) -> dict[str, float]:
-        """The logits nearest to a schedule."""
-        even = np.arange(self.knots + 1) / self.knots
-        logits = np.log(np.maximum(np.diff([schedule.alpha(float(t)) for t in even]), LEAST_SHARE))
-        centred = np.clip(logits - logits.mean(), -REACH, REACH)
-        return dict(zip(self.names, centred.tolist(), strict=True))
+        """The heights nearest to a schedule."""
+        even = np.arange(self.pieces + 1) / self.pieces
+        shares = np.diff([schedule.alpha(float(t)) for t in even])
+        heights = np.log(np.maximum(shares, SEEN_SHARE)) @ np.linalg.pinv(self.waves)
+        return dict(zip(self.names, np.clip(heights, -REACH, REACH).tolist(), strict=True))
 
 
 SPACES = ("schedule", "schedule+remask", "schedule+commit", "plan")
