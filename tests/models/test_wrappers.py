@@ -1,5 +1,7 @@
 """Models under torch.compile, peft, and data parallel: they write what they write without."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from encoders import small_bert
@@ -8,6 +10,7 @@ from transformers import BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 import mdm_schedules as mdm
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.models import get_adapter
+from mdm_schedules.models.wrappers import compiled, copies, unwrap
 
 SIZES = {
     "vocab_size": 40,
@@ -65,3 +68,68 @@ def test_a_model_with_lora_weights_takes_padding_and_knows_its_length(make):
     if make is roberta:
         with pytest.raises(InvalidValueError, match="16"):
             mdm.generate(model, PROMPT, **{**OPTIONS, "max_new_tokens": 13})
+
+
+# --- what a wrapper is
+
+
+def compiled_inside():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[1] = torch.compile(model[1], backend="eager")
+    return model
+
+
+def compiled_in_place(part):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    (model[part] if part is not None else model).compile(backend="eager")
+    return model
+
+
+def test_compiled_models_are_known_without_running_them():
+    plain = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    assert not compiled(plain)
+    assert not compiled(torch.nn.DataParallel(plain))
+    assert not compiled(lambda tokens: tokens)
+    for model in (
+        torch.compile(plain, backend="eager"),
+        compiled_inside(),
+        compiled_in_place(None),
+        compiled_in_place(0),
+        compiled_in_place(1),
+    ):
+        assert compiled(model)
+
+
+def test_the_model_is_found_inside_its_wrappers():
+    plain = torch.nn.Linear(2, 2)
+    assert unwrap(plain) is plain
+    assert unwrap(torch.nn.DataParallel(plain)) is plain
+    assert unwrap(torch.compile(plain, backend="eager")) is plain
+    assert unwrap(torch.nn.DataParallel(torch.compile(plain, backend="eager"))) is plain
+    # a model of one's own may have an attribute that is called as a wrapper's
+    owner = torch.nn.Sequential()
+    owner.module = plain
+    assert unwrap(owner) is owner
+    other = SimpleNamespace(_orig_mod="text", module=plain)
+    assert unwrap(other) is other
+
+
+def test_peft_models_are_known_by_the_name_of_their_module():
+    plain = torch.nn.Linear(2, 2)
+    kinds = {}
+    for name in ("peft", "peft.peft_model", "peftlike", "mine.peft"):
+        kind = type("PeftModel", (), {"get_base_model": lambda self: plain, "__module__": name})
+        kinds[name] = unwrap(kind()) is plain
+    assert kinds == {"peft": True, "peft.peft_model": True, "peftlike": False, "mine.peft": False}
+    odd = type("Odd", (), {"get_base_model": lambda self: "text", "__module__": "peft"})()
+    assert unwrap(odd) is odd
+    bare = type("Bare", (), {"__module__": "peft"})()
+    assert unwrap(bare) is bare
+
+
+def test_only_data_parallel_models_compute_on_copies():
+    plain = torch.nn.Linear(2, 2)
+    assert not copies(plain)
+    assert not copies(torch.compile(plain, backend="eager"))
+    assert copies(torch.nn.DataParallel(plain))
+    assert copies(torch.compile(torch.nn.DataParallel(plain), backend="eager"))
