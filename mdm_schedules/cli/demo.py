@@ -38,12 +38,12 @@ def _demo(args: argparse.Namespace) -> None:
     title = f"{args.puzzles} held-out 6x6 Sudokus: percent solved, with one standard error"
     if not args.json:
         print(f"{title}\n({demo.TASK_TEXT}):\n\n{demo.format_table(table)}\n")
-    gaps = {
-        kind: [_gap(demo, specs[-1], *gap) for gap in found] for kind, found in demo.gaps().items()
-    }
+    gaps = {kind: [_gap(demo, *gap) for gap in found] for kind, found in demo.gaps().items()}
     rates = {kind: demo.gap_rates(found) for kind, found in gaps.items()}
     if not args.json:
-        print(f"Gaps in Python that the model has not seen, {specs[-1]}, a pass for two tokens:\n")
+        print(
+            f"Gaps in Python that the model has not seen, {demo.GAP_SCHEDULE}, a pass for two tokens:\n"
+        )
         print("\n\n".join(_told(gap) for found in gaps.values() for gap in found[:SHOWN]))
         print(f"\n{demo.format_rates(rates, len(gaps['line']))}")
     data = {
@@ -65,8 +65,9 @@ def _demo(args: argparse.Namespace) -> None:
         print("the schedule for your own model; mdm-schedules demo --output demo.gif keeps this.")
 
 
-def _gap(demo: Any, spec: str, before: str, hidden: str, after: str) -> dict[str, Any]:
-    text, tokens, passes = demo.fill_gap(spec, before, hidden, after, share=demo.GAP_SHARE)
+def _gap(demo: Any, before: str, hidden: str, after: str) -> dict[str, Any]:
+    parts = before, hidden, after
+    text, tokens, passes = demo.fill_gap(demo.GAP_SCHEDULE, *parts, share=demo.GAP_SHARE)
     return {
         "before": before,
         "hidden": hidden,
