@@ -41,7 +41,7 @@ def _demo(args: argparse.Namespace) -> None:
     gaps = {kind: [_gap(demo, *gap) for gap in found] for kind, found in demo.gaps().items()}
     rates = {kind: demo.gap_rates(found) for kind, found in gaps.items()}
     if not args.json:
-        print("Gaps in Python that the model has not seen, half as many passes as tokens, linear:\n")
+        print("Gaps in Python the model has not seen, half as many passes as tokens, linear:\n")
         print("\n\n".join(_told(gap) for found in gaps.values() for gap in found[:SHOWN]))
         print(f"\n{demo.format_rates(rates, len(gaps['line']))}")
     data = {
