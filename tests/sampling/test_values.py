@@ -272,3 +272,62 @@ def test_counts_out_of_range_are_named():
     assert check_plan([[1, 1]] * 300, many).shape == (300, 2)
     with pytest.raises(InvalidValueError, match=r"must be \[steps\] or \[300, steps\]"):
         check_plan([[1, 1]] * 299, many)
+
+
+# --- what the loop says of a run
+
+
+def ask(tokens, rows):
+    """A model that is sure of token 5, of eight."""
+    return 4.0 * torch.nn.functional.one_hot(torch.full((len(rows),), 5), 8)
+
+
+def test_a_run_without_masks_spends_no_pass_and_says_so():
+    out = sample(ask, torch.tensor([[2, 3]]), mask_token_id=7, steps=4)
+    assert (out.nfe, tuple(out.plan.shape), tuple(out.drawn.shape)) == (0, (1, 0), (1, 0))
+
+
+def test_the_bar_counts_the_passes_of_all_blocks_and_is_silent_unless_asked(capsys):
+    tokens = torch.full((2, 6), 7)
+    tokens[0, 4:] = 1  # one row has nothing in the second block
+    options = {"mask_token_id": 7, "block_ends": [4, 6], "steps": [4, 2]}
+    sample(ask, tokens, **options)
+    assert capsys.readouterr().err == ""
+    out = sample(ask, tokens, progress=True, **options)
+    assert out.nfe == 6
+    assert "6/6" in capsys.readouterr().err
+
+
+def test_edges_of_the_loops_own_options():
+    tokens = torch.full((1, 4), 7)
+    for name in ("edit_threshold", "revoke_threshold"):
+        for value in (0, 1):
+            assert sample(ask, tokens, mask_token_id=7, **{name: value}).sequences.tolist()
+        with pytest.raises(InvalidValueError, match=f"{name} must be"):
+            sample(ask, tokens, mask_token_id=7, **{name: 1.01})
+    # one of the two is enough to look at what is filled
+    assert sample(ask, tokens, mask_token_id=7, edit_threshold=0.9).edited is not None
+    with pytest.raises(InvalidValueError, match="mask_token_id must be"):
+        sample(ask, tokens, mask_token_id=-1)
+    for wrong in (torch.full((4,), 7), torch.full((1, 2, 2), 7)):
+        with pytest.raises(InvalidTypeError, match="LongTensor"):
+            sample(ask, wrong, mask_token_id=7)
+    with pytest.raises(TypeError, match="positional"):
+        sample(ask, tokens, 7)
+
+
+def test_positions_do_not_count_padding():
+    seen = []
+
+    class Looking(CommitRule):
+        name = "looking"
+
+        def select(self, scores, where):
+            seen.append(where.position.tolist())
+            return torch.zeros_like(scores, dtype=torch.bool)
+
+    tokens = torch.tensor([[0, 0, 3, 7, 7], [3, 3, 3, 7, 7]])
+    real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    options = {"mask_token_id": 7, "attention_mask": real, "steps": 1, "commit": Looking()}
+    sample(ask, tokens, **options)
+    assert [[1, 2], [3, 4]] in seen
