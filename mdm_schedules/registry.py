@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from mdm_schedules.checks import did_you_mean, shown
 from mdm_schedules.errors import (
+    InvalidTypeError,
     InvalidValueError,
     MDMError,
     PluginError,
@@ -96,6 +97,14 @@ def _distribution(point: metadata.EntryPoint) -> str:
     # None, too, where its metadata are missing
     name = point.dist.name if point.dist is not None else None
     return name or point.value
+
+
+def check_named(plugin: object) -> None:
+    """Raise unless a plug-in that is given as an object has the name that messages call it by."""
+    if not isinstance(getattr(plugin, "name", None), str):
+        raise InvalidTypeError(
+            f"{type(plugin).__name__} needs a class attribute name, such as name = 'mine'"
+        )
 
 
 class Registry(Generic[T]):

@@ -70,6 +70,11 @@ def check_data(
         )
     rows = _rows(sequences)
     hideable = _hideable(maskable, rows)
+    real = _real(attention_mask, rows)
+    if real is not None:  # padding is no token, so it is neither hidden nor measured
+        hideable = [
+            hidden & row.to(hidden.device) for hidden, row in zip(hideable, real, strict=True)
+        ]
     for number, hidden in enumerate(hideable):
         if not bool(hidden.any()):
             raise InvalidValueError(
@@ -101,7 +106,9 @@ def check_data(
         raise InvalidValueError(
             f"sequences have {given} tokens, but the model has positions for {longest}; cut them"
         )
-    padded = _padding(attention_mask, rows, adapter)
+    padded = real
+    if padded is not None and adapter is None:
+        raise _no_padding(attention_mask)
     # Some models ignore an attention mask without saying so, so it is tried. Their sequences run
     # without padding, those of one length together.
     if padded is not None and adapter is not None and not takes_padding(adapter):
@@ -165,6 +172,8 @@ def _rows(sequences: Any) -> list[torch.Tensor]:
                 "sequences must be [S, L] with S >= 2 (some are held out to choose the curve), got "
                 f"{tuple(tokens.shape)}"
             )
+        if tokens.is_sparse or tokens.is_meta:
+            raise _no_sequences(sequences)
         rows = list(tokens)
     for row in rows:
         if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
@@ -207,14 +216,21 @@ def _hideable(maskable: Any, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]
     return given
 
 
-def _padding(
-    attention_mask: torch.Tensor | None, rows: Sequence[torch.Tensor], adapter: Any
-) -> torch.Tensor | None:
-    if attention_mask is None or bool(attention_mask.all()):
+def _real(attention_mask: Any, rows: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """True on tokens, False on padding; None where nothing is padded."""
+    if attention_mask is None:
         return None
-    if adapter is None or attention_mask.shape != (len(rows), *{len(row) for row in rows}):
-        raise InvalidValueError(
-            "attention_mask must be a bool tensor of the shape of the sequences, [S, L], for a "
-            "model that can read it; sequences without padding may have different lengths"
-        )
-    return attention_mask.to(torch.bool)
+    if not isinstance(attention_mask, torch.Tensor):
+        raise _no_padding(attention_mask)
+    if attention_mask.shape != (len(rows), *{len(row) for row in rows}):
+        raise _no_padding(tuple(attention_mask.shape))
+    real = attention_mask.to(torch.bool)
+    return None if bool(real.all()) else real
+
+
+def _no_padding(given: Any) -> InvalidValueError:
+    return InvalidValueError(
+        "attention_mask must be a bool tensor of the shape of the sequences, [S, L], for a model "
+        f"that can read it, got {shown(given)}; sequences without padding may have different "
+        "lengths"
+    )

@@ -32,7 +32,7 @@ import torch
 from mdm_schedules.models import Pass
 from mdm_schedules.sampling.noise import REMASK
 from mdm_schedules.sampling.policies import OrderPolicy
-from mdm_schedules.sampling.remask import Integers, Truths, remask_key
+from mdm_schedules.sampling.remask import Integers, Truths, check_wanted, remask_key
 from mdm_schedules.sampling.trial import check_scores
 from mdm_schedules.sampling.where import Where, extent
 
@@ -155,9 +155,8 @@ class BlockRun:
         if fraction is None:
             return np.zeros_like(quota_B)
         room_B = self.left_B - quota_B
-        wanted_B = np.minimum(fraction.wanted(self.done_B, room_B, still), self.done_B)
-        count_B: Integers = np.minimum(wanted_B, room_B) * ((quota_B > 0) | still)
-        return count_B
+        wanted_B = check_wanted(fraction, self.done_B, room_B, still)
+        return wanted_B * ((quota_B > 0) | still)
 
     def _pass(
         self, step: int, quota_B: Integers, remask_B: Integers
@@ -268,10 +267,11 @@ class BlockRun:
         ours = state.masked_BL[:, span]
         # the smallest key comes first, and of equal ones the left one
         key = torch.zeros(ours.shape, dtype=torch.float64, device=ours.device)
+        filled = state.tokens_BL[:, span] != state.mask_token_id
         if isinstance(state.policy, OrderPolicy):
             where = state.where(self, self.rows, state.position_BL[:, span], step)
-            key = key - state.policy.score_at(where, state.noise)
-        filled = state.tokens_BL[:, span] != state.mask_token_id
+            score = state.policy.score_at(where, state.noise)
+            key = key - state.checked_scores(score, ours & ~filled)
         key = key.masked_fill(filled, torch.finfo(key.dtype).max)
         key = key.masked_fill(~ours, torch.inf)  # padding, and what the prompt gives
         return key.argsort(dim=1, stable=True)[:, :width] + self.start

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from mdm_schedules.checks import check_int, check_real, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.registry import Entry, Registry
+from mdm_schedules.registry import Entry, Registry, check_named
 from mdm_schedules.sampling.policies import ConfidencePolicy, PositionPolicy
 from mdm_schedules.sampling.where import Where
 
@@ -50,7 +50,9 @@ class CommitRule:
         """
         ordered, order = scores.sort(dim=1, descending=True, stable=True)
         rank = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
-        return torch.empty_like(order).scatter_(1, order, rank) < self.count(ordered)[:, None]
+        count = self.count(ordered)
+        _check_count(count, self, len(scores))
+        return torch.empty_like(order).scatter_(1, order, rank) < count[:, None]
 
     def watch(self, logits: torch.Tensor, probs: torch.Tensor, where: Where) -> None:
         """See the distributions, a few positions at a time, each position once a pass.
@@ -96,7 +98,8 @@ class CommitRule:
             raise InvalidValueError(f"the commit rule {own.__name__} needs count or select")
         if self.policy is not None and policy.name != self.policy:
             raise InvalidValueError(
-                f"{self.name} needs remasking={self.policy!r}, got {policy.name!r}"
+                f"the commit rule {self.name!r} needs remasking={self.policy!r}, got "
+                f"{policy.name!r}"
             )
         if not isinstance(policy, ConfidencePolicy):
             raise InvalidValueError(
@@ -105,6 +108,20 @@ class CommitRule:
             )
         if remask_fraction:
             raise InvalidValueError(f"give {self.name} or remask_fraction, not both")
+
+
+def _check_count(count: Any, rule: CommitRule, rows: int) -> None:
+    """Raise unless a rule counts in integers, one for each row; NaN would reveal nothing."""
+    if not isinstance(count, torch.Tensor):
+        found = type(count).__name__
+    elif count.is_floating_point() or count.dtype == torch.bool or count.shape != (rows,):
+        found = f"{str(count.dtype).removeprefix('torch.')} {list(count.shape)}"
+    else:
+        return
+    raise InvalidTypeError(
+        f"count of the commit rule {rule.name!r} ({type(rule).__name__}) must return a tensor of "
+        f"integers [{rows}], the tokens of each row, got {found}"
+    )
 
 
 @dataclass(frozen=True)
@@ -231,6 +248,7 @@ def get_commit(commit: str | CommitRule) -> CommitRule:
     if isinstance(commit, str):
         return commits.read(commit)
     if isinstance(commit, CommitRule):
+        check_named(commit)
         return commit
     raise InvalidTypeError(f"commit must be a rule such as 'threshold(0.9)', got {shown(commit)}")
 

@@ -25,13 +25,18 @@ from mdm_schedules.lookup import schedule_for_steps
 from mdm_schedules.models import as_denoiser
 from mdm_schedules.plan import MAX_STEPS
 from mdm_schedules.sampling.block import BlockRun
-from mdm_schedules.sampling.commits import CommitRule
+from mdm_schedules.sampling.commits import CommitRule, get_commit
 from mdm_schedules.sampling.draw import DrawOptions, TokenDraw
 from mdm_schedules.sampling.noise import RowSeeds, check_seed, plain_seed
 from mdm_schedules.sampling.output import GenerationOutput, StepInfo
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy, get_policy
 from mdm_schedules.sampling.quotas import block_spans, plan_tables
-from mdm_schedules.sampling.remask import RemaskFraction, check_remask, get_remask_fraction
+from mdm_schedules.sampling.remask import (
+    RemaskFraction,
+    check_remask,
+    get_remask_fraction,
+    try_fraction,
+)
 from mdm_schedules.sampling.revise import Revision
 from mdm_schedules.sampling.state import SamplerState
 from mdm_schedules.sampling.trial import try_out
@@ -54,7 +59,7 @@ def sample(
     draw: DrawOptions | None = None,
     seed: int | Sequence[int] | torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
-    commit: CommitRule | None = None,
+    commit: str | CommitRule | None = None,
     remask_fraction: float | str | RemaskFraction = 0.0,
     remask: str = "uniform",
     edit_threshold: float | None = None,
@@ -89,7 +94,7 @@ def sample(
             output's `seeds` lists them.
         attention_mask: bool [B, L], False on padding, so that noise is counted from the sequence's
             own first token.
-        commit: reveal more than the plan where the model is sure.
+        commit: a rule, or its spec, that reveals more than the plan where the model is sure.
         remask_fraction: share in [0, 1] of a block's revealed tokens that each pass masks again,
             but no more than the steps left can fill (ReMDM's capped rate, arXiv 2503.00307); or a
             schedule of it, "rescale(0.3)" or "loop(0.1)"; the passes stay as planned.
@@ -129,7 +134,10 @@ def sample(
     revision = _revision(draw, mask_token_id, edit_threshold, revoke_threshold, fraction)
     max_post_steps = _check_post_steps(max_post_steps, edit_threshold)
     ends, pad = _check_ends(eos_token_ids, pad_token_id, mask_token_id)
+    if fraction.fraction:
+        try_fraction(fraction)
     if commit is not None:
+        commit = get_commit(commit)
         commit.check(policy, fraction.fraction)
     try_out(policy, commit, mask_token_id, tokens.device)
     # one seed for the batch makes copies of a prompt differ; a list is taken as it is

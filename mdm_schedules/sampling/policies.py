@@ -17,7 +17,7 @@ import torch
 
 from mdm_schedules.checks import shown
 from mdm_schedules.errors import InvalidTypeError, UnknownNameError
-from mdm_schedules.registry import Entry, Registry
+from mdm_schedules.registry import Entry, Registry, check_named
 from mdm_schedules.sampling.elsewhere import POLICY_NAMES
 from mdm_schedules.sampling.noise import POSITION, SequenceNoise
 from mdm_schedules.sampling.segments import SEGMENT, by_segment
@@ -273,6 +273,7 @@ def get_policy(
             f"the policy {remasking!r} must derive from ConfidencePolicy or OrderPolicy"
         )
     if isinstance(remasking, ConfidencePolicy | OrderPolicy):
+        check_named(remasking)
         return remasking
     raise InvalidTypeError(
         f"remasking must be one of {', '.join(policies.names())}, got {shown(remasking)}"

@@ -20,7 +20,7 @@ from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.plan import MAX_STEPS, check_plan, share_out
 from mdm_schedules.sampling.noise import SequenceNoise
 from mdm_schedules.sampling.policies import OrderPolicy, PositionPolicy
-from mdm_schedules.sampling.remask import RemaskFraction
+from mdm_schedules.sampling.remask import RemaskFraction, check_still
 from mdm_schedules.schedules import Schedule
 
 # ----- Blocks and their passes -----
@@ -99,7 +99,7 @@ def plan_tables(
         fraction: says in which steps the plan stands still, while passes mask again.
     """
     shares = steps_per_block(steps, counts_AN)
-    stills = [fraction.still(share) for share in shares] if fraction.fraction else []
+    stills = [check_still(fraction, share) for share in shares] if fraction.fraction else []
     if any(stills):
         if steps is None or plan is not None:
             given = "a plan" if plan is not None else "no steps"

@@ -20,7 +20,7 @@ import torch
 
 from mdm_schedules.checks import check_real, did_you_mean, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError
-from mdm_schedules.registry import Registry
+from mdm_schedules.registry import Registry, check_named
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 Truths = np.ndarray[Any, np.dtype[np.bool_]]
@@ -143,12 +143,48 @@ def get_remask_fraction(given: Any) -> RemaskFraction:
         raise type(error)(f"{error}; or a schedule of it: 'rescale(0.3)', 'loop(0.1)'") from None
 
 
+def check_wanted(
+    fraction: RemaskFraction, done_B: Integers, room_B: Integers, still: bool
+) -> Integers:
+    """`RemaskFraction.wanted`, as far as it can be had; what is no count would leave masks."""
+    wanted = fraction.wanted(done_B.copy(), room_B.copy(), still)
+    array = np.asarray(wanted)
+    if array.dtype.kind not in "iu" or array.shape != done_B.shape or (array < 0).any():
+        raise InvalidValueError(
+            f"wanted of the remask fraction {fraction.name!r} ({type(fraction).__name__}) must "
+            f"return integers >= 0 [{len(done_B)}], one for each row, got {shown(wanted)}"
+        )
+    counts: Integers = np.minimum(np.minimum(array, done_B), room_B)
+    return counts
+
+
+def check_still(fraction: RemaskFraction, steps: int) -> range:
+    """The steps in which the plan stands still, neither the first nor the last one."""
+    still = fraction.still(steps)
+    if isinstance(still, range) and (
+        not still or (still.step == 1 and still[0] > 0 and still[-1] < steps - 1)
+    ):
+        return still
+    raise InvalidValueError(
+        f"still of the remask fraction {fraction.name!r} ({type(fraction).__name__}) must return a "
+        f"range of steps between the first and the last of {steps}, got {shown(still)}"
+    )
+
+
+def try_fraction(fraction: RemaskFraction) -> None:
+    """Raise where a fraction of one's own answers with what is no count, before the first pass."""
+    check_named(fraction)
+    for still in (False, True):
+        check_wanted(fraction, np.array([0, 2, 5]), np.array([3, 1, 0]), still)
+
+
 def check_remask(given: Any) -> Remask:
     """Which filled positions are masked again, as its name."""
     if isinstance(given, str) and given in REMASKS:
         return given  # type: ignore[return-value]
     near = did_you_mean(given, REMASKS) if isinstance(given, str) else ""
-    share = f"; a share is remask_fraction={given}" if isinstance(given, int | float) else ""
+    is_share = isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= 1
+    share = f"; a share is remask_fraction={given}" if is_share else ""
     raise InvalidValueError(
         f"remask must be {' or '.join(REMASKS)}, got {shown(given)}{share}.{near}"
     )

@@ -21,6 +21,7 @@ from mdm_schedules.sampling.output import PADDING
 from mdm_schedules.sampling.policies import ConfidencePolicy, OrderPolicy
 from mdm_schedules.sampling.remask import Integers, RemaskFraction, Truths
 from mdm_schedules.sampling.revise import Edits, Revision
+from mdm_schedules.sampling.trial import check_scores
 from mdm_schedules.sampling.where import Memory, Where
 
 if TYPE_CHECKING:
@@ -182,6 +183,17 @@ class SamplerState:
         # looked at after the block, so that the host does not wait now
         self.unusable.append((self.nfe + 1, self.live_B, cells.row, usable_R, wrong_R))
         return drawn_R, score_R
+
+    def checked_scores(self, score_BW: torch.Tensor, masked_BW: torch.Tensor) -> torch.Tensor:
+        """Scores of a known order, finite; NaN on masked columns is told by `check`."""
+        check_scores(score_BW, self.policy, tuple(masked_BW.shape))
+        wrong_R = (score_BW.isnan() & masked_BW).flatten()
+        row = torch.arange(len(score_BW), device=wrong_R.device)
+        row_R = row.repeat_interleave(score_BW.shape[1])
+        self.unusable.append((self.nfe + 1, self.live_B, row_R, torch.ones_like(wrong_R), wrong_R))
+        # an infinite score must stay before the keys of columns that are not to be filled
+        most = torch.finfo(torch.float64).max / 2
+        return score_BW.double().clamp(-most, most)
 
     # ----- Writing --------------------------------------------------------------------------------
 

@@ -75,6 +75,13 @@ class CheckedObjective:
             if self.num_instances == 0:
                 raise InvalidValueError("the objective has no instances to score a schedule on")
         self.clusters = self._clusters()
+        for about in ("sampler", "settings"):
+            if not isinstance(self._read(about, {}), Mapping):
+                raise InvalidTypeError(
+                    f"{about} of an objective must be a dict, got {shown(self._read(about))}"
+                )
+        if self.num_tokens is not None:
+            check_int("num_tokens of the objective", self.num_tokens, 1)
         self.batch_size = check_int("batch_size", self._read("batch_size") or 32, 1)
         # Measures such as diversity describe many texts at once, so no batch may split a round.
         if self._read("asked_together") and self.num_instances:
@@ -91,6 +98,11 @@ class CheckedObjective:
         given = self._read("clusters")
         if given is None or self.num_instances is None:
             return None
+        if not isinstance(given, Iterable) or isinstance(given, str):
+            raise InvalidTypeError(
+                "clusters of an objective must be a list that names one for each instance, got "
+                f"{shown(given)}"
+            )
         clusters = list(given)
         if len(clusters) != self.num_instances:
             raise InvalidValueError(
@@ -189,22 +201,46 @@ class CheckedObjective:
         # Users may return a number or a list; the book knows Scores only.
         if not isinstance(answer, Scores):
             answer = Scores(answer if _is_many(answer) else [answer])
+        for name, wanted, given in (
+            ("values", "a list of scores", _is_many(answer.values)),
+            ("extras", "a dict of numbers", isinstance(answer.extras, Mapping)),
+            ("nfe", "a list of passes", _is_many(answer.nfe)),
+        ):
+            if not given:
+                raise ObjectiveError(
+                    f"{name} of the objective's Scores must be {wanted}, got "
+                    f"{shown(getattr(answer, name))} for {shown(schedule)}"
+                )
         values = [self._number(value, schedule) for value in answer.values]
         if not values or (instances is not None and len(values) != len(instances)):
             wanted = "at least one score" if instances is None else f"{len(instances)} scores"
             raise ObjectiveError(
                 f"the objective must give {wanted} for {shown(schedule)}, got {len(values)}"
             )
-        if answer.nfe and len(answer.nfe) != len(values):
+        nfe = [self._passes(number, schedule) for number in answer.nfe]
+        if nfe and len(nfe) != len(values):
             raise ObjectiveError(
                 f"the objective must give passes (nfe) for each of {len(values)} scores, got "
-                f"{len(answer.nfe)}"
+                f"{len(nfe)}"
             )
         return Scores(
             values,
             {name: self._number(value, schedule) for name, value in answer.extras.items()},
             answer.passes,
-            [float(number) for number in answer.nfe],
+            nfe,
+        )
+
+    def _passes(self, value: Any, schedule: Schedule) -> float:
+        """Passes of one instance: 0 where nothing was masked."""
+        try:
+            number = math.nan if isinstance(value, str | bytes) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number) and number >= 0:
+            return number
+        raise ObjectiveError(
+            f"the objective must give passes (nfe) that are finite numbers >= 0, got "
+            f"{shown(value)} for {shown(schedule)}"
         )
 
     def _number(self, value: Any, schedule: Schedule) -> float:

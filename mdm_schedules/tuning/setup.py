@@ -23,11 +23,17 @@ METHODS_OF = {
     "schedule+commit": ("tpe", "random"),
     "plan": ("cmaes", "reinforce", "tpe", "gp", "random"),
 }
+# options of an objective that a space has no room for -> what it tunes instead
+CLASHES = {
+    "schedule+remask": dict.fromkeys(("commit", "threshold", "entropy_bound"), "remask_fraction"),
+    "schedule+commit": {"remask_fraction": "commit rules"},
+}
 
 
 def check_steps(checked: CheckedObjective, steps: Any) -> list[int | None]:
     if steps is None:
-        return [checked.steps] if checked.takes_steps else [None]
+        own = checked.steps if checked.takes_steps else None
+        return [None if own is None else check_int("steps of the objective", own, 1, MAX_STEPS)]
     if not checked.takes_steps:
         raise InvalidTypeError(
             "the objective takes no `steps`; write it as score(schedule, steps), or leave out "
@@ -99,6 +105,13 @@ def check_fit(checked: CheckedObjective, space: Space, method: str, several: boo
             f"space={space.name!r} needs an objective that takes `options` of generate; write it "
             "as score(schedule, steps, options), or use GenerationObjective"
         )
+    # generate takes a commit rule or a remask fraction, not both
+    for name, clashing in CLASHES.get(space.name, {}).items():
+        if checked.sampler.get(name):
+            raise InvalidValueError(
+                f"space={space.name!r} tunes {clashing}, which does not go with the objective's "
+                f"{name}={checked.sampler[name]!r}; leave {name} out, or take another space"
+            )
     allowed = METHODS_OF[space.name]
     if method not in allowed:
         raise InvalidValueError(

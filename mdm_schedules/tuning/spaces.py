@@ -78,6 +78,8 @@ class ScheduleSpace(Space):
         """See `Space.points`."""
         low, high = self.bounds
         inside = [point for point in START if low <= min(point) and max(point) <= high]
+        # narrow bounds hold none of the usual pairs; their middle is then where a search begins
+        inside = inside or [(math.sqrt(low * high),) * 2]
         return [{"a": a, "b": b} for a, b in (product(GRID, GRID) if self.grid else inside)]
 
 

@@ -364,6 +364,11 @@ def flat(tokens):
         ({"method": "nll"}, InvalidValueError, "'cross_entropy'"),
         ({"batch_size": 0}, InvalidValueError, "batch_size"),
         ({"seed": -1}, InvalidValueError, "seed"),
+        ({"sequences": torch.ones(2, 3, device="meta").long()}, InvalidTypeError, "token ids"),
+        ({"sequences": torch.ones(2, 3).long().to_sparse()}, InvalidTypeError, "token ids"),
+        ({"attention_mask": "ones"}, InvalidValueError, "got 'ones'"),
+        ({"attention_mask": torch.ones(2, 2)}, InvalidValueError, "got (2, 2)"),
+        ({"attention_mask": torch.zeros(2, 3)}, InvalidValueError, "sequence 0 has none"),
     ],
 )
 def test_bad_arguments_are_told_before_the_first_pass(options, error, message):

@@ -18,7 +18,7 @@ from mdm_schedules.sampling import (
     sample,
     token_frequencies,
 )
-from mdm_schedules.sampling.remask import get_remask_fraction, remask_key
+from mdm_schedules.sampling.remask import RemaskFraction, get_remask_fraction, remask_key
 
 V, MASK = 20, 0
 TABLE = torch.randn(V, V, generator=torch.Generator().manual_seed(0))
@@ -190,16 +190,70 @@ class OddRule(CommitRule):
         return scores
 
 
+class OddCount(CommitRule):
+    name = "odd_count"
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def count(self, scores):
+        return self.answer((scores > 0.5).sum(1))
+
+
+class OddFraction(RemaskFraction):
+    name = "odd_fraction"
+
+    def __init__(self, answer, still=range(0)):
+        super().__init__(0.5)
+        object.__setattr__(self, "answer", answer)
+        object.__setattr__(self, "stands", still)
+
+    def wanted(self, done_B, room_B, still):
+        return self.answer(done_B)
+
+    def still(self, steps):
+        return self.stands
+
+
+class Nameless(ConfidencePolicy):
+    def score(self, probs, tokens):
+        return probs.amax(1)
+
+
+NamelessRule = type("NamelessRule", (CommitRule,), {"count": OddCount.count})
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"commit": OddCount(lambda n: n * math.nan)}, r"'odd_count' .* integers \[2\].* float32"),
+        ({"commit": OddCount(lambda n: n > 0)}, r"count .* integers \[2\].* bool \[2\]"),
+        ({"commit": OddCount(lambda n: n[:1])}, r"integers \[2\].* int64 \[1\]"),
+        ({"commit": OddCount(lambda n: 3)}, r"integers \[2\].* got int"),
+        ({"commit": NamelessRule()}, "NamelessRule needs a class attribute name"),
+        ({"commit": "treshold"}, "Did you mean 'threshold'"),
+        ({"commit": 0.9}, "commit must be a rule such as"),
+        ({"remasking": Nameless()}, "Nameless needs a class attribute name"),
+        ({"remask_fraction": OddFraction(lambda n: n * math.nan)}, r"'odd_fraction' .* integers"),
+        ({"remask_fraction": OddFraction(lambda n: n - 5)}, "integers >= 0"),
+        ({"remask_fraction": OddFraction(lambda n: n[:1])}, r"integers >= 0 \[3\]"),
+        ({"remask_fraction": OddFraction(lambda n: None)}, "got None"),
+        (
+            {"remask_fraction": OddFraction(lambda n: n, range(4)), "steps": 4},
+            "between the first and the last of 4",
+        ),
+        ({"remask": True}, "confidence, got True"),
+        ({"remask": 10**5000}, "cannot be printed"),
         ({"remasking": Odd(lambda probs: probs.amax(1) * math.nan)}, r"'odd' \(Odd\).*NaN"),
         ({"remasking": Odd(lambda probs: probs)}, r"'odd' \(Odd\) must return floats \[8\]"),
         ({"remasking": Odd(lambda probs: None)}, r"'odd' \(Odd\) must return a tensor"),
         ({"remasking": OddOrder()}, r"'odd_order' \(OddOrder\) must return floats \[2, 4\]"),
         ({"commit": OddRule()}, r"commit rule 'odd_rule' \(OddRule\) must return bool \[2, 4\]"),
         ({"commit": OddRule(), "remasking": "dilated"}, "knows its order beforehand"),
-        ({"commit": get_commit("klass"), "remasking": "pc"}, "klass needs remasking='low_conf"),
+        (
+            {"commit": get_commit("klass"), "remasking": "pc"},
+            "rule 'klass' needs remasking='low_conf",
+        ),
         ({"commit": get_commit("factor"), "remask_fraction": 0.1}, "not both"),
         ({"revoke_threshold": 0.1, "remask_fraction": 0.1}, "not both"),
         ({"revoke_threshold": 1.1}, "revoke_threshold"),
@@ -251,6 +305,53 @@ def test_a_score_that_is_nan_in_a_later_pass_names_the_policy():
         sample(
             lambda tokens, rows: table[rows * 0], masks(), mask_token_id=MASK, remasking=Odd(late)
         )
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+def test_a_known_order_that_is_nan_in_a_block_names_the_policy(fraction):
+    class Late(OrderPolicy):
+        name = "late"
+
+        def score(self, row, position, noise, step=0):
+            return -position.double() if position.shape[1] == 4 else position * math.nan
+
+    with pytest.raises(MDMError, match=r"policy 'late' \(Late\) gave scores that are NaN"):
+        run(masks(), remasking=Late(), remask_fraction=fraction)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+@pytest.mark.parametrize("score", [math.inf, -math.inf])
+def test_a_known_order_may_be_infinite(fraction, score):
+    class Infinite(OrderPolicy):
+        name = "infinite"
+
+        def score(self, row, position, noise, step=0):
+            return torch.full(position.shape, score, dtype=torch.float64)
+
+    out = run(masks(), remasking=Infinite(), remask_fraction=fraction, steps=6)
+    assert (out.sequences != MASK).all()
+    same = run(masks(), remasking="left_to_right", remask_fraction=fraction, steps=6)
+    assert torch.equal(out.sequences, same.sequences)  # ties are revealed from the left
+
+
+def test_a_known_order_of_another_shape_is_refused():
+    class Short(OrderPolicy):
+        name = "short"
+
+        def score(self, row, position, noise, step=0):
+            return -position.double() if position.shape[1] == 4 else position[:1].double()
+
+    with pytest.raises(MDMError, match=r"'short' \(Short\) must return floats \[3, 14\]"):
+        run(masks(), remasking=Short())
+
+
+def test_the_loop_takes_the_spec_of_a_rule():
+    spec, rule = (
+        run(masks(), commit=commit, draw=DrawOptions())
+        for commit in ("threshold(0.2)", get_commit("threshold(0.2)"))
+    )
+    assert torch.equal(spec.sequences, rule.sequences)
+    assert spec.nfe == rule.nfe < 12
 
 
 def test_background_frequencies_from_prompts_and_files(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,12 @@ from transformers import BertConfig, BertForMaskedLM
 
 import mdm_schedules as mdm
 from mdm_schedules.cli import main
-from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
+from mdm_schedules.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    ObjectiveError,
+    UnknownNameError,
+)
 from mdm_schedules.sampling import get_commit
 from mdm_schedules.tuning import GenerationObjective, Scores
 from mdm_schedules.tuning.front import find_front
@@ -150,6 +156,9 @@ def test_a_space_that_does_not_fit_is_refused_before_the_first_score():
 
     chance = Synthetic()
     chance.remasking = "random"
+    fixed, remasked = Synthetic(), Synthetic()
+    fixed.sampler = {"commit": "factor"}
+    remasked.sampler = {"remask_fraction": 0.3}
     for error, words, given, options in (
         (UnknownNameError, "Did you mean 'plan'", objective, {"space": "plans"}),
         (InvalidTypeError, "space must be one of", objective, {"space": 3}),
@@ -157,6 +166,8 @@ def test_a_space_that_does_not_fit_is_refused_before_the_first_score():
         (InvalidValueError, "one number of steps", objective, {"space": "plan", "steps": [2, 4]}),
         (InvalidValueError, "needs 2 steps", objective, {"space": "plan", "steps": 1}),
         (InvalidValueError, "no commit rule reads", chance, {"space": "schedule+commit"}),
+        (InvalidValueError, "leave commit out", fixed, {"space": "schedule+remask"}),
+        (InvalidValueError, "leave remask_fraction out", remasked, {"space": "schedule+commit"}),
         (
             InvalidValueError,
             "is searched by tpe, random",
@@ -168,6 +179,23 @@ def test_a_space_that_does_not_fit_is_refused_before_the_first_score():
         with pytest.raises(error, match=words):
             mdm.tune(given, **{"steps": 4, **options})
     assert not objective.asked
+
+
+@pytest.mark.parametrize("space", ["schedule", "schedule+remask", "schedule+commit"])
+def test_narrow_bounds_are_searched_from_their_middle(space):
+    options = {"steps": 4, "n_trials": 3, "method": "random", "bounds": (2.0, 8.0)}
+    found = mdm.tune(Synthetic(), space=space, **options)
+    assert found.trials[0].schedule.spec == "beta(a=4.0, b=4.0)"
+
+
+@pytest.mark.parametrize("passes", [math.nan, -1.0, math.inf, "4", None])
+def test_passes_that_are_no_number_are_told(passes):
+    class Odd(Synthetic):
+        def __call__(self, schedule, steps=None, instances=None, options=None):
+            return Scores([0.0] * len(instances), {}, 0, [passes] * len(instances))
+
+    with pytest.raises(ObjectiveError, match=r"passes \(nfe\) that are finite numbers >= 0"):
+        mdm.tune(Odd(), space="schedule+commit", steps=4, n_trials=3)
 
 
 def test_a_study_from_before_still_opens(tmp_path):

@@ -11,6 +11,7 @@ import mdm_schedules as mdm
 from mdm_schedules.errors import (
     InvalidTypeError,
     InvalidValueError,
+    MDMError,
     ObjectiveError,
     UnknownNameError,
 )
@@ -428,3 +429,36 @@ def test_the_wrong_number_of_scores():
 
     with pytest.raises(ObjectiveError, match=r"must give 8 scores .* got 7"):
         mdm.tune(Short(), n_trials=5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (lambda: Scores(3.0), "values .* a list of scores, got 3.0"),
+        (lambda: Scores([1.0], extras=3), "extras .* a dict of numbers, got 3"),
+        (lambda: Scores([1.0], nfe=None), "nfe .* a list of passes, got None"),
+    ],
+)
+def test_scores_of_another_form_are_told(scores, words):
+    with pytest.raises(ObjectiveError, match=words):
+        mdm.tune(lambda schedule: scores(), n_trials=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("steps", "6", "steps of the objective must be an integer"),
+        ("steps", 0, "steps of the objective must be an integer"),
+        ("num_tokens", "x", "num_tokens of the objective must be an integer"),
+        ("sampler", 3, "sampler of an objective must be a dict, got 3"),
+        ("settings", 3, "settings of an objective must be a dict, got 3"),
+        ("clusters", 3, "clusters of an objective must be a list"),
+    ],
+)
+def test_attributes_of_an_objective_are_checked_before_it_is_asked(name, value, words):
+    noisy = Noisy(8)
+    setattr(noisy, name, value)
+    for space in ("schedule", "plan"):
+        with pytest.raises(MDMError, match=words):
+            mdm.tune(noisy, space=space, n_trials=3)
+    assert not noisy.asked
