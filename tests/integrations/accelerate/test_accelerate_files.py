@@ -112,10 +112,10 @@ def test_a_bad_line_stops_or_is_skipped(tmp_path):
     ("prompt", "text"),
     [
         (
-            "x" * 120,
-            "prompt 1: prompt and answer take 132 tokens, but the model has positions for 128",
+            [5] * 250,
+            "prompt 1: prompt and answer take 262 tokens, but the model has positions for 256",
         ),
-        ([5, 260], "prompt 1: token id 260 lies outside the vocabulary, [0, 259]"),
+        ([5, 4096], "prompt 1: token id 4096 lies outside the vocabulary, [0, 4095]"),
         ([-1], "prompt 1: token id -1 lies outside"),
         ([[5]], "prompt 1: a prompt must be text or a flat list of token ids"),
         ([5.5], "a flat list"),
