@@ -75,4 +75,7 @@ def test_links_of_the_readme_work_on_pypi_too():
     for link in links:
         assert link.startswith("https://"), link
         if place := re.match(home, link):
-            assert (ROOT / link[place.end() :]).exists(), link
+            path, _, part = link[place.end() :].partition("#")
+            assert (ROOT / path).exists(), link
+            heads = re.findall(r"^#+ (.+)$", (ROOT / path).read_text("utf-8"), re.M) if part else []
+            assert not part or part in [head.lower().replace(" ", "-") for head in heads], link
