@@ -32,6 +32,8 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
+    few = {kind: found[:3] for kind, found in tasks.gaps().items()}
+    monkeypatch.setattr(tasks, "gaps", lambda: few)
     monkeypatch.setattr(tasks, "STEPS", (6, 24))
     monkeypatch.chdir(tmp_path)
 
@@ -48,9 +50,7 @@ def test_it_reports_every_cell_and_draws_the_picture_last(quick, capsys, monkeyp
         for gap in shown["gaps"][kind]:
             assert gap["filled"].startswith(gap["before"][:-20]), "only the gap changes"
             assert gap["passes"] == -(-gap["tokens"] // 2)
-    # a model that knows Python: most of what it writes parses, and half of the arguments are right
-    assert shown["gap_rates"]["argument"]["exact"][0] >= 40
-    assert shown["gap_rates"]["line"]["parses"][0] >= 70
+    assert set(shown["gap_rates"]["line"]) == {"exact", "parses"}
     with open("demo.gif", "rb") as file:
         assert file.read(6) == b"GIF89a"
 
@@ -64,6 +64,19 @@ def test_it_reports_every_cell_and_draws_the_picture_last(quick, capsys, monkeyp
     assert "| linear() |" in out
     assert "\x1b" not in out, "plain text when piped"
     assert "!" in out, "conflicts are marked without colour"
+
+
+@pytest.mark.slow
+def test_the_code_model_knows_python():
+    rates = {}
+    for kind, found in tasks.gaps().items():
+        rows = [
+            {"before": a, "hidden": b, "after": c, "filled": tasks.fill_gap("linear", a, b, c)[0]}
+            for a, b, c in found
+        ]
+        rates[kind] = tasks.gap_rates(rows)
+    assert rates["argument"]["exact"][0] >= 40
+    assert rates["line"]["parses"][0] >= 70
 
 
 def test_the_page_holds_the_run_and_the_table(quick):
