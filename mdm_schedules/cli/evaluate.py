@@ -40,6 +40,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     output = _output_file(args.output)
     if args.allow_code_execution:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # asked by the metric of these tasks
+    # lm-eval forks for the errors of some metrics; beside torch's threads that may wait for ever
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import handle_non_serializable, make_table

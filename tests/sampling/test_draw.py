@@ -3,6 +3,7 @@ has to wait for.
 """
 
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from places import places
 from scipy.stats import chi2
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mdm_schedules.sampling import DrawOptions, get_policy, policies, sample
+from mdm_schedules.errors import InvalidTypeError
+from mdm_schedules.sampling import DrawOptions, get_commit, get_policy, policies, sample
 from mdm_schedules.sampling.draw import TokenDraw
 from mdm_schedules.sampling.exact import filtered
 from mdm_schedules.sampling.segments import SEGMENT
@@ -232,3 +234,49 @@ def test_reads_of_the_device_do_not_grow_with_the_steps(policy, temperature):
             )
         counts.append(reads.count)
     assert counts[0] == counts[1] <= 8  # the plan, and one look at the end
+
+
+# --- rules that watch every distribution must not change what is drawn
+
+
+@pytest.mark.parametrize("mask", [SEGMENT + 3, 2, 3 * SEGMENT + 5])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_rule_that_watches_and_never_commits_changes_no_token(mask, temperature):
+    """The mask lies in the second segment, in the first, or outside of the vocabulary."""
+    logits = torch.randn(96, 3 * SEGMENT, generator=torch.Generator().manual_seed(1))
+    if mask < logits.shape[1]:
+        logits[:, mask] = 12.0  # the surest of all, and never drawn
+        logits[::5, mask] = 300.0  # beside which all others have no probability left
+
+    def denoiser(tokens, rows):
+        return logits[rows]
+
+    options = {"mask_token_id": mask, "steps": 2, "seed": 3}
+    options["draw"] = DrawOptions(temperature=temperature)
+    tokens = torch.full((2, 48), mask)
+    plain = sample(denoiser, tokens, **options)
+    watched = sample(denoiser, tokens, commit=get_commit("klass(0.999, 1e-9, 3)"), **options)
+    assert torch.equal(plain.sequences, watched.sequences)
+    assert torch.equal(plain.plan, watched.plan)
+    if not temperature:
+        allowed = logits.index_fill(1, torch.tensor([min(mask, 3 * SEGMENT - 1)]), -torch.inf)
+        wanted = (allowed if mask < logits.shape[1] else logits).argmax(1).view(2, 48)
+        assert torch.equal(plain.sequences, wanted)
+
+
+def test_options_of_the_draw_are_plain_values():
+    assert DrawOptions(top_k=0).top_k == 0
+    with pytest.raises(FrozenInstanceError):
+        DrawOptions().top_k = 3
+
+
+@pytest.mark.parametrize("returned", [None, [1.0], torch.zeros(3)])
+def test_what_a_processor_returns_is_checked(returned):
+    draw = DrawOptions(logits_processor=lambda ids, scores: returned)
+    with pytest.raises(InvalidTypeError, match=r"logits_processor must return a tensor of shape"):
+        sample(lambda t, r: torch.zeros(len(r), 8), torch.tensor([[7]]), mask_token_id=7, draw=draw)
+
+
+def test_logits_of_three_axes_are_refused():
+    with pytest.raises(InvalidTypeError, match=r"floating logits \[rows, vocabulary\]"):
+        sample(lambda t, r: torch.zeros(1, len(r), 8), torch.tensor([[7]]), mask_token_id=7)
