@@ -298,6 +298,16 @@ def test_the_bar_counts_the_passes_of_all_blocks_and_is_silent_unless_asked(caps
     assert "6/6" in capsys.readouterr().err
 
 
+def test_the_bar_leaves_out_steps_without_a_pass_and_counts_those_that_mask_again(capsys):
+    tokens = torch.full((1, 6), 7)
+    assert sample(ask, tokens, mask_token_id=7, plan=[[3, 0, 3]], progress=True).nfe == 2
+    assert "2/2" in capsys.readouterr().err
+    options = {"steps": 8, "remask_fraction": "loop(0.3, start=0.3, stop=0.8)"}
+    out = sample(ask, torch.full((1, 12), 7), mask_token_id=7, progress=True, **options)
+    assert out.nfe > 6
+    assert f"{out.nfe}/{out.nfe}" in capsys.readouterr().err
+
+
 def test_edges_of_the_loops_own_options():
     tokens = torch.full((1, 4), 7)
     for name in ("edit_threshold", "revoke_threshold"):
@@ -305,6 +315,7 @@ def test_edges_of_the_loops_own_options():
             assert sample(ask, tokens, mask_token_id=7, **{name: value}).sequences.tolist()
         with pytest.raises(InvalidValueError, match=f"{name} must be"):
             sample(ask, tokens, mask_token_id=7, **{name: 1.01})
+    assert sample(ask, tokens, mask_token_id=7, eos_token_ids=[0]).sequences.tolist() == [[5] * 4]
     # one of the two is enough to look at what is filled
     assert sample(ask, tokens, mask_token_id=7, edit_threshold=0.9).edited is not None
     with pytest.raises(InvalidValueError, match="mask_token_id must be"):
