@@ -178,8 +178,9 @@ def taken_away(error: BaseException) -> bool:
 
     Optuna raises other classes for it by version and storage.
     """
+    told = ("has already finished", "Cannot tell a ")
     return "UpdateFinishedTrialError" in [base.__name__ for base in type(error).__mro__] or (
-        isinstance(error, RuntimeError | ValueError) and "has already finished" in str(error)
+        isinstance(error, RuntimeError | ValueError) and any(part in str(error) for part in told)
     )
 
 
