@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import torch
@@ -46,18 +45,13 @@ def sudoku_recording(
     return Recording("6x6 Sudoku", about, tuple(runs), columns=6, units=units)
 
 
-@lru_cache(maxsize=4)
 def code_recording(schedules: tuple[str, ...] = ("linear", "beta(a=0.9, b=0.3)")) -> Recording:
     """The longest hidden line of the shipped gaps, with half as many passes as tokens."""
     model, tokenizer = tasks.load("code")
     gap = max(tasks.gaps()["line"], key=lambda gap: len(gap[1]))
-    ids, (first, last), _ = tasks.mask_gap(
-        tokenizer, *gap, limit=model.config.max_position_embeddings
-    )
     runs = []
     for schedule in map(get_schedule, schedules):
-        steps = math.ceil((last - first) / 2)
-        out = model.generate(torch.tensor([ids]), schedule=schedule, steps=steps)
+        out, *_ = tasks.write_gap(model, tokenizer, schedule, gap, tasks.GAP_SHARE, seed=0)
         runs.append(run_of(out, schedule.spec, tokenizer))
     about = (
         f"the shipped model on a held-out function, {runs[0].passes} passes, low-confidence order, "

@@ -72,6 +72,27 @@ def mask_gap(
     return ids[cut : cut + limit], (first - cut, last - cut), (spans[first][0], spans[last - 1][1])
 
 
+def write_gap(
+    model: Any, tokenizer: Any, schedule: Any, gap: tuple[str, str, str], share: float, seed: int
+) -> tuple[Any, tuple[int, int], tuple[int, int]]:
+    """Return what `generate` gives for a gap (before, in it, behind it), and `mask_gap`'s places.
+
+    No special token is drawn.
+    """
+    ids, (first, last), place = mask_gap(
+        tokenizer, *gap, limit=model.config.max_position_embeddings
+    )
+    special = [one for one in tokenizer.all_special_ids if one != tokenizer.mask_token_id]
+    out = model.generate(
+        torch.tensor([ids]),
+        schedule=schedule,
+        steps=max(1, math.ceil(share * (last - first))),
+        seed=seed,
+        suppress_tokens=special,
+    )
+    return out, (first, last), place
+
+
 def fill_gap(
     schedule: str,
     before: str,
@@ -99,21 +120,12 @@ def fill_gap(
     """
     if model is None:
         model, tokenizer = load("code")
-    ids, (first, last), (start, end) = mask_gap(
-        tokenizer, before, gap, after, model.config.max_position_embeddings
-    )
-    count = last - first
-    special = [one for one in tokenizer.all_special_ids if one != tokenizer.mask_token_id]
-    out = model.generate(
-        torch.tensor([ids]),
-        schedule=schedule,
-        steps=max(1, math.ceil(share * count)),
-        seed=seed,
-        suppress_tokens=special,
+    out, (first, last), (start, end) = write_gap(
+        model, tokenizer, schedule, (before, gap, after), share, seed
     )
     written = str(tokenizer.decode(out.sequences[0, first:last]))
     text = before + gap + after
-    return text[:start] + written + text[end:], count, out.nfe
+    return text[:start] + written + text[end:], last - first, out.nfe
 
 
 def parses(text: str) -> bool:

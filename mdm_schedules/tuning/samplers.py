@@ -40,7 +40,6 @@ class HistorySampler(BaseSampler):
 
     def __init__(self, space: Space, seed: int, trial: int) -> None:
         self.given = space.points()
-        self.seed, self.trial = seed, trial
         self.rng = np.random.default_rng([seed, trial])
         self.fallback = RandomSampler(seed=seed)
 

@@ -297,7 +297,8 @@ class Search:
         for upto in [*range(size, self.upto, size), self.upto]:
             for steps in self.steps:
                 self.book.extend("select", decoding, steps, upto, f"trial {trial.number}")
-            self._spent(decoding)
+            if self.space.saves:  # an objective without passes is told at once
+                self._spent(decoding)
             beat(self.study._storage, trial._trial_id)
             if self.race and upto < self.upto and not self.several and not self.space.saves:
                 trial.report(float(np.mean(self._mean(decoding))), upto)
@@ -318,14 +319,14 @@ class Search:
         return values if np.isfinite(values).all() else None  # infinitely bad
 
     def _spent(self, decoding: Decoding) -> float:
-        """Mean forward passes so far, which a space that saves some cannot do without."""
+        """Mean forward passes so far, for a space that saves some."""
         spent = mean_passes(self.book, "select", decoding, self.steps)
-        if spent is None and self.space.saves:
+        if spent is None:
             raise InvalidValueError(
                 "a commit rule is tuned by the passes that it saves, but the objective gives "
                 "none; return Scores(values, nfe=[passes of each instance])"
             )
-        return math.nan if spent is None else spent
+        return spent
 
     def _mean(self, decoding: Decoding) -> list[float]:
         return mean_scores(self.book, "select", decoding, self.steps)
