@@ -138,6 +138,7 @@ def test_a_folder_is_written_to_where_its_rights_allow_it(
         lambda: check_output(place / "folder" / "file"),
         lambda: check_output(place / "folder" / "file", make=True),
         lambda: check_output_folder(place / "folder" / "new"),
+        lambda: check_output_folder(place / "folder"),
     ]
     with ordinary_user():
         for check in checks:

@@ -75,8 +75,9 @@ def test_the_rows_asked_for_are_found_in_the_whole_and_in_a_window(shift):
     rows = torch.tensor([0 * 9 + 4, 2 * 9 + 6, 1 * 9 + 5])
     at = [4 - shift, 206 - shift, 105 - shift]
     assert told(bound.logits(tokens, rows, None)) == at
-    window = Window(3, 7, 9, full=False, one_block=False)
-    assert told(bound.window_logits(tokens, rows, None, window, None)) == at
+    for start in (1, 2, 3):
+        window = Window(start, 7, 9, full=False, one_block=False)
+        assert told(bound.window_logits(tokens, rows, None, window, None)) == at
 
 
 def test_a_first_token_is_predicted_where_it_stands():
@@ -154,6 +155,7 @@ def fails(error):
         lambda logits, hidden: logits.sort(1).values,
         lambda logits, hidden: logits[:, :1],
         lambda logits, hidden: logits[..., : 10 + hidden.shape[1]],
+        lambda logits, hidden: torch.cat([logits, logits], 1) if hidden.shape[1] == 2 else logits,
         *map(fails, (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError)),
     ],
 )

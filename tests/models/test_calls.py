@@ -50,6 +50,13 @@ def test_dream_is_given_who_sees_whom_where_something_is_padded():
                 assert seen[query][key] == allowed
 
 
+def test_dreams_logits_speak_of_the_next_token():
+    bound = get_adapter(FAMILIES["dream"]().eval())
+    whole = bound.forward(IDS, None)
+    logits = bound.logits(IDS, torch.tensor([5, 11 + 3]), None)
+    torch.testing.assert_close(logits, torch.stack([whole[0, 4], whole[1, 2]]))
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_llada2_is_given_a_mask_by_blocks_of_a_rows_own_positions(padded):
     call = given("llada2", REAL if padded else None)

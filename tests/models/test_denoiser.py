@@ -1,5 +1,7 @@
 """The interface between the loop and a model: guidance, rows that end, and who counts as what."""
 
+import dataclasses
+import inspect
 import threading
 from types import SimpleNamespace
 
@@ -8,7 +10,14 @@ import torch
 from torch import nn
 
 from mdm_schedules.errors import InvalidTypeError
-from mdm_schedules.models import Denoiser, ModelAdapter, ModelDenoiser, as_denoiser, evaluating
+from mdm_schedules.models import (
+    Denoiser,
+    ModelAdapter,
+    ModelDenoiser,
+    Pass,
+    as_denoiser,
+    evaluating,
+)
 from mdm_schedules.models.denoiser import FunctionDenoiser, takes_padding
 
 V, MASK = 7, 6
@@ -146,6 +155,29 @@ def test_what_takes_tokens_alone_is_a_model(function):
     assert made.adapter.name == "callable"
 
 
+def test_what_hides_its_arguments_is_a_model():
+    class Hidden:
+        __signature__ = 3
+
+        def __call__(self, tokens):
+            return tokens
+
+    with pytest.raises(TypeError):
+        inspect.signature(Hidden())
+    assert isinstance(as_denoiser(Hidden()), ModelDenoiser)
+
+
+def test_a_denoiser_has_to_say_how_it_is_called():
+    with pytest.raises(TypeError, match="abstract"):
+        type("Mute", (Denoiser,), {})()
+
+
+def test_the_place_of_a_pass_does_not_change():
+    place = Pass(0, 4, 1, 8)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        place.step = 2
+
+
 def test_denoisers_adapters_and_their_makers_are_taken_as_they_are():
     class Mine(Denoiser):
         def __call__(self, tokens, rows):
@@ -205,6 +237,18 @@ def test_a_models_mode_comes_back_module_by_module():
     assert modes(model) == before
     with evaluating(lambda tokens: tokens):
         assert not torch.is_grad_enabled()
+
+
+def test_the_last_of_three_users_brings_the_mode_back_in_whatever_order_they_end():
+    model = nn.Sequential(nn.Dropout())
+    users = [evaluating(model) for _ in range(3)]
+    for user in users:
+        user.__enter__()
+    for user in (users[1], users[0]):
+        user.__exit__(None, None, None)
+        assert not any(modes(model))
+    users[2].__exit__(None, None, None)
+    assert all(modes(model))
 
 
 def test_the_last_of_several_threads_brings_the_mode_back():

@@ -82,6 +82,9 @@ def test_esm_refuses_rows_of_masks_alone_where_it_divides_by_the_others():
             # another token as mask is none to the model
             for other in (MASK - 1, MASK + 1):
                 bound.check_tokens(torch.full((1, 3), other), seen, other)
+    model.esm.embeddings.mask_token_id = int("1000")  # as in a large vocabulary
+    with pytest.raises(InvalidValueError, match="token_dropout = False"):
+        bound.check_tokens(torch.full((1, 3), 1000), seen, int("1000"))
 
 
 def hooked_bert():
@@ -104,6 +107,19 @@ def test_a_model_that_fails_on_a_part_of_a_sequence_has_no_cache(error):
     support = get_adapter(model).cache_support()
     assert support.kind is None
     assert "answers otherwise for a part of the sequence" in support.reason
+
+
+def test_a_model_that_asks_nobody_for_its_attention_has_no_cache():
+    class Aside(torch.nn.Module):
+        def forward(self, hidden, *args, **kwargs):
+            return hidden, None
+
+    model = hooked_bert()
+    for layer in model.bert.encoder.layer:
+        layer.attention = Aside()
+    support = get_adapter(model).cache_support()
+    assert support.kind is None
+    assert "attention of its own" in support.reason
 
 
 def test_a_model_that_answers_otherwise_for_a_part_has_no_cache():
