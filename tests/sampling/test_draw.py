@@ -147,7 +147,7 @@ def test_temperatures_beyond_float32(temperature):
 
 
 def test_top_p_keeps_the_smallest_set_that_has_at_least_this_probability():
-    probs = torch.tensor([0.5, 0.25, 0.125, 0.125, 0])
+    probs = torch.tensor([0.5, 0.25, 0.125, 0.125, 0], dtype=torch.float64)
     logits = (probs.log2() * math.log(2)).repeat(64, 1)
     uniform = torch.linspace(0, 1 - 2**-53, 64, dtype=torch.float64)
     for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.8, 4), (1.0, 4)):
@@ -156,7 +156,7 @@ def test_top_p_keeps_the_smallest_set_that_has_at_least_this_probability():
             logits, None, uniform, lambda i, j: None
         )
         assert tokens.unique().tolist() == list(range(kept)), top_p
-        assert (filtered(logits.double(), options)[0] > 0).sum() == kept, top_p
+        assert (filtered(logits, options)[0] > 0).sum() == kept, top_p
 
 
 def test_what_a_processor_returns_is_its_own():
