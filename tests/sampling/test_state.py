@@ -7,7 +7,7 @@ import torch
 
 from mdm_schedules.errors import InvalidValueError
 from mdm_schedules.models import Denoiser
-from mdm_schedules.sampling import ConfidencePolicy, OrderPolicy, sample
+from mdm_schedules.sampling import CommitRule, ConfidencePolicy, OrderPolicy, sample
 
 MASK, V = 7, 8
 
@@ -64,6 +64,42 @@ def test_those_who_look_at_places_see_the_prompt_and_no_padding_in_it():
     real = torch.tensor([[0, 1, 1], [1, 1, 1]])
     sample(three, tokens, mask_token_id=MASK, attention_mask=real, remasking=Looking())
     assert seen[-1] == [[False, True, False], [True, False, True]]
+
+
+def test_positions_do_not_count_padding():
+    seen = []
+
+    class Looking(CommitRule):
+        name = "looking"
+
+        def select(self, scores, where):
+            seen.append(where.position.tolist())
+            return torch.zeros_like(scores, dtype=torch.bool)
+
+    tokens = torch.tensor([[0, 0, 3, MASK, MASK], [3, 3, 3, MASK, MASK]])
+    real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    options = {"mask_token_id": MASK, "attention_mask": real, "steps": 1, "commit": Looking()}
+    sample(three, tokens, **options)
+    assert [[1, 2], [3, 4]] in seen
+
+
+def test_of_two_written_tokens_the_one_that_was_less_sure_is_masked_again_more_often():
+    table = torch.zeros(4, V)
+    table[0, 3] = 5.0  # probability 0.955; the others have 0.125
+    out = sample(
+        lambda tokens, rows: table[rows % 4],
+        torch.full((3000, 4), MASK),
+        mask_token_id=MASK,
+        plan=[2, 1, 1],
+        remasking="left_to_right",
+        remask_fraction=0.5,
+        remask="confidence",
+        seed=0,
+    )
+    again = out.revealed_in[:, :2] == 3  # one of the two, in the pass after the second
+    assert (again.sum(1) == 1).all()
+    share = float(again[:, 1].double().mean())
+    assert share == pytest.approx(1 / (1 + math.exp(0.125 - 0.955)), abs=0.03)
 
 
 class Spoiled(OrderPolicy):

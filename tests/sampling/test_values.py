@@ -386,20 +386,3 @@ def test_edges_of_the_loops_own_options():
             sample(ask, wrong, mask_token_id=7)
     with pytest.raises(TypeError, match="positional"):
         sample(ask, tokens, 7)
-
-
-def test_positions_do_not_count_padding():
-    seen = []
-
-    class Looking(CommitRule):
-        name = "looking"
-
-        def select(self, scores, where):
-            seen.append(where.position.tolist())
-            return torch.zeros_like(scores, dtype=torch.bool)
-
-    tokens = torch.tensor([[0, 0, 3, 7, 7], [3, 3, 3, 7, 7]])
-    real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    options = {"mask_token_id": 7, "attention_mask": real, "steps": 1, "commit": Looking()}
-    sample(ask, tokens, **options)
-    assert [[1, 2], [3, 4]] in seen
