@@ -257,7 +257,7 @@ def test_ancestral_counts_are_those_of_each_positions_own_number():
     position = torch.arange(7).expand(3, 7)
     number = noise.uniform(POSITION, 0, torch.arange(3)[:, None], position)
     masked = real.clone()
-    masked[0, :3] = masked[1, 1:3] = False  # a row without a mask in the first block, and with one
+    masked[0, :3] = masked[1, :2] = False  # no mask in the first block, and one, of number 0.6
     spans, counts = [(0, 3), (3, 7)], torch.tensor([[0, 4], [1, 4], [3, 4]])
     for steps in ([2, 5], None):
         tables = ancestral_tables(schedule, steps, policy, masked, position, spans, counts, noise)
