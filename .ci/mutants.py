@@ -303,14 +303,22 @@ class Run:
         self.others = [pair for pair in sample if pair[0].line not in self.bodies]
 
     def choose(self, mutant: Mutant, reach: dict[str, Any]) -> list[str]:
-        """Tests that run the changed statement: those that killed before, then the fastest."""
-        near, chosen, spent = statement(self.tree, mutant.line), [], 0.0
-        for test in sorted(reach["lines"], key=lambda t: (-self.kills[t], reach["seconds"][t])):
-            if mutant.line not in self.bodies or near & set(reach["lines"][test]):
-                spent += reach["seconds"][test]
-                if not chosen or spent < self.chosen.budget:
-                    chosen.append(test)
-        return chosen
+        """Tests that run the changed statement: those that killed before, then the fastest.
+
+        What would not fit in the budget leaves room for others.
+        """
+        near, seconds = statement(self.tree, mutant.line), reach["seconds"]
+        able = [
+            test
+            for test, lines in reach["lines"].items()
+            if mutant.line not in self.bodies or near & set(lines)
+        ]
+        chosen, spent = [], 0.0
+        for test in sorted(able, key=lambda t: (-self.kills[t], seconds[t])):
+            if spent + seconds[test] < self.chosen.budget:
+                chosen.append(test)
+                spent += seconds[test]
+        return chosen or sorted(able, key=seconds.get)[:1]
 
     def judge(self, mutant: Mutant, tests: list[str], work: Callable[[], int]) -> None:
         began = time.monotonic()

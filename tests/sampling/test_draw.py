@@ -123,6 +123,20 @@ def test_a_row_is_read_alone_as_in_any_company_to_the_last_bit(dtype, temperatur
         assert torch.equal(confidence, score[index])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("index", [None, [5, 2, 2], []])
+def test_the_probability_of_given_tokens_counts_the_mask_but_no_suppressed_token(dtype, index):
+    logits = torch.randn(ROWS, 9, generator=torch.Generator().manual_seed(13)).to(dtype)
+    index = None if index is None else torch.tensor(index, dtype=torch.long)
+    wanted = (logits if index is None else logits[index]).double()
+    wanted[:, 1] = -torch.inf
+    tokens = torch.arange(len(wanted)) % 7 + 2  # up to the mask, 8
+    reader = TokenDraw(DrawOptions(suppress_tokens=[1]), get_policy("low_confidence"), 8)
+    found = reader.probability(logits, index, tokens, lambda i, j: None)
+    expected = wanted.softmax(1).gather(1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("policy", policies.names())
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_odd_rows(temperature, policy):
@@ -147,7 +161,7 @@ def test_temperatures_beyond_float32(temperature):
 
 
 def test_top_p_keeps_the_smallest_set_that_has_at_least_this_probability():
-    probs = torch.tensor([0.5, 0.25, 0.125, 0.125, 0])
+    probs = torch.tensor([0.5, 0.25, 0.125, 0.125, 0], dtype=torch.float64)
     logits = (probs.log2() * math.log(2)).repeat(64, 1)
     uniform = torch.linspace(0, 1 - 2**-53, 64, dtype=torch.float64)
     for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.8, 4), (1.0, 4)):
@@ -156,7 +170,7 @@ def test_top_p_keeps_the_smallest_set_that_has_at_least_this_probability():
             logits, None, uniform, lambda i, j: None
         )
         assert tokens.unique().tolist() == list(range(kept)), top_p
-        assert (filtered(logits.double(), options)[0] > 0).sum() == kept, top_p
+        assert (filtered(logits, options)[0] > 0).sum() == kept, top_p
 
 
 def test_what_a_processor_returns_is_its_own():

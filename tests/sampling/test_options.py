@@ -215,6 +215,13 @@ def test_an_eos_with_masks_before_it_does_not_end_the_row():
     assert len(model.batches) == 20
 
 
+def test_an_answer_without_a_prompt_may_end_at_its_first_column():
+    out = sample(
+        Ending([0], 0), masks(1, 4), mask_token_id=MASK, eos_token_ids=[EOS], pad_token_id=PAD
+    )
+    assert out.sequences.tolist() == [[EOS, PAD, PAD, PAD]]
+
+
 def test_all_rows_ended_ends_the_run():
     tokens = masks(2, 64)
     model = Keeping([2, 5], 0)

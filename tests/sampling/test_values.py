@@ -13,6 +13,8 @@ from mdm_schedules.sampling import get_policy, sample
 from mdm_schedules.sampling.commits import (
     CommitRule,
     EntropyBound,
+    Factor,
+    LocalLeap,
     Threshold,
     choose_commit,
     get_commit,
@@ -33,6 +35,7 @@ from mdm_schedules.sampling.quotas import (
     split_steps,
     steps_per_block,
 )
+from mdm_schedules.sampling.where import Where
 
 NOTHING = -math.inf
 
@@ -61,7 +64,11 @@ def test_an_entropy_bound_sums_all_but_the_largest():
 
 @pytest.mark.parametrize(
     ("make", "allowed", "refused"),
-    [(Threshold, (0, 1, 0.5), (-1e-9, 1 + 1e-9)), (EntropyBound, (0, 0.5, 50), (-1e-9, math.inf))],
+    [
+        (Threshold, (0, 1, 0.5), (-1e-9, 1 + 1e-9)),
+        (EntropyBound, (0, 0.5, 50), (-1e-9, math.inf)),
+        (Factor, (1e-9, 1, 50), (0, -1e-9, math.inf)),
+    ],
 )
 def test_the_range_of_a_commit_rule_includes_its_ends(make, allowed, refused):
     for value in allowed:
@@ -99,6 +106,58 @@ def test_rules_that_choose_nothing_are_refused():
 
     with pytest.raises(InvalidValueError, match="Idle needs count or select"):
         Idle().check(get_policy("low_confidence"), 0.0)
+
+
+def test_a_factor_of_one_asks_for_a_half_of_one_token_and_three_quarters_of_three():
+    scores = torch.tensor([[0.5, 0.5, 0.5], [0.51, 0.5, 0.5], [0.76, 0.76, 0.76], [1.0, 1.0, 0.7]])
+    assert Factor().count(scores).tolist() == [0, 1, 3, 2]
+
+
+def line(width):
+    """A row of masks that are one block."""
+    tokens = torch.full((1, width), 5)
+    return Where.whole(tokens, tokens == 5)
+
+
+def test_a_leap_reaches_its_radius_whatever_the_cells_without_a_score_hold():
+    assert LocalLeap(radius=1 << 20).radius == 1 << 20
+    with pytest.raises(InvalidValueError, match="radius"):
+        LocalLeap(radius=(1 << 20) + 1)
+    sure, near = 0.95, 0.8
+    scores = torch.tensor([[near, near, sure, near, 0.7, NOTHING]])
+    for place in (0, 5, 6, 99):  # the last cell is no mask: any place, also one past the block
+        where = line(6)
+        where.position[0, -1] = place
+        chosen = LocalLeap(radius=1).select(scores, where)
+        assert chosen.tolist() == [[False, True, True, True, False, False]], place
+
+
+def test_a_rule_is_shown_each_part_with_its_own_rows():
+    seen = []
+
+    class Watching(CommitRule):
+        name = "watching"
+
+        def watch(self, logits, probs, where):
+            seen.append((logits[:, 0].tolist(), probs[:, 0].tolist(), where.position.tolist()))
+
+    logits = torch.arange(5.0)[:, None]
+    Watching().watch_parts(logits.split([2, 3]), logits + 10, line(5).flat())
+    assert seen == [([0, 1], [10, 11], [0, 1]), ([2, 3, 4], [12, 13, 14], [2, 3, 4])]
+
+
+@pytest.mark.parametrize(
+    "wrong", [[1.0, 2.0], [True, False], [1], [1, 2, 3], [[1], [2]], 1], ids=str
+)
+def test_a_count_that_is_no_integer_for_each_row_is_refused(wrong):
+    class Counting(CommitRule):
+        name = "counting"
+
+        def count(self, scores):
+            return torch.tensor(wrong)
+
+    with pytest.raises(InvalidTypeError, match=r"'counting' \(Counting\) .* integers \[2\]"):
+        Counting().select(torch.zeros(2, 3), line(3))
 
 
 # --- policies
@@ -198,8 +257,8 @@ def test_ancestral_counts_are_those_of_each_positions_own_number():
     position = torch.arange(7).expand(3, 7)
     number = noise.uniform(POSITION, 0, torch.arange(3)[:, None], position)
     masked = real.clone()
-    masked[0, :3] = False
-    spans, counts = [(0, 3), (3, 7)], torch.tensor([[0, 4], [3, 4], [3, 4]])
+    masked[0, :3] = masked[1, :2] = False  # no mask in the first block, and one, of number 0.6
+    spans, counts = [(0, 3), (3, 7)], torch.tensor([[0, 4], [1, 4], [3, 4]])
     for steps in ([2, 5], None):
         tables = ancestral_tables(schedule, steps, policy, masked, position, spans, counts, noise)
         for (start, end), table, count in zip(spans, tables, counts.unbind(1), strict=True):
@@ -229,6 +288,8 @@ def test_passes_are_shared_among_blocks():
     for wrong in (4, [4], [4, 1, 1], "42"):
         with pytest.raises(InvalidValueError, match="one number for each of the 2 blocks"):
             steps_per_block(wrong, counts)
+    assert steps_per_block([1] * 1000, torch.ones(1, 1000)) == [1] * 1000
+    assert block_spans([500, 1000], len(range(1000))) == [(0, 500), (500, 1000)]
     assert block_spans(None, 4) == [(0, 4)]
     assert block_spans([1, 4], 4) == [(0, 1), (1, 4)]
     for wrong in ([], [3], [4, 4], [2, 1, 4], [0, 4], [5]):
@@ -325,20 +386,3 @@ def test_edges_of_the_loops_own_options():
             sample(ask, wrong, mask_token_id=7)
     with pytest.raises(TypeError, match="positional"):
         sample(ask, tokens, 7)
-
-
-def test_positions_do_not_count_padding():
-    seen = []
-
-    class Looking(CommitRule):
-        name = "looking"
-
-        def select(self, scores, where):
-            seen.append(where.position.tolist())
-            return torch.zeros_like(scores, dtype=torch.bool)
-
-    tokens = torch.tensor([[0, 0, 3, 7, 7], [3, 3, 3, 7, 7]])
-    real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    options = {"mask_token_id": 7, "attention_mask": real, "steps": 1, "commit": Looking()}
-    sample(ask, tokens, **options)
-    assert [[1, 2], [3, 4]] in seen
