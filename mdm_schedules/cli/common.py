@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,13 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
+
+
+def refuse_idle(args: argparse.Namespace, names: Iterable[str], needed: str) -> None:
+    """Refuse flags that do nothing without what is `needed`."""
+    for action in args.own._actions:
+        if action.dest in names and getattr(args, action.dest) != action.default:
+            args.usage(f"{action.option_strings[-1]} does nothing without {needed}")
 
 
 def show_result(args: argparse.Namespace, data: Any, text: str) -> None:
@@ -62,7 +69,7 @@ def scored(evaluation: Evaluation) -> str:
 
 def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model that the arguments of `add_model_arguments` name, and its tokenizer."""
-    _check_device(args.device)
+    check_device(args.device)
     _check_dtype(args.dtype)
     from transformers.utils import logging
 
@@ -108,7 +115,7 @@ def _trouble(args: argparse.Namespace, error: Exception) -> str:
     )
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
     import torch
 
     try:
@@ -132,14 +139,16 @@ def _check_dtype(name: str) -> None:
         )
 
 
-def add_model_arguments(command: CommandParser) -> None:
-    """What `load_model` reads."""
+def add_model_arguments(
+    command: CommandParser, default: str = "the model's own, else linear"
+) -> None:
+    """What `load_model` reads; `default` is that of the schedule."""
     command.add_argument(
         "--model", default="code", help="folder or Hub id, or a shipped one: code, sudoku"
     )
     command.add_argument(
         "--schedule",
-        help="name, spec, folder, Hub id or preset (default: the model's own, else linear)",
+        help=f"name, spec, folder, Hub id or preset (default: {default})",
     )
     command.add_argument("--device", default="cpu", help="such as cuda")
     command.add_argument(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdm_schedules.checks import check_real
 from mdm_schedules.cli.command import Command
 from mdm_schedules.cli.common import positive, show_result
 from mdm_schedules.errors import InvalidValueError
@@ -26,6 +27,7 @@ def _demo(args: argparse.Namespace) -> None:
     from mdm_schedules.lookup import get_schedule
 
     _check_output(args.output)
+    check_real("--pause", args.pause, 0)
     specs = [get_schedule(spec).spec for spec in args.schedule or demo.SCHEDULES]
     # what was asked for last is compared with what was asked for first; by default sine with linear
     pair = (specs[0], specs[-1]) if len(specs) > 1 else (specs[0],)

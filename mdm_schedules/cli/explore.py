@@ -11,6 +11,7 @@ from mdm_schedules.cli.common import (
     add_sampling_arguments,
     load_model,
     positive,
+    refuse_idle,
     sampling_options,
     show_result,
 )
@@ -20,18 +21,21 @@ if TYPE_CHECKING:
 
 
 def _explore(args: argparse.Namespace) -> None:
+    from mdm_schedules.checks import check_int
     from mdm_schedules.explorer import explore_page
+    from mdm_schedules.explorer.page import MOST_STEPS
     from mdm_schedules.files import check_output, write_output
     from mdm_schedules.information import InformationProfile
 
-    path = None if args.output is None and args.push else check_output(args.output or DEFAULT)
-    profiles = {
-        folder.resolve().name: InformationProfile.from_pretrained(folder)
-        for folder in args.profile or ()
-    }
+    pushed, written = args.push is not None, args.output is not None
+    path = None if pushed and not written else check_output(args.output if written else DEFAULT)
+    profiles = {}
+    for folder in args.profile or ():
+        profile = InformationProfile.from_pretrained(folder)
+        profiles[folder.expanduser().resolve().name] = profile
     options: dict[str, Any] = {"num_tokens": args.num_tokens, "profiles": profiles}
     if args.page_steps is not None:
-        options["steps"] = args.page_steps
+        options["steps"] = check_int("--page-steps", args.page_steps, 1, MOST_STEPS)
     explore_page(args.start, **options)  # what is wrong with these is said before a model runs
     page = explore_page(args.start, recordings=_recordings(args), **options)
     done: dict[str, Any] = {"bytes": len(page.encode())}
@@ -40,7 +44,7 @@ def _explore(args: argparse.Namespace) -> None:
         write_output(path, page.encode())
         done["page"] = str(path)
         told.append(f"Page: {path} ({done['bytes']:,} bytes); open it in a browser")
-    if args.push:
+    if pushed:
         from mdm_schedules.hub import push_page
 
         done["url"] = push_page(page, args.push).commit_url
@@ -49,10 +53,13 @@ def _explore(args: argparse.Namespace) -> None:
 
 
 DEFAULT = Path("mask-schedules.html")
+_WITHOUT_A_RUN = {"output", "push", "start", "num_tokens", "page_steps", "profile", "json"}
+_WITHOUT_A_RUN |= {"no_recording"}
 
 
 def _recordings(args: argparse.Namespace) -> list[Recording]:
     if args.record is None:
+        refuse_idle(args, vars(args).keys() - _WITHOUT_A_RUN, "--record")
         from mdm_schedules.demo.recordings import code_recording, sudoku_recording
 
         return [] if args.no_recording else [sudoku_recording(), code_recording()]

@@ -74,7 +74,7 @@ def build_parser(words: Sequence[str]) -> tuple[CommandParser, CommandParser | N
     def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> CommandParser:
         sub: CommandParser = commands.add_parser(name, help=text, description=text)
         sub.add_argument("--json", action="store_true", help="print JSON for machines")
-        sub.set_defaults(run=run, usage=sub.error, parser=parser)
+        sub.set_defaults(run=run, own=sub, usage=sub.error, parser=parser)
         return sub
 
     for module in MODULES:

@@ -20,6 +20,7 @@ from mdm_schedules.cli.common import (
     add_sampling_arguments,
     load_model,
     positive,
+    refuse_idle,
     sampling_options,
     show_result,
 )
@@ -29,6 +30,8 @@ from mdm_schedules.errors import MDMError
 from mdm_schedules.files import check_output
 from mdm_schedules.prompt_files import check_prompt_file
 
+_OF_FILES = {"output", "batch_size", "num_processes", "on_error"}
+_OF_FILES |= {"overwrite", "force_resume", "extend"}
 _ALSO = ("plan", "adapter")  # options of one call that text can give
 
 
@@ -84,10 +87,8 @@ def _options(args: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
 def _check_usage(args: argparse.Namespace) -> None:
     if (args.prompts is None) == (args.prompt is None):
         args.usage("give either --prompt TEXT or --prompts FILE")
-    if args.prompts is None and args.output is not None:
-        args.usage("--output belongs to --prompts FILE; with --prompt the text is printed")
-    if args.num_processes > 1 and args.prompts is None:
-        args.usage("--num-processes is for --prompts FILE")
+    if args.prompts is None:
+        refuse_idle(args, _OF_FILES, "--prompts FILE")
     if args.num_processes > 1 and "LOCAL_RANK" in os.environ:
         args.usage(
             "--num-processes starts processes itself; leave it out under accelerate launch "

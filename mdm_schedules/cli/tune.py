@@ -11,8 +11,10 @@ from mdm_schedules.cli.command import Command, CommandParser
 from mdm_schedules.cli.common import (
     add_model_arguments,
     add_sampling_arguments,
+    check_device,
     load_model,
     positive,
+    refuse_idle,
     sampling_options,
     show_result,
 )
@@ -39,6 +41,7 @@ def _tune(args: argparse.Namespace) -> None:
         n_trials=args.n_trials,
         seed=args.seed,
         method=args.method or _method(args, objective),
+        baselines=_baselines(args),
         space=args.space,
         steps=args.steps,
         max_passes=args.max_passes,
@@ -71,6 +74,16 @@ def _tune(args: argparse.Namespace) -> None:
     show_result(args, told, "\n".join([*lines, "", *plain]))
 
 
+def _baselines(args: argparse.Namespace) -> list[Any]:
+    """The schedule in use, if it was given, and linear."""
+    if args.schedule is None:
+        return ["linear"]
+    from mdm_schedules.lookup import schedule_for_steps
+
+    steps = args.steps[0] if len(args.steps) == 1 else None
+    return [schedule_for_steps(args.schedule, steps), "linear"]
+
+
 def _method(args: argparse.Namespace, objective: Any) -> str | None:
     """A profile predicts schedules alone; other spaces are searched."""
     profiles = args.space == "schedule" and objective.estimate_profile is not None
@@ -89,7 +102,9 @@ def _objective(args: argparse.Namespace) -> Any:
     from mdm_schedules.tuning import GenerationObjective
 
     if args.lm_eval_task is not None:
+        refuse_idle(args, ("clues", "special_tokens"), "instances of the command's own")
         return _lm_eval_objective(args)
+    refuse_idle(args, ("include_path",), "--lm-eval-task")
     options = {"batch_size": args.batch_size, **sampling_options(args, _DECIDED)}
     if args.instances is None:
         if args.model != "sudoku":
@@ -101,9 +116,13 @@ def _objective(args: argparse.Namespace) -> Any:
             raise InvalidValueError(
                 "--model sudoku has a metric of its own, valid_grid; leave --metric out"
             )
+        refuse_idle(args, ("special_tokens", "dtype", "trust_remote_code"), "a file of instances")
+        check_device(args.device)
+        demo.load("sudoku")[0].to(args.device)
         return demo.sudoku_objective(
             400 if args.limit is None else args.limit, clues=args.clues, **options
         )
+    refuse_idle(args, ("clues",), "the Sudokus of --model sudoku")
     instances = read_instances(args.instances)[: args.limit]
     model, tokenizer = load_model(args)
     return GenerationObjective(
@@ -185,7 +204,7 @@ def add(command: Command) -> None:
         required=True,
         help="forward passes, one number or several",
     )
-    add_model_arguments(tune)
+    add_model_arguments(tune, "linear; it stays unless another is shown to be better")
     tune.add_argument(
         "--n-trials", type=int, help="candidates of a search (default: 60; of grid 100)"
     )
@@ -211,7 +230,7 @@ def add(command: Command) -> None:
     tune.add_argument(
         "--task", help="its name, for the report and the Hub (default: that of the file)"
     )
-    tune.add_argument("--rows", type=int, default=12, help="of the tables")
+    tune.add_argument("--rows", type=positive, default=12, help="of the tables")
     tune.add_argument(
         "--output", type=Path, help="folder for the schedule and tuning.json (default: none)"
     )

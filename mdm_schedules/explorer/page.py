@@ -24,6 +24,7 @@ from mdm_schedules.schedules import Beta
 MAX_PAGE_BYTES = 1_000_000
 MAX_PROFILE_TOKENS = 8192
 LOW, HIGH = 0.1, 2.0  # of the page's sliders for a and b
+MOST_STEPS = 128  # of the slider
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def explore_page(
             f"the sliders are those of a Beta with a and b from {LOW} to {HIGH:g}, got "
             f"{shown(start.label)}; for example 'beta(a=0.9, b=0.3)'"
         )
-    steps = check_int("steps", steps, 1, 128)
+    steps = check_int("steps", steps, 1, MOST_STEPS)
     num_tokens = check_int("num_tokens", num_tokens, 1, 512)
     own = {name: _profile(name, profile) for name, profile in (profiles or {}).items()}
     data = {

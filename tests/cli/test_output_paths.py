@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import mdm_schedules as mdm
 from mdm_schedules.cli import main
 from mdm_schedules.errors import StorageError
 from mdm_schedules.files import check_output, check_output_folder, write_atomically, write_output
@@ -51,9 +52,12 @@ def test_a_link_is_followed_and_the_home_folder_known(
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "none" / "file", tmp_path / "file" / "x", "a\0b"):
+    for path in (tmp_path, tmp_path / "none" / "file", tmp_path / "file" / "x"):
         with pytest.raises(StorageError, match="cannot write"):
             check_output(path)
+    for use in (check_output, check_output_folder, mdm.InformationProfile.from_pretrained):
+        with pytest.raises(StorageError, match="holds a null character"):
+            use("a\0b")
     for path in (tmp_path / "file", tmp_path / "file" / "x" / "y"):
         with pytest.raises(StorageError, match="cannot write"):
             check_output_folder(path)

@@ -76,7 +76,7 @@ def test_the_rows_asked_for_are_found_in_the_whole_and_in_a_window(shift):
     at = [4 - shift, 206 - shift, 105 - shift]
     assert told(bound.logits(tokens, rows, None)) == at
     for start in (1, 2, 3):
-        window = Window(start, 7, 9, full=False, one_block=False)
+        window = Window(start, 8, 9, full=False, one_block=False)
         assert told(bound.window_logits(tokens, rows, None, window, None)) == at
 
 

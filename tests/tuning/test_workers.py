@@ -7,21 +7,29 @@ import sys
 import time
 
 import pytest
+from rights import folder_of_ordinary_user, ordinary_user
 
-from mdm_schedules.errors import InvalidValueError, StorageError
+from mdm_schedules.errors import InvalidValueError, MissingExtraError, StorageError
 from mdm_schedules.tuning import storage
 
 optuna = pytest.importorskip("optuna")
 
 from optuna.trial import TrialState, create_trial  # noqa: E402
 
+NOW = 2e9  # in seconds since the epoch
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Stop the clock."""
+    monkeypatch.setattr(storage.time, "time", lambda: NOW)
+
 
 def running(began: float | None = 0.0, **attributes):
-    """Return a running trial that began so many seconds ago."""
+    """Return a running trial that began so many seconds before now."""
     trial = create_trial(state=TrialState.WAITING, user_attrs=attributes)
     trial.state = TrialState.RUNNING
-    now = datetime.datetime.now()
-    trial.datetime_start = None if began is None else now - datetime.timedelta(seconds=began)
+    trial.datetime_start = None if began is None else datetime.datetime.fromtimestamp(NOW - began)
     return trial
 
 
@@ -45,8 +53,9 @@ def test_a_trial_is_this_processs_own_by_host_number_and_start(signed):
 
 
 @pytest.mark.parametrize(
-    ("began", "dead"), [(None, True), (0.0, False), (4.0, False), (6.0, True), (1e6, True)]
+    ("began", "dead"), [(None, True), (0.0, False), (4.5, False), (5.5, True), (1e6, True)]
 )
+@pytest.mark.usefixtures("now")
 def test_a_trial_that_nobody_signed_is_given_up_after_five_seconds(began, dead):
     trial = running(began)
     assert storage.abandoned(trial) is dead
@@ -54,9 +63,12 @@ def test_a_trial_that_nobody_signed_is_given_up_after_five_seconds(began, dead):
     assert not storage.unsigned(running(began, worker=["somewhere", 1, ""]))
 
 
-@pytest.mark.parametrize(("silent", "dead"), [(0, False), (3500, False), (3700, True), (1e6, True)])
+@pytest.mark.parametrize(
+    ("silent", "dead"), [(0, False), (3599.5, False), (3600.5, True), (1e6, True)]
+)
+@pytest.mark.usefixtures("now")
 def test_a_worker_elsewhere_is_given_up_after_an_hour_of_silence(silent, dead):
-    trial = running(worker=["somewhere else", 1, ""], seen=time.time() - silent)
+    trial = running(worker=["somewhere else", 1, ""], seen=NOW - silent)
     assert storage.abandoned(trial) is dead
 
 
@@ -115,6 +127,39 @@ def test_only_memory_ends_with_the_process(tmp_path):
     for name in ("study", "study.txt", "study.db.txt"):
         with pytest.raises(InvalidValueError, match="storage must end in"):
             storage.open_storage(tmp_path / name)
+
+
+def test_folders_of_a_study_are_made(tmp_path):
+    storage.open_storage(tmp_path / "new" / "below" / "study.db")
+    assert (tmp_path / "new" / "below" / "study.db").is_file()
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o222, 0])
+def test_a_study_is_read_and_written(mode):
+    with folder_of_ordinary_user() as folder, ordinary_user():
+        storage.open_storage(folder / "study.db")
+        storage.open_storage(folder / "study.db")
+        (folder / "study.db").chmod(mode)
+        with pytest.raises(StorageError, match="no permission to read and write"):
+            storage.open_storage(folder / "study.db")
+
+
+@pytest.mark.parametrize("cut", range(1, 20))
+def test_what_no_worker_finished_at_the_end_of_a_journal_is_dropped(tmp_path, cut):
+    path, line = tmp_path / "study.journal", b'{"op_code": 0, "worker_id": "a"}'
+    path.write_bytes(line + b"\n" + line[:cut])
+    storage._drop_unfinished_line(path)
+    assert path.read_bytes() == line + b"\n"
+    for other in (line[:cut], b"notes\nwithout an end", line + b"\n" + line + b"\n"):
+        path.write_bytes(other)  # no journal, or a whole one
+        storage._drop_unfinished_line(path)
+        assert path.read_bytes() == other
+
+
+def test_what_is_missing_is_said_with_the_extra_that_has_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtraError, match=r"mdm-schedules\[tune\]"):
+        storage.open_storage(None)
 
 
 def broken(monkeypatch, errors):
