@@ -32,6 +32,8 @@ def _tune(args: argparse.Namespace) -> None:
 
     if args.limit is not None:
         check_int("--limit", args.limit, 1)
+    if args.method == "profile":
+        refuse_idle(args, ("n_trials",), "a search; a profile tries what it predicts")
     # Hours of tuning must not end at a folder that cannot be written.
     output = None if args.output is None else check_output_folder(args.output)
     report = None if args.report is None else check_output(args.report, make=True)
@@ -85,9 +87,9 @@ def _baselines(args: argparse.Namespace) -> list[Any]:
 
 
 def _method(args: argparse.Namespace, objective: Any) -> str | None:
-    """A profile predicts schedules alone; other spaces are searched."""
+    """A profile predicts schedules alone; other spaces, and so many trials, are of a search."""
     profiles = args.space == "schedule" and objective.estimate_profile is not None
-    return "profile" if profiles else None
+    return "profile" if profiles and args.n_trials is None else None
 
 
 def _saved(args: argparse.Namespace, steps: int) -> str | None:
@@ -206,7 +208,7 @@ def add(command: Command) -> None:
     )
     add_model_arguments(tune, "linear; it stays unless another is shown to be better")
     tune.add_argument(
-        "--n-trials", type=int, help="candidates of a search (default: 60; of grid 100)"
+        "--n-trials", type=int, help="candidates; asks for a search (default: 60; of grid 100)"
     )
     tune.add_argument(
         "--lm-eval-task",

@@ -241,7 +241,8 @@ def sudoku_objective(
     from mdm_schedules.checks import check_int
     from mdm_schedules.tuning import GenerationObjective
 
-    puzzles, clues = check_int("puzzles", puzzles, 1), check_int("clues", clues, 0, 35)
+    puzzles = check_int("puzzles", puzzles, 1, MAX_PUZZLES)
+    clues = check_int("clues", clues, 0, 35)
     blanks, grids = (sudoku_ids(rows) for rows in sudoku.puzzles(puzzles, clues, puzzle_seed))
     instances = [
         {"prompt": blank, "sequence": grid} for blank, grid in zip(blanks, grids, strict=True)
