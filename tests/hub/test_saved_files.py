@@ -183,7 +183,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "odd" / "schedule.json").mkdir(parents=True)
     for path in ("file", "file/below", "odd", "a\0b", "x" * 5000):
-        with pytest.raises(StorageError, match=r"cannot (make|write)"):
+        with pytest.raises(StorageError, match=r"cannot (make|write|use)"):
             Linear().save_pretrained(tmp_path / path)
     assert (tmp_path / "file").read_text() == "x"
     assert [file.name for file in (tmp_path / "odd").iterdir()] == ["schedule.json"]

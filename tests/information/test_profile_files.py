@@ -68,7 +68,7 @@ def test_what_hinders_a_save_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot make the folder .*: File exists$"):
         save_profile(tmp_path / "file", H, None)
-    with pytest.raises(StorageError, match=r"cannot make the folder .*null"):
+    with pytest.raises(StorageError, match=r"cannot use the path .*null"):
         save_profile(tmp_path / "a\0b", H, None)
 
 
