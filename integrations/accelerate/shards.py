@@ -91,7 +91,7 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.name or "\0" in str(path):
+        if not path.name:
             raise InvalidValueError(f"output_path must name a file, got {shown(str(path))}")
         self.path = path
         self.folder = path.with_name(path.name + ".shards")

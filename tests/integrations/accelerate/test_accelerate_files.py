@@ -333,9 +333,10 @@ def test_what_stands_in_the_way(tmp_path):
     for place in (tmp_path, "/dev/null"):
         with pytest.raises(StorageError, match="cannot write"):
             call(prompts, output_path=place, overwrite=True)
-    for place in ("", "a\0b"):
-        with pytest.raises(InvalidValueError, match="output_path must name a file"):
-            call(prompts, output_path=place)
+    with pytest.raises(InvalidValueError, match="output_path must name a file"):
+        call(prompts, output_path="")
+    with pytest.raises(StorageError, match="null character"):
+        call(prompts, output_path="a\0b")
     with pytest.raises(StorageError, match=r"cannot write .* is no folder"):
         call(prompts, output_path=tmp_path / "no" / "out")
     call(prompts, output_path=tmp_path / "out")
