@@ -212,6 +212,13 @@ def test_a_system_without_locks_saves_as_well(
 ) -> None:
     with one_writer(tmp_path) as alone:
         assert alone
+
+    def refuse(handle: int, how: int) -> None:
+        raise OSError("no locks on this file system")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with one_writer(tmp_path) as alone:
+        assert not alone
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with one_writer(tmp_path) as alone:
         assert not alone
