@@ -216,7 +216,7 @@ def _check_place(path: Any, kwargs: dict[str, Any]) -> None:
     )
     if not os.path.isdir(path):
         if not MODEL_ID.fullmatch(os.fspath(path)):
-            raise StorageError(f"there is no folder {os.fspath(path)}; {wanted}")
+            raise StorageError(f"there is no folder {shown(os.fspath(path))}; {wanted}")
         return
     folder = os.path.join(path, kwargs.get("subfolder") or "")
     files = ("config.json", "adapter_config.json")

@@ -76,7 +76,8 @@ def _sample_one(args: argparse.Namespace) -> None:
     if not args.json:
         sys.stdout.flush()
         seeds = " ".join(str(answer["seed"]) for answer in answers)
-        print(f"{out.nfe} passes in {seconds:.2f} s, seed {seeds}", file=sys.stderr)
+        word = "pass" if out.nfe == 1 else "passes"
+        print(f"{out.nfe} {word} in {seconds:.2f} s, seed {seeds}", file=sys.stderr)
 
 
 def _options(args: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:

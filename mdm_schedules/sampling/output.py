@@ -162,7 +162,8 @@ class GenerationOutput(tuple[torch.Tensor, ...]):
 
     def __repr__(self) -> str:
         rows, length = self.shape
-        return f"GenerationOutput(sequences [{rows}, {length}], {self.nfe} passes)"
+        word = "pass" if self.nfe == 1 else "passes"
+        return f"GenerationOutput(sequences [{rows}, {length}], {self.nfe} {word})"
 
     def _repr_html_(self) -> str:
         rows = zip(self.tolist()[:_SHOWN], self.revealed_in.tolist()[:_SHOWN], strict=True)

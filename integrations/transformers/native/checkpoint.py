@@ -49,7 +49,7 @@ def fetched(path: str | os.PathLike[str], name: str, options: Mapping[str, Any])
         file = folder / known.get("subfolder", "") / name
         return file if os.path.isfile(file) else None
     if not _HUB_ID.fullmatch(os.fspath(path)):
-        raise StorageError(f"there is no folder {os.fspath(path)}")
+        raise StorageError(f"there is no folder {shown(os.fspath(path))}")
     found = cached_file(
         os.fspath(path),
         name,
