@@ -323,19 +323,24 @@ def draw(cells, path, world):
         point = (np.mean(one["nfe"]), np.mean(one["scores"]), error(one["scores"]))
         order, temperature = setting.rsplit(", ", 1)
         side = 2 if order == "random" else int(temperature != "temperature 0")
-        lines.setdefault((side, kind), []).append(point)
+        if order == "entropy" and kind in NAMED:
+            continue  # much as in confidence order
+        lines.setdefault((side, kind, order == "entropy" and kind in TUNED), []).append(point)
     figure, axes = new_figure(3)
-    for (side, kind), points in lines.items():
+    for (side, kind, entropy), points in lines.items():
         x, y, bars = zip(*sorted(points), strict=True)
         group = next(group for group in GROUPS if kind in group[0])
         looks = {"color": f"C{group[0].index(kind)}", "linestyle": group[1], "marker": group[2]}
         sizes = {"markersize": 4, "linewidth": 1, "capsize": 2}
+        if entropy:
+            kind, looks["marker"] = f"{kind}, entropy order", "D"
         axes[side].errorbar(x, y, bars, label=kind, **looks, **sizes)
     titles = ("confidence, temperature 0", "confidence, temperature 0.5", "random, temperature 0.5")
     for one, title in zip(axes, titles, strict=True):
         one.set(xlabel="mean forward passes", ylabel=f"quality, {world}", title=title)
         one.set_xlim(left=0)
-    axes[0].legend(frameon=False, fontsize=6, loc="lower right", ncols=2)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=7, loc="outside lower center", ncols=9)
     save_picture(figure, path)
 
 

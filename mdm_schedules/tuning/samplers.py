@@ -1,15 +1,14 @@
 """Samplers of Optuna for whole plans: CMA-ES, and policy gradient on the task's own reward.
 
-Both propose from what the finished trials lead to, generation by generation. They begin at the best
-of the points that the space gives, look for the Beta that does best from there, and then bend it.
-Their state is a function of the study's trials alone, so a resumed study goes on as it would have,
-and several workers share it.
+Both propose from what the finished trials lead to, generation by generation, and begin at the best
+of the points that the space gives. Their state is a function of the study's trials alone, so a
+resumed study goes on as it would have, and several workers share it.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +17,12 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mdm_schedules.tuning.spaces import REACH, PlanSpace
+if TYPE_CHECKING:
+    from mdm_schedules.tuning.spaces import Space
 
 Array = npt.NDArray[np.float64]
 
-POPULATION = 6
-BETAS = 16  # proposals of (a, b); then they stay, and the waves are searched
+POPULATION = 8
 WIDTH = 0.6  # of the policy at the start, in units of the parameters
 NARROWER = 0.93  # its width from one generation to the next
 PULL = 1.0  # length of a step, in widths, for advantages of one standard deviation
@@ -34,38 +33,41 @@ class HistorySampler(BaseSampler):
     """What both samplers share.
 
     Args:
-        space: of plans.
+        space: of float parameters on a linear scale.
         seed: of the proposals.
         trial: number of the proposal.
     """
 
-    def __init__(self, space: PlanSpace, seed: int, trial: int) -> None:
-        self.space, self.given = space, len(space.points())
+    def __init__(self, space: Space, seed: int, trial: int) -> None:
+        self.given = space.points()
         self.rng = np.random.default_rng([seed, trial])
         self.fallback = RandomSampler(seed=seed)
 
     @abstractmethod
-    def propose(self, start: Array, points: Array, losses: Array, bounds: Array) -> Array:
+    def propose(self, start: Array, points: Array, losses: Array, reach: float) -> Array:
         """The next point [D].
 
         Args:
-            start: where the search begins [D].
+            start: the best given point [D].
             points: what was tried since, [N, D].
             losses: what it cost, [N]; infinite for what was left early.
-            bounds: least and largest value of each parameter, [D, 2].
+            reach: bound of all parameters.
         """
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """All parameters, within their bounds."""
-        names = dict.fromkeys(("a", "b"), FloatDistribution(*self.space.bounds, log=True))
-        return {**names, **dict.fromkeys(self.space.names, FloatDistribution(-REACH, REACH))}
+        from mdm_schedules.tuning.spaces import REACH
+
+        return {name: FloatDistribution(-REACH, REACH) for name in self.given[0]}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A proposal, from the trials that are finished."""
+        from mdm_schedules.tuning.spaces import REACH
+
         names = list(search_space)
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         rows = [
@@ -78,32 +80,12 @@ class HistorySampler(BaseSampler):
             [sign * one.values[0] if one.state == TrialState.COMPLETE else np.inf for one in rows]
         )
         points = np.array([[one.params[name] for name in names] for one in rows])
-        points, first = points.reshape(-1, len(names)), self.given + BETAS
-        seen, cost = points[:first], losses[:first]
-        if len(points) < first:
-            found = np.zeros(len(names))
-            found[:2] = self.beta(seen, cost)
-        else:
-            found = self.bent(seen[int(cost.argmin())], points[first:], losses[first:])
-        return dict(zip(names, found.tolist(), strict=True))
-
-    def beta(self, points: Array, losses: Array) -> Array:
-        """Another (a, b), from those that were tried: points without waves."""
-        flat, given = ~points[:, 2:].any(1), np.arange(len(points)) < self.given
-        shapes = np.log(points[:, :2])
-        if not (flat & given).any():
-            return np.array([self.space.points()[0][name] for name in ("a", "b")])
-        start = shapes[int(np.where(flat & given, losses, np.inf).argmin())]
-        later, ends = flat & ~given, np.log([self.space.bounds] * 2)
-        found = self.propose(start, shapes[later], losses[later], ends)
-        return np.clip(np.exp(found), *self.space.bounds)
-
-    def bent(self, start: Array, points: Array, losses: Array) -> Array:
-        """Other waves on the Beta of the start, from what was tried with that Beta."""
-        same = (points[:, :2] == start[:2]).all(1)
-        ends = np.array([[-REACH, REACH]] * len(self.space.names))
-        found = self.propose(start[2:], points[same, 2:], losses[same], ends)
-        return np.concatenate([start[:2], np.clip(found, -REACH, REACH)])
+        count = len(self.given)
+        start = np.array([self.given[0][name] for name in names])
+        if len(rows) and np.isfinite(losses[:count]).any():
+            start = points[int(losses[:count].argmin())]
+        found = self.propose(start, points[count:].reshape(-1, len(names)), losses[count:], REACH)
+        return dict(zip(names, np.clip(found, -REACH, REACH).tolist(), strict=True))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
@@ -115,10 +97,11 @@ class HistorySampler(BaseSampler):
 class EvolutionSampler(HistorySampler):
     """CMA-ES. It reads the order of losses alone, so that what was left early counts as worst."""
 
-    def propose(self, start: Array, points: Array, losses: Array, bounds: Array) -> Array:
+    def propose(self, start: Array, points: Array, losses: Array, reach: float) -> Array:
         """See `HistorySampler.propose`."""
         from cmaes import CMA
 
+        bounds = np.array([[-reach, reach]] * len(start))
         seed = int(self.rng.integers(2**31))
         search = CMA(start, STEP, bounds=bounds, seed=seed, population_size=POPULATION)
         for begin in range(0, len(points) - POPULATION + 1, POPULATION):
@@ -134,7 +117,7 @@ class ReinforceSampler(HistorySampler):
     baseline), so that what all share cancels.
     """
 
-    def propose(self, start: Array, points: Array, losses: Array, bounds: Array) -> Array:
+    def propose(self, start: Array, points: Array, losses: Array, reach: float) -> Array:
         """See `HistorySampler.propose`."""
         whole = np.isfinite(losses)
         mean, width = policy(start, points[whole], losses[whole])

@@ -22,7 +22,7 @@ from mdm_schedules.checks import check_real, did_you_mean, missing_extra, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, StorageError, UnknownNameError
 from mdm_schedules.tuning.decoding import Decoding
 from mdm_schedules.tuning.scorebook import ScoreBook
-from mdm_schedules.tuning.spaces import PlanSpace, Space
+from mdm_schedules.tuning.spaces import Space
 from mdm_schedules.tuning.statistics import compare
 from mdm_schedules.tuning.storage import (
     abandoned,
@@ -80,15 +80,18 @@ def make_sampler(method: str, seed: int, trial: int, space: Space) -> BaseSample
     number = int.from_bytes(word[:4], "big")
     if method == "gp":
         return optuna.samplers.GPSampler(seed=number)  # type: ignore[no-any-return]
-    if method == "cmaes" and find_spec("cmaes") is None:
-        raise missing_extra("cmaes", "tune")
-    if isinstance(space, PlanSpace) and method in ("cmaes", "reinforce"):
-        from mdm_schedules.tuning.samplers import EvolutionSampler, ReinforceSampler
-
-        kind = EvolutionSampler if method == "cmaes" else ReinforceSampler
-        return kind(space, seed, trial)
     if method == "cmaes":
+        if find_spec("cmaes") is None:
+            raise missing_extra("cmaes", "tune")
+        if space.name == "plan":
+            from mdm_schedules.tuning.samplers import EvolutionSampler
+
+            return EvolutionSampler(space, seed, trial)
         return optuna.samplers.CmaEsSampler(seed=number, warn_independent_sampling=False)  # type: ignore[no-any-return]
+    if method == "reinforce":
+        from mdm_schedules.tuning.samplers import ReinforceSampler
+
+        return ReinforceSampler(space, seed, trial)
     if method == "random":
         return optuna.samplers.RandomSampler(seed=number)  # type: ignore[no-any-return]
     options: dict[str, Any] = {}

@@ -9,7 +9,6 @@ from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from mdm_schedules.checks import did_you_mean, shown
 from mdm_schedules.errors import InvalidTypeError, InvalidValueError, UnknownNameError
@@ -195,8 +194,8 @@ def fitting_rules(order: str | None) -> list[str]:
     return found
 
 
-class PlanSpace(ScheduleSpace):
-    """Whole plans: a Beta whose shares in a few pieces are bent by a sum of cosines.
+class PlanSpace(Space):
+    """Whole plans: the logits of the shares in a few pieces, as a sum of cosines.
 
     Good plans change little from one piece to the next, so that slow waves matter most: the j-th
     has 1/j of the first one's height for the same parameter.
@@ -204,10 +203,7 @@ class PlanSpace(ScheduleSpace):
 
     name = "plan"
 
-    def __init__(
-        self, bounds: tuple[float, float], steps: int | None, num_tokens: int | None = None
-    ) -> None:
-        super().__init__(bounds)
+    def __init__(self, steps: int | None, num_tokens: int | None = None) -> None:
         self.pieces = min(PIECES, steps or PIECES, num_tokens or PIECES)
         if self.pieces < 2:
             raise InvalidValueError(
@@ -217,42 +213,34 @@ class PlanSpace(ScheduleSpace):
         wave = np.arange(1, min(WAVES, self.pieces - 1) + 1)[:, None]
         middle = (np.arange(self.pieces) + 0.5) / self.pieces
         self.waves = np.cos(np.pi * wave * middle) / wave
-        self.names = [f"wave {i + 1}" for i in range(len(self.waves))]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the parameters, one for each wave."""
+        return [f"wave {i + 1}" for i in range(len(self.waves))]
 
     def suggest(self, trial: Any) -> None:
         """See `Space.suggest`."""
-        super().suggest(trial)
         for name in self.names:
             trial.suggest_float(name, -REACH, REACH)
 
     def read(self, params: Params) -> Decoding:
         """See `Space.read`."""
-        beta, heights = super().read(params), np.array([params[name] for name in self.names])
-        if not heights.any():
-            return beta
-        shares = np.exp(self.logits(beta.schedule) + heights @ self.waves)
+        shares = np.exp(np.array([params[name] for name in self.names]) @ self.waves)
         shares = np.maximum(shares / shares.sum(), LEAST_SHARE)
         alpha = np.cumsum(shares / shares.sum()).round(5)
         return Decoding(Tabulated([0.0, *alpha[:-1].tolist(), 1.0]))
 
-    def logits(self, schedule: Schedule) -> npt.NDArray[np.float64]:
-        """Logarithms of the shares of a schedule in the pieces."""
+    def points(self) -> list[dict[str, Any]]:
+        """Linear, the plans of the usual Betas, sine and cosine."""
+        return [self.point(one) for one in (*(Beta(*pair) for pair in START), Sine(), Cosine())]
+
+    def point(self, schedule: Schedule) -> dict[str, float]:
+        """The heights nearest to a schedule."""
         even = np.arange(self.pieces + 1) / self.pieces
         shares = np.diff([schedule.alpha(float(t)) for t in even])
-        return np.asarray(np.log(np.maximum(shares, SEEN_SHARE)))
-
-    def points(self) -> list[dict[str, Any]]:
-        """The usual Betas; sine and cosine, as near as waves come to them from the first Beta."""
-        betas = super().points()
-        flat = dict.fromkeys(self.names, 0.0)
-        bent = [self.bend(betas[0], one) for one in (Sine(), Cosine())]
-        return [*({**point, **flat} for point in betas), *({**betas[0], **one} for one in bent)]
-
-    def bend(self, point: Params, schedule: Schedule) -> dict[str, float]:
-        """The heights that bend a Beta nearest to a schedule."""
-        gap = self.logits(schedule) - self.logits(super().read(point).schedule)
-        heights = np.clip(gap @ np.linalg.pinv(self.waves), -REACH, REACH)
-        return dict(zip(self.names, heights.tolist(), strict=True))
+        heights = np.log(np.maximum(shares, SEEN_SHARE)) @ np.linalg.pinv(self.waves)
+        return dict(zip(self.names, np.clip(heights, -REACH, REACH).tolist(), strict=True))
 
 
 SPACES = ("schedule", "schedule+remask", "schedule+commit", "plan")
@@ -288,7 +276,7 @@ def make_space(
             "once for each"
         )
     if name == "plan":
-        return PlanSpace(bounds, steps[0], num_tokens)
+        return PlanSpace(steps[0], num_tokens)
     if name == "schedule+remask":
         return RemaskSpace(bounds)
     if steps[0] is None:

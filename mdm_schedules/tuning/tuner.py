@@ -88,7 +88,7 @@ def tune(
         space: what is searched. "schedule": (a, b). "schedule+remask": (a, b) and `remask_fraction`
             with `remask`, at the same number of passes. "schedule+commit": (a, b), a commit rule
             and its parameters, with the mean passes as a second axis (`result.front()`). "plan":
-            a Beta whose shares in up to 16 pieces five waves bend. All but "schedule" take one
+            the shares revealed in up to 16 pieces, as five waves. All but "schedule" take one
             number of steps, and all but "schedule" and "plan" need an objective that takes
             `options`.
         steps: forward passes, one number or several, passed to the objective as `steps`. Several
