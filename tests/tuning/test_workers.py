@@ -136,11 +136,11 @@ def test_folders_of_a_study_are_made(tmp_path):
 
 @pytest.mark.parametrize("mode", [0o444, 0o222, 0])
 def test_a_study_is_read_and_written(mode):
-    with folder_of_ordinary_user() as folder, ordinary_user():
+    with folder_of_ordinary_user() as folder:
         storage.open_storage(folder / "study.db")
         storage.open_storage(folder / "study.db")
         (folder / "study.db").chmod(mode)
-        with pytest.raises(StorageError, match="no permission to read and write"):
+        with ordinary_user(), pytest.raises(StorageError, match="no permission to read and write"):
             storage.open_storage(folder / "study.db")
 
 
