@@ -142,7 +142,8 @@ def test_alpha_never_falls_however_near_the_times(
     ]
     times = sorted({t, where, *near})
     alpha = [schedule.alpha(time) for time in times]
-    assert all(later - earlier >= -2e-16 for earlier, later in itertools.pairwise(alpha))
+    # scipy's incomplete beta function is rounded by some units of the last place
+    assert all(later - earlier >= -4e-15 for earlier, later in itertools.pairwise(alpha))
 
 
 def test_small_shapes_do_not_lose_the_times_that_one_minus_t_cannot_tell() -> None:
