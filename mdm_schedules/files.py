@@ -36,9 +36,9 @@ _DIGEST = re.compile(r"\.([0-9a-f]{16})\Z")
 
 def local_path(path: str | os.PathLike[str]) -> Path:
     """`path` with ~ expanded; what cannot be a path is refused."""
+    if "\0" in str(path):
+        raise StorageError(f"cannot use the path {shown(str(path))}: it holds a null character")
     try:
-        if "\0" in str(path):
-            raise StorageError(f"cannot use the path {shown(str(path))}: it holds a null character")
         return Path(path).expanduser()
     except TypeError:
         raise InvalidTypeError(

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdm_schedules.checks import check_int
 from mdm_schedules.cli.command import Command, CommandParser
 from mdm_schedules.cli.common import (
     add_sampling_arguments,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def _explore(args: argparse.Namespace) -> None:
-    from mdm_schedules.checks import check_int
     from mdm_schedules.explorer import explore_page
     from mdm_schedules.explorer.page import MOST_STEPS
     from mdm_schedules.files import check_output, write_output

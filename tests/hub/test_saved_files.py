@@ -182,9 +182,11 @@ def test_what_is_no_path(bad: object) -> None:
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "odd" / "schedule.json").mkdir(parents=True)
-    for path in ("file", "file/below", "odd", "a\0b", "x" * 5000):
-        with pytest.raises(StorageError, match=r"cannot (make|write|use)"):
+    for path in ("file", "file/below", "odd", "x" * 5000):
+        with pytest.raises(StorageError, match=r"cannot (make|write)"):
             Linear().save_pretrained(tmp_path / path)
+    with pytest.raises(StorageError, match=r"cannot use the path .* holds a null character"):
+        Linear().save_pretrained(tmp_path / "a\0b")
     assert (tmp_path / "file").read_text() == "x"
     assert [file.name for file in (tmp_path / "odd").iterdir()] == ["schedule.json"]
 
